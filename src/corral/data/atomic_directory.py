@@ -1,0 +1,190 @@
+"""atomic_directory: a directory that appears whole or not at all, with a checksum of every file."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from corral.data.dataset_header import FileEntry
+
+_CHUNK_BYTES = 1 << 22
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+class DirectoryFiles:
+    """The files of a directory that is being written; each is checksummed while written, and fsynced.
+
+    Attributes:
+        entries: size, checksum, type and shape by file name, for the header.
+        contents: digest of what a file holds, by file name: the same whatever version of Arrow wrote it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.entries: dict[str, FileEntry] = {}
+        self.contents: dict[str, str] = {}
+
+    def array(self, name: str, values: np.ndarray) -> None:
+        """Writes a .npy file."""
+        values = np.ascontiguousarray(values)
+        with _HashedFile(self._path(name)) as stream:
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
+            data = memoryview(values.reshape(-1).view(np.uint8))
+            for start in range(0, len(data), _CHUNK_BYTES):
+                stream.write(data[start : start + _CHUNK_BYTES])
+        self.entries[name] = stream.entry(str(values.dtype), values.shape)
+        self.contents[name] = self.entries[name].sha256
+
+    def arrow(self, name: str, column: str, values: pa.Array) -> None:
+        """Writes an Arrow IPC file with one column."""
+        table = pa.table({column: values})
+        with _HashedFile(self._path(name)) as stream:
+            # pyarrow closes the Python file it wraps; the digest and fsync are still ours to take.
+            sink = pa.PythonFile(stream, mode="w")
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table, max_chunksize=max(len(table), 1))
+        self.entries[name] = stream.entry("arrow", (len(values),))
+        self.contents[name] = _content_digest(values)
+
+    def text(self, name: str, content: str) -> None:
+        """Writes a UTF-8 text file; it gets no entry."""
+        with _HashedFile(self._path(name)) as stream:
+            stream.write(content.encode())
+
+    def _path(self, name: str) -> Path:
+        path = self.directory / name
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+
+def _content_digest(values: pa.Array) -> str:
+    """sha256 of int64 or large_string values without nulls: the numbers, or the lengths and the UTF-8 bytes."""
+    digest = hashlib.sha256(str(values.type).encode())
+    if pa.types.is_int64(values.type):
+        digest.update(np.ascontiguousarray(values.to_numpy()))
+        return digest.hexdigest()
+    assert pa.types.is_large_string(values.type), values.type
+    _, offsets, data = values.buffers()
+    bounds = np.zeros(1, dtype=np.int64)
+    if len(values):
+        bounds = np.frombuffer(offsets, dtype=np.int64)[values.offset : values.offset + len(values) + 1]
+    digest.update(np.diff(bounds))
+    if bounds[-1] > bounds[0]:
+        digest.update(memoryview(data)[bounds[0] : bounds[-1]])
+    return digest.hexdigest()
+
+
+class _HashedFile:
+    """A file for writing that keeps the checksum of what passes, and is fsynced when left."""
+
+    closed = False
+
+    def __init__(self, path: Path) -> None:
+        self._stream = open(path, "wb", buffering=0)
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        written = 0
+        while written < len(view):
+            written += self._stream.write(view[written:]) or 0
+        self._size += written
+        return written
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def close(self) -> None:
+        """Left to __exit__."""
+
+    def __enter__(self) -> _HashedFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            os.fsync(self._stream.fileno())
+        self._stream.close()
+
+    def entry(self, dtype: str, shape: tuple[int, ...]) -> FileEntry:
+        return FileEntry(bytes=self._size, sha256=self._digest.hexdigest(), dtype=dtype, shape=shape)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[DirectoryFiles]:
+    """Fills a hidden sibling of ``path``, which takes its place when the block ends without an error.
+
+    After an error or an interrupt (Ctrl-C) nothing is left; a killed process may leave the hidden sibling
+    ``.NAME.writing-*``, never a half-written ``path``.
+
+    Args:
+        path: the directory to make.
+        overwrite: replace an existing one, in one step.
+        marker: only a directory that holds a file of this name is ever replaced.
+
+    Raises:
+        FileExistsError: ``path`` exists and may not be replaced.
+    """
+    path = Path(os.path.abspath(path))
+    if path.exists() or path.is_symlink():
+        if not overwrite:
+            raise FileExistsError(f"{path}: exists already: choose another place, or pass overwrite=True (--overwrite)")
+        if not (path / marker).is_file():
+            raise FileExistsError(f"{path}: has no {marker}, so it is not ours to replace: choose another place")
+        path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(6)}"
+    temporary.mkdir()
+    try:
+        yield DirectoryFiles(temporary)
+        for directory in [temporary, *(entry for entry in temporary.iterdir() if entry.is_dir())]:
+            _fsync_directory(directory)
+        if overwrite and path.exists():
+            _exchange(temporary, path)
+        else:
+            # Fails if somebody made a directory with files there in the meantime.
+            os.rename(temporary, path)
+        _fsync_directory(path.parent)
+    finally:
+        # After an exchange this is the replaced directory.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swaps two directories; in one step where the system can (Linux), else in two renames."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if rename is not None and not rename(
+        _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), ctypes.c_uint(_RENAME_EXCHANGE)
+    ):
+        return
+    aside = old.parent / f".{old.name}.replaced-{secrets.token_hex(6)}"
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(aside, old)
+        raise
+    os.rename(aside, new)
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

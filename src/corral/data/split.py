@@ -1,0 +1,156 @@
+"""Which events are for training, validation and test, and what a history may contain.
+
+Every split names its history rule, says what it leaks, and is printed beside the results it produced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from corral.data.dataset import Dataset
+from corral.data.history import HistoryIndex, HistoryRule
+
+
+class Part(IntEnum):
+    """The three parts of a split."""
+
+    TRAIN = 0
+    VALID = 1
+    TEST = 2
+
+
+LEAVE_LAST_TWO_OUT_WARNING = (
+    "leave-last-two-out trains on events of other users that happened after the tested ones: figures are "
+    "comparable with published ones, but optimistic; use the time cut to judge a system"
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part for every event of a data set's log.
+
+    Attributes:
+        name: ``time-cut``, ``leave-last-two-out`` or ``given``.
+        part: :class:`Part` of each event [n], uint8.
+        history_rule: what a history may contain under ties.
+        train_history_only: histories hold train events only (given splits, which need not follow time).
+        facts: what to print beside results: cut times, counts, cold users and items.
+        warning: what the split leaks, or "".
+    """
+
+    name: str
+    part: np.ndarray
+    history_rule: HistoryRule
+    train_history_only: bool = False
+    facts: Mapping[str, object] = field(default_factory=dict)
+    warning: str = ""
+
+    def rows(self, part: Part) -> np.ndarray:
+        """Event rows of a part, ascending, int64."""
+        return np.flatnonzero(self.part == part)
+
+    def histories(self, dataset: Dataset) -> HistoryIndex:
+        """The history index that this split allows."""
+        keep = self.part == Part.TRAIN if self.train_history_only else None
+        return HistoryIndex.of(dataset.events, self.history_rule, keep)
+
+    def train_counts(self, dataset: Dataset) -> np.ndarray:
+        """Train events of each item row [M + 2], int64."""
+        return np.bincount(dataset.events.item[self.part == Part.TRAIN], minlength=dataset.n_items)
+
+    def catalogue(self, dataset: Dataset) -> np.ndarray:
+        """Item rows with at least one train event, ascending, int64: what can be recommended."""
+        return np.flatnonzero(self.train_counts(dataset))
+
+
+def _with_facts(dataset: Dataset, split: Split, facts: Mapping[str, object]) -> Split:
+    """The split with counts of events and of cold users and items added to its facts."""
+    events, counted = dataset.events, dict(facts)
+    seen_user = np.zeros(dataset.n_users, dtype=bool)
+    seen_item = np.zeros(dataset.n_items, dtype=bool)
+    train = split.part == Part.TRAIN
+    seen_user[events.user[train]] = True
+    seen_item[events.item[train]] = True
+    counted["train_events"] = int(train.sum())
+    for part in (Part.VALID, Part.TEST):
+        rows, name = split.rows(part), part.name.lower()
+        counted[f"{name}_events"] = len(rows)
+        counted[f"{name}_cold_user_events"] = int((~seen_user[events.user[rows]]).sum())
+        counted[f"{name}_cold_item_events"] = int((~seen_item[events.item[rows]]).sum())
+    return Split(
+        split.name, split.part, split.history_rule, split.train_history_only, counted, split.warning
+    )
+
+
+def time_cut(
+    dataset: Dataset,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    valid_from: int | None = None,
+    test_from: int | None = None,
+) -> Split:
+    """Global cut in time: the last events of the whole log are the test, those before them the validation.
+
+    Args:
+        dataset: events with real times.
+        valid_fraction: share of events for validation, where ``valid_from`` is not given.
+        test_fraction: share of events for test, where ``test_from`` is not given.
+        valid_from: first time of validation, in the data set's unit.
+        test_from: first time of test.
+
+    Raises:
+        ValueError: the data set has no times, or a part would be empty.
+    """
+    if dataset.header.time_unit == "order":
+        raise ValueError(
+            f"{dataset.path}: events carry an order but no time, so a global time cut is impossible; "
+            "use the split leave-last-two-out"
+        )
+    time = dataset.events.time
+    n = len(time)
+    if valid_from is None or test_from is None:
+        if not (0 < valid_fraction and 0 < test_fraction and valid_fraction + test_fraction < 1):
+            raise ValueError(
+                f"valid_fraction={valid_fraction} and test_fraction={test_fraction} must be positive and sum to < 1"
+            )
+        marks = (int(n * (1 - valid_fraction - test_fraction)), int(n * (1 - test_fraction)))
+        cuts = np.partition(time, marks)[list(marks)]
+        valid_from = int(cuts[0]) if valid_from is None else valid_from
+        test_from = int(cuts[1]) if test_from is None else test_from
+    part = (time >= valid_from).astype(np.uint8) + (time >= test_from).astype(np.uint8)
+    counts = np.bincount(part, minlength=3)
+    if not counts.all():
+        raise ValueError(
+            f"time cut at {valid_from} and {test_from} leaves {counts.tolist()} events for train, valid, test: "
+            "choose other times or fractions"
+        )
+    split = Split("time-cut", part, HistoryRule.STRICT)
+    return _with_facts(dataset, split, {"valid_from": valid_from, "test_from": test_from})
+
+
+def leave_last_two_out(dataset: Dataset) -> Split:
+    """Each user's last event is the test, the one before it the validation; users with fewer than 3 events train only."""
+    offsets = dataset.events.offsets
+    part = np.zeros(len(dataset.events.item), dtype=np.uint8)
+    enough = np.flatnonzero(np.diff(offsets) >= 3)
+    last = offsets[enough + 1] - 1
+    part[last], part[last - 1] = Part.TEST, Part.VALID
+    split = Split("leave-last-two-out", part, HistoryRule.ORDER, warning=LEAVE_LAST_TWO_OUT_WARNING)
+    return _with_facts(dataset, split, {"users_tested": len(enough)})
+
+
+def given(dataset: Dataset) -> Split:
+    """The split that came with the data (column ``part``); histories hold train events only.
+
+    Raises:
+        ValueError: the data set has no column ``part``.
+    """
+    if dataset.events.part is None:
+        raise ValueError(f"{dataset.path}: no given split (no column `part`); use time-cut or leave-last-two-out")
+    rule = HistoryRule.ORDER if dataset.header.time_unit == "order" else HistoryRule.STRICT
+    split = Split("given", np.asarray(dataset.events.part).astype(np.uint8), rule, train_history_only=True)
+    return _with_facts(dataset, split, {})

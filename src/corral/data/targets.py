@@ -1,0 +1,163 @@
+"""What evaluation asks: queries as of an event, and the items that were then clicked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corral.data.batches import Query
+from corral.data.dataset import Dataset, EventLog
+from corral.data.history import HistoryIndex, HistoryRule
+from corral.data.split import Part, Split
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """Some queries of :class:`Targets`.
+
+    Attributes:
+        query: B queries.
+        exclude: items that the lists must not contain [B, E], int64, 0-padded (E may be 0).
+        item: target items of all queries, one after the other [nnz], int64.
+        owner: the query (0..B-1) that each target belongs to [nnz], int64.
+        index: positions of the queries in the Targets [B].
+    """
+
+    query: Query
+    exclude: Tensor
+    item: Tensor
+    owner: Tensor
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Q queries with their target items. One query is one basket: all events of a user at one time
+    (history rule ``strict``), or one event (``order``).
+
+    Attributes:
+        user: user rows [Q], int64.
+        event: first event row of each basket [Q], int64.
+        time: [Q], int64.
+        end: where the history ends in the history index [Q], int64.
+        offsets: [Q + 1], int64; ``items[offsets[q]:offsets[q+1]]`` are the targets of q, unique.
+        items: item rows, int64.
+        histories: the index that histories come from.
+        history_length: L of the queries.
+        repeats: whether items the user already had may be recommended and counted.
+        dropped_repeats: target events dropped because the user already had the item (``repeats=False``).
+    """
+
+    user: np.ndarray
+    event: np.ndarray
+    time: np.ndarray
+    end: np.ndarray
+    offsets: np.ndarray
+    items: np.ndarray
+    histories: HistoryIndex
+    history_length: int
+    repeats: bool
+    dropped_repeats: int
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def batches(self, size: int) -> Iterator[TargetBatch]:
+        """Batches of at most ``size`` queries, in order."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))))
+
+    def batch(self, index: np.ndarray) -> TargetBatch:
+        """The queries at positions ``index`` [B] (ascending runs are fastest)."""
+        user, end = self.user[index], self.end[index]
+        counts = self.offsets[index + 1] - self.offsets[index]
+        owner = np.repeat(np.arange(len(index)), counts)
+        within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        history = self.histories.gather(user, end, self.history_length)
+        query = Query(
+            torch.from_numpy(user), torch.from_numpy(self.event[index]), history, torch.from_numpy(self.time[index])
+        )
+        longest = 0 if self.repeats else int((end - self.histories.offsets[user]).max(initial=0))
+        return TargetBatch(
+            query,
+            self.histories.gather(user, end, longest),
+            torch.from_numpy(self.items[np.repeat(self.offsets[index], counts) + within]),
+            torch.from_numpy(owner),
+            index,
+        )
+
+    def sample(self, queries: int, seed: int) -> Targets:
+        """At most ``queries`` of the queries, drawn once from ``seed`` (for cheap validation)."""
+        if queries >= len(self):
+            return self
+        keep = np.sort(np.random.default_rng(seed).choice(len(self), queries, replace=False))
+        counts = np.diff(self.offsets)[keep]
+        rows = np.repeat(self.offsets[keep], counts) + (
+            np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        )
+        return Targets(
+            self.user[keep],
+            self.event[keep],
+            self.time[keep],
+            self.end[keep],
+            np.concatenate([[0], np.cumsum(counts)]),
+            self.items[rows],
+            self.histories,
+            self.history_length,
+            self.repeats,
+            self.dropped_repeats,
+        )
+
+
+def _first_rows(events: EventLog, n_items: int) -> np.ndarray:
+    """For every event, the first event row of the same (user, item) pair [n], int64."""
+    key = events.user.astype(np.int64) * n_items + events.item
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def targets(
+    dataset: Dataset, split: Split, part: Part, *, history_length: int, repeats: bool = False
+) -> Targets:
+    """The queries and targets of a part.
+
+    Histories are as of each query: everything the split's history rule allows, later parts included
+    only where they lie strictly before it.
+
+    Args:
+        dataset: the events.
+        split: their parts.
+        part: VALID or TEST.
+        history_length: L.
+        repeats: False (default): items the user had before are excluded from lists and from targets;
+            True: repeats are recommended and counted.
+    """
+    events, histories = dataset.events, split.histories(dataset)
+    rows = split.rows(part)
+    strict = split.history_rule is HistoryRule.STRICT
+    basket = rows - events.ties[rows] if strict else rows
+    dropped = 0
+    if not repeats:
+        new = _first_rows(events, dataset.n_items)[rows] >= basket
+        dropped = int((~new).sum())
+        rows, basket = rows[new], basket[new]
+    item = events.item[rows].astype(np.int64)
+    # One target per (basket, item): quantities and double clicks are one event here.
+    unique = np.unique(np.stack([basket, item]), axis=1)
+    event, start = np.unique(unique[0], return_index=True)
+    return Targets(
+        user=events.user[event].astype(np.int64),
+        event=event,
+        time=np.asarray(events.time[event]),
+        end=histories.ends(event),
+        offsets=np.append(start, unique.shape[1]),
+        items=np.ascontiguousarray(unique[1]),
+        histories=histories,
+        history_length=history_length,
+        repeats=repeats,
+        dropped_repeats=dropped,
+    )

@@ -1,0 +1,1 @@
+"""How good each stage and the whole funnel are, and how sure we can be."""

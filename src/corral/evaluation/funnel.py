@@ -1,0 +1,179 @@
+"""The two stages run over the targets, batch by batch, exactly as they would be served.
+
+Shape letters: B queries, T recalled items, N items for the ranker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Query
+from corral.data.candidates import Candidates
+from corral.data.targets import TargetBatch, Targets
+from corral.evaluation.metrics import ranked
+from corral.retrieval.channels import RecallChannel
+
+RankerCall = Callable[[Query, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FunnelBatch:
+    """What both stages said of one batch of queries.
+
+    Attributes:
+        query: B queries, on the device.
+        target: item rows [n] of all queries.
+        owner: the query of each target [n].
+        batch: where they come from.
+        recalled: stage 1's list [B, T], totally ordered.
+        candidates: what the ranker was given [B, N], in stage 1's order.
+        logits: the ranker's, of the candidates [B, N]; None without a ranker.
+    """
+
+    query: Query
+    target: Tensor
+    owner: Tensor
+    batch: TargetBatch
+    recalled: Candidates
+    candidates: Candidates
+    logits: Tensor | None
+
+
+def checked_list(candidates: Candidates, name: str) -> Candidates:
+    """A channel's list in total order (equal scores by item row), refused if it is no list.
+
+    Raises:
+        ValueError: scores rise or are not finite, padding before an item, an unknown item (row 1).
+    """
+    items, scores, mask = candidates.items, candidates.scores, candidates.mask
+    if bool((items == 1).any()):
+        raise ValueError(f"recall channel {name!r}: recommends row 1, which stands for unknown items")
+    if not bool(torch.isfinite(scores[mask]).all()):
+        raise ValueError(f"recall channel {name!r}: scores of recalled items must be finite")
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise ValueError(f"recall channel {name!r}: padding stands before an item; it must come last")
+    both = mask[:, 1:]
+    if bool(((scores[:, 1:] > scores[:, :-1]) & both).any()):
+        raise ValueError(f"recall channel {name!r}: scores must fall along the list (best first)")
+    if bool(((scores[:, 1:] == scores[:, :-1]) & both).any()):
+        return ranked(items, scores)
+    return candidates
+
+
+def refuse_duplicates(items: Tensor, name: str) -> None:
+    """Raise ValueError where a list [B, N] holds an item twice (it would push others out of the top k)."""
+    ordered = items.sort(dim=1).values
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)
+    if bool(twice.any()):
+        row = int(ordered[:, 1:][twice][0])
+        raise ValueError(f"recall channel {name!r}: item row {row} appears twice in one list")
+
+
+def _models(part: object) -> Iterator[nn.Module]:
+    """The models in a stage: itself, a channel's retriever, the channels of a merged channel."""
+    if isinstance(part, nn.Module):
+        yield part
+    elif part is not None:
+        yield from _models(getattr(part, "retriever", None))
+        for channel in getattr(part, "channels", ()):
+            yield from _models(channel)
+
+
+@contextmanager
+def evaluation_mode(*parts: object) -> Iterator[None]:
+    """Modules without dropout inside, each submodule's own training flag restored after."""
+    flags = [
+        (module, module.training)
+        for part in parts
+        if isinstance(part, nn.Module)
+        for module in part.modules()
+    ]
+    for module, _ in flags:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@dataclass
+class Funnel:
+    """Stage 1, and stage 2 where there is one.
+
+    Attributes:
+        channel: stage 1.
+        ranker: stage 2, ``ranker(query, items [B, N]) -> logits [B, N]``, or None.
+        num_candidates: N, how many of stage 1's items the ranker sees.
+        seconds: time spent in each stage so far, by name.
+    """
+
+    channel: RecallChannel
+    ranker: RankerCall | None
+    num_candidates: int
+    seconds: dict[str, float] = field(default_factory=lambda: {"recall": 0.0, "rank": 0.0})
+
+    def __post_init__(self) -> None:
+        if self.num_candidates < 1:
+            raise ValueError(f"num_candidates: {self.num_candidates}, must be at least 1")
+
+    def run(
+        self, targets: Targets, depth: int, batch_size: int, device: torch.device | str
+    ) -> Iterator[FunnelBatch]:
+        """Both stages over all targets, without gradients.
+
+        The candidates are the first N of a list of ``depth`` where that is what the channel gives when
+        asked for N (checked on the first batch); a channel that answers differently (an approximate
+        index, merged channels) is asked a second time, so that what is measured is what is served.
+
+        Args:
+            targets: the queries.
+            depth: T, how long a list stage 1 is judged by; at least N is asked for.
+            batch_size: queries at a time.
+            device: where the queries go; both stages must live there.
+        """
+        depth = max(depth, self.num_candidates)
+        ask_again: bool | None = None if depth > self.num_candidates else False
+        for batch in targets.batches(batch_size):
+            with torch.no_grad(), evaluation_mode(self.channel, self.ranker):
+                query, exclude = batch.query.to(device), batch.exclude.to(device)
+                recalled = self._recall(query, depth, exclude)
+                candidates = recalled.top(self.num_candidates)
+                if ask_again is not False:
+                    again = self._recall(query, self.num_candidates, exclude)
+                    if ask_again is None:
+                        ask_again = not torch.equal(again.items, candidates.items)
+                    candidates = again
+                refuse_duplicates(candidates.items, self.channel.name)
+                logits = None if self.ranker is None else self.rank(query, candidates.items)
+            yield FunnelBatch(
+                query, batch.item.to(device), batch.owner.to(device), batch, recalled, candidates, logits
+            )
+
+    def rank(self, query: Query, items: Tensor) -> Tensor:
+        """The ranker's logits [B, N] of item rows [B, N].
+
+        Raises:
+            ValueError: the ranker answers in another shape.
+        """
+        assert self.ranker is not None
+        start = time.perf_counter()
+        with torch.no_grad(), evaluation_mode(self.ranker):
+            logits = self.ranker(query, items)
+        if logits.shape != items.shape:
+            raise ValueError(f"ranker: logits {tuple(logits.shape)} for items {tuple(items.shape)}")
+        self.seconds["rank"] += time.perf_counter() - start
+        return logits
+
+    def _recall(self, query: Query, k: int, exclude: Tensor) -> Candidates:
+        start = time.perf_counter()
+        found = self.channel.recall(query, k, exclude if exclude.shape[1] else None)
+        found = checked_list(found.top(k), self.channel.name)
+        self.seconds["recall"] += time.perf_counter() - start
+        return found

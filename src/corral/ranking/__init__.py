@@ -1,0 +1,1 @@
+"""Stage 2: candidates to the final order."""

@@ -1,0 +1,1 @@
+"""CTR models, one a file: fields and history in, logits out."""

@@ -1,0 +1,1 @@
+"""Complete experiments as YAML, shipped with the package."""

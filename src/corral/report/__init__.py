@@ -1,0 +1,1 @@
+"""One self-contained page from a run or a set of runs."""

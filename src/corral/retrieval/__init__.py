@@ -1,0 +1,1 @@
+"""Stage 1: all items to hundreds of candidates."""

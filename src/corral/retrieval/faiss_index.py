@@ -1,0 +1,308 @@
+"""FaissIndex: the contract of ``ItemIndex`` over a FAISS index (flat, IVF or HNSW, inner product).
+
+FAISS is optional (``pip install 'corral[ann]'``); without it ``open_index`` reads the same files into an
+``ExactIndex``. Shape letters: B queries, M items, D vector size, E exclusions per query.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from corral.data.candidates import Candidates
+from corral.retrieval.index import (
+    DESCRIPTION_FILE,
+    FORMAT_VERSION,
+    TENSORS_FILE,
+    ExactIndex,
+    check_search,
+    ordered_top,
+    read_description,
+)
+
+# Fewer vectors than this a list, and k-means centres are noise (FAISS itself warns below 39).
+TRAIN_VECTORS_PER_LIST = 39
+# Where a filter leaves less than this share of the items, scoring what is left beats walking an
+# approximate structure that mostly meets forbidden items.
+EXACT_SHARE = 0.1
+# How often more is fetched from FAISS before a query is answered exactly.
+ROUNDS = 3
+# Bound on the memory of the vectors that are scored again at a time.
+SCORING_BYTES = 64 << 20
+
+
+def import_faiss() -> ModuleType:
+    """The faiss module.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra to install.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "FAISS is not installed: pip install 'corral[ann]', or use ExactIndex, which needs only torch"
+        ) from error
+    return faiss
+
+
+class FaissIndex:
+    """An approximate (IVF, HNSW) or exact (flat) index. Build one with ``flat``, ``ivf`` or ``hnsw``.
+
+    The item vectors are kept beside the FAISS structure: what FAISS finds is scored again by torch, so that
+    scores and ties are as in ``ExactIndex``, and where FAISS cannot give k items (an IVF list ran empty, a
+    graph walk ended, FAISS answered -1), the query is answered exactly. So a list is never short while items
+    remain, whatever is excluded.
+
+    Args:
+        exact: vectors and item rows.
+        native: the FAISS index over the same vectors, in the same order.
+        settings: how it was built and is searched, as saved.
+    """
+
+    def __init__(self, exact: ExactIndex, native: Any, settings: dict[str, Any]) -> None:
+        if native.ntotal != len(exact):
+            raise ValueError(
+                f"the FAISS index holds {native.ntotal} vectors for {len(exact)} items"
+            )
+        self._exact, self._native, self.settings = exact, native, settings
+
+    @classmethod
+    def flat(cls, vectors: Tensor, items: Tensor) -> FaissIndex:
+        """Every inner product: the answers of ``ExactIndex``, ties included."""
+        exact = ExactIndex(vectors.cpu(), items)
+        native = import_faiss().IndexFlatIP(vectors.shape[1])
+        native.add(exact.vectors.numpy())
+        return cls(exact, native, {"kind": "faiss-flat"})
+
+    @classmethod
+    def ivf(
+        cls, vectors: Tensor, items: Tensor, *, num_lists: int | None = None, num_probes: int = 16
+    ) -> FaissIndex:
+        """Inverted lists around k-means centres.
+
+        Args:
+            vectors: [M, D].
+            items: item rows [M], int64.
+            num_lists: number of lists; None = 4 sqrt(M). Lowered where there are too few vectors to train.
+            num_probes: lists visited per query, more = slower and nearer to exact.
+        """
+        if num_probes < 1 or (num_lists is not None and num_lists < 1):
+            raise ValueError(f"num_lists and num_probes must be positive, got {num_lists} and {num_probes}")
+        faiss = import_faiss()
+        exact = ExactIndex(vectors.cpu(), items)
+        wanted = num_lists if num_lists is not None else round(4 * len(exact) ** 0.5)
+        lists = max(1, min(wanted, len(exact) // TRAIN_VECTORS_PER_LIST))
+        native = faiss.IndexIVFFlat(
+            faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT
+        )
+        if len(exact):
+            native.train(exact.vectors.numpy())
+            native.add(exact.vectors.numpy())
+        return cls(exact, native, {"kind": "faiss-ivf", "num_lists": lists, "num_probes": num_probes})
+
+    @classmethod
+    def hnsw(
+        cls,
+        vectors: Tensor,
+        items: Tensor,
+        *,
+        links: int = 32,
+        build_breadth: int = 100,
+        search_breadth: int = 64,
+    ) -> FaissIndex:
+        """A navigable graph (Malkov & Yashunin, TPAMI 2020).
+
+        Args:
+            vectors: [M, D].
+            items: item rows [M], int64.
+            links: M of the paper, neighbours per vector.
+            build_breadth: efConstruction of the paper.
+            search_breadth: efSearch of the paper, raised to the number of items fetched where that is more.
+        """
+        if min(links, build_breadth, search_breadth) < 1:
+            raise ValueError(
+                f"links, build_breadth and search_breadth must be positive, "
+                f"got {links}, {build_breadth} and {search_breadth}"
+            )
+        faiss = import_faiss()
+        exact = ExactIndex(vectors.cpu(), items)
+        native = faiss.IndexHNSWFlat(vectors.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+        native.hnsw.efConstruction = build_breadth
+        native.add(exact.vectors.numpy())
+        return cls(exact, native, {"kind": "faiss-hnsw", "search_breadth": search_breadth})
+
+    @property
+    def items(self) -> Tensor:
+        """Item rows in the index [M], int64, ascending."""
+        return self._exact.items
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+    @torch.no_grad()
+    def search(
+        self, query_vectors: Tensor, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
+    ) -> Candidates:
+        """The k best items for each query; see ``ItemIndex.search``.
+
+        More than k + E are fetched, four times more in each further round for the queries that need it:
+        those with fewer than k left, or whose k-th and last fetched score are equal, so that an unseen item
+        could tie. After ``ROUNDS`` of them, or when all has been fetched, the rest is searched exactly.
+        """
+        check_search(query_vectors, k, exclude, self._exact.vectors.shape[1])
+        queries = query_vectors.detach().to("cpu", torch.float32).contiguous()
+        outside = None if exclude is None else exclude.cpu()
+        allowed = None if allow is None else self._exact.allowed_positions(allow.cpu())
+        total = len(self._exact) if allowed is None else len(allowed)
+        if total == 0 or (allowed is not None and total < EXACT_SHARE * len(self._exact)):
+            found = self._exact.search(queries, k, outside, allow)
+            return Candidates(found.items.to(query_vectors.device), found.scores.to(query_vectors.device))
+        hidden = torch.full((len(queries), 0), -1)
+        if outside is not None and outside.shape[1]:
+            hidden = self._exact.positions(outside)
+            if allowed is not None:
+                # only what is allowed can be lost to exclusion; position -1 reads the last slot, False
+                reachable = torch.zeros(len(self._exact) + 1, dtype=torch.bool)
+                reachable[allowed] = True
+                hidden = torch.where(reachable[hidden], hidden, -1)
+        selector = None if allowed is None else self._selector(allowed)
+        items = torch.zeros((len(queries), k), dtype=torch.int64)
+        scores = torch.full((len(queries), k), -torch.inf)
+        rows = max(1, SCORING_BYTES // (4 * queries.shape[1] * min(total, k + hidden.shape[1] + 1)))
+        for start in range(0, len(queries), rows):
+            block = slice(start, start + rows)
+            left = self._search_block(queries[block], k, hidden[block], total, selector, items, scores, start)
+            if len(left):
+                without = None if outside is None else outside[left]
+                rest = self._exact.search(queries[left], k, without, allow)
+                items[left], scores[left] = rest.items, rest.scores
+        return Candidates(items.to(query_vectors.device), scores.to(query_vectors.device))
+
+    def _search_block(
+        self,
+        queries: Tensor,
+        k: int,
+        hidden: Tensor,
+        total: int,
+        selector: Any,
+        items: Tensor,
+        scores: Tensor,
+        start: int,
+    ) -> Tensor:
+        """Fill rows ``start`` on of ``items`` and ``scores``; the rows which FAISS could not answer."""
+        excluded = int((hidden >= 0).sum(dim=1).max()) if hidden.numel() else 0
+        fetch = min(total, k + excluded + 1)
+        rows = torch.arange(len(queries))
+        for widening in range(ROUNDS):
+            columns = self._fetch(queries[rows], fetch, 4**widening, selector)
+            got, got_scores, settled = self._settle(queries[rows], columns, hidden[rows], k, total)
+            done = start + rows[settled]
+            items[done, : got.shape[1]], scores[done, : got.shape[1]] = got[settled], got_scores[settled]
+            rows = rows[~settled]
+            if not len(rows) or fetch == total:
+                break
+            fetch = min(total, 4 * fetch)
+        return start + rows
+
+    def _selector(self, allowed: Tensor) -> Any:
+        """A FAISS filter which lets only these positions through."""
+        mask = np.zeros(len(self._exact), dtype=bool)
+        mask[allowed.numpy()] = True
+        return import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+
+    def _fetch(self, queries: Tensor, fetch: int, wider: int, selector: Any) -> Tensor:
+        """Positions [b, fetch] found by FAISS, -1 where it found none."""
+        faiss, kind = import_faiss(), self.settings["kind"]
+        if kind == "faiss-ivf":
+            probes = min(self.settings["num_probes"] * wider, self.settings["num_lists"])
+            parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+        elif kind == "faiss-hnsw":
+            breadth = max(self.settings["search_breadth"] * wider, fetch)
+            parameters = faiss.SearchParametersHNSW(efSearch=breadth, sel=selector)
+        else:
+            parameters = faiss.SearchParameters(sel=selector)
+        return torch.from_numpy(self._native.search(queries.numpy(), fetch, params=parameters)[1])
+
+    def _settle(
+        self, queries: Tensor, columns: Tensor, hidden: Tensor, k: int, total: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Item rows and scores [b, <= k] of what was fetched, and which queries are answered [b] bool."""
+        columns = columns.sort(dim=1).values  # by item row, for the order of ties; -1 first
+        present = columns >= 0
+        # Scored as ExactIndex would: FAISS and torch round their sums differently.
+        vectors = self._exact.vectors[columns.clamp(min=0)]
+        scores = torch.bmm(vectors, queries[:, :, None]).squeeze(2)
+        everything = present.sum(dim=1) >= total
+        lowest = torch.where(present, scores, torch.inf).amin(dim=1)
+        blocked, n_hidden = _among(columns, hidden)
+        scores = scores.masked_fill(~present | blocked, -torch.inf)
+        values, place = ordered_top(scores, min(k, columns.shape[1]))
+        shown = values > -torch.inf
+        items = torch.where(shown, self.items[columns.gather(1, place).clamp(min=0)], 0)
+        enough = shown.sum(dim=1) >= torch.clamp(total - n_hidden, max=k)
+        clear = values[:, -1] > lowest
+        return items, values, everything | (enough & clear)
+
+    def save(self, directory: Path) -> None:
+        """Write item rows, vectors and FAISS's own structure (safetensors), and a description (JSON)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {"vectors": self._exact.vectors, "items": self.items}
+        # a flat structure is nothing but the vectors: it is made again from them
+        if self.settings["kind"] != "faiss-flat":
+            tensors["faiss"] = torch.from_numpy(import_faiss().serialize_index(self._native))
+        save_file(tensors, directory / TENSORS_FILE)
+        description = {**self.settings, "format_version": FORMAT_VERSION}
+        (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> FaissIndex:
+        """The index written by ``save``.
+
+        Raises:
+            ImportError: FAISS is not installed.
+            ValueError: the index was written by a newer format, or is not a FAISS index.
+        """
+        faiss, description = import_faiss(), read_description(directory)
+        del description["format_version"]
+        if not str(description["kind"]).startswith("faiss-"):
+            raise ValueError(f"{directory}: an index of kind {description['kind']!r}, not one of FAISS")
+        tensors = load_file(directory / TENSORS_FILE)
+        if description["kind"] == "faiss-flat":
+            return cls.flat(tensors["vectors"], tensors["items"])
+        native = faiss.deserialize_index(tensors["faiss"].numpy())
+        return cls(ExactIndex(tensors["vectors"], tensors["items"]), native, description)
+
+
+def _among(columns: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of ``columns`` [b, R] (ascending) are in ``hidden`` [b, E] (-1 = none), and how many distinct."""
+    blocked = torch.zeros(columns.shape, dtype=torch.bool)
+    n_hidden = torch.zeros(len(columns), dtype=torch.int64)
+    if hidden.shape[1] == 0:
+        return blocked, n_hidden
+    ascending = hidden.sort(dim=1).values
+    first = ascending >= 0
+    first[:, 1:] &= ascending[:, 1:] != ascending[:, :-1]
+    place = torch.searchsorted(ascending, columns).clamp(max=ascending.shape[1] - 1)
+    return ascending.gather(1, place) == columns, first.sum(dim=1)
+
+
+def open_index(directory: Path) -> ExactIndex | FaissIndex:
+    """The index saved in ``directory``, whatever its kind; an ``ExactIndex`` where FAISS is not installed.
+
+    Raises:
+        ValueError: the index was written by a newer format.
+    """
+    if read_description(directory)["kind"] == "exact":
+        return ExactIndex.load(directory)
+    try:
+        return FaissIndex.load(directory)
+    except ImportError:
+        return ExactIndex.load(directory)

@@ -1,0 +1,64 @@
+"""GRU4Rec (Hidasi et al., ICLR 2016; here with a softmax loss): a recurrent net over the items of a history."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Query, SequenceBatch
+from corral.retrieval.causal import pack, unpack
+
+
+class GRU4Rec(nn.Module):
+    """A causal retriever; items in and out share one table.
+
+    Args:
+        num_items: item rows, the two reserved ones included.
+        size: D.
+        hidden: state size of the GRU.
+        layers: GRU layers.
+        dropout: on embeddings and on the output.
+        max_length: longest history used when a single query is encoded.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        size: int = 64,
+        hidden: int = 128,
+        layers: int = 1,
+        dropout: float = 0.2,
+        max_length: int = 50,
+    ) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.item_embedding = nn.Embedding(num_items, size, padding_idx=0)
+        self.gru = nn.GRU(size, hidden, layers, batch_first=True)
+        self.output = nn.Linear(hidden, size)
+        self.empty_query = nn.Parameter(torch.zeros(size))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.item_embedding.weight, std=size**-0.5)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+
+    def _encode(self, items: Tensor) -> Tensor:
+        packed, pad = pack(items)
+        states, _ = self.gru(self.dropout(self.item_embedding(packed)))
+        return unpack(self.output(self.dropout(states)), pad, self.empty_query)
+
+    def encode_positions(self, sequence: SequenceBatch) -> Tensor:
+        """Query vectors at every position [B, L + 1, D]."""
+        return self._encode(sequence.items)
+
+    def encode_queries(self, query: Query) -> Tensor:
+        """Query vectors [B, D] from the last ``max_length`` items of each history."""
+        history = query.history[:, -self.max_length :]
+        if history.shape[1] == 0:
+            return self.empty_query.expand(len(query), -1)
+        used = int((history != 0).sum(1).max().clamp(min=1))
+        return self._encode(history[:, -used:])[:, -1]
+
+    def encode_items(self, items: Tensor) -> Tensor:
+        """Item vectors [..., D]."""
+        return self.item_embedding(items)

@@ -1,0 +1,97 @@
+"""PopularityChannel: the most clicked items, the same for everybody except for what is excluded.
+
+Shape letters: B queries, E exclusions per query.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from corral.data.batches import Query
+from corral.data.candidates import Candidates
+
+FIRST_ITEM_ROW = 2
+
+
+class PopularityChannel:
+    """Items by their number of train events; nothing is learned. A ``RecallChannel``.
+
+    Every item row of the catalogue can be recalled, those without a train event last, so that exclusion
+    does not lose k while items remain. Equal counts are ordered by item row ascending.
+
+    Args:
+        counts: train events by item row [rows], of any real dtype; rows 0 and 1 are reserved and ignored.
+        name: the channel's name in merged candidates and reports.
+        block_bytes: bound on the working memory of one block of queries.
+    """
+
+    def __init__(self, counts: Tensor, *, name: str = "popularity", block_bytes: int = 64 << 20) -> None:
+        if counts.ndim != 1 or len(counts) < FIRST_ITEM_ROW:
+            raise ValueError(f"need counts [rows] with the two reserved rows, got {list(counts.shape)}")
+        self.name = name
+        self.counts = counts.detach().to(torch.float32, copy=True)
+        self.block_bytes = block_bytes
+        self._order = self.counts[FIRST_ITEM_ROW:].argsort(descending=True, stable=True) + FIRST_ITEM_ROW
+
+    @classmethod
+    def of_items(cls, items: Tensor, rows: int, *, name: str = "popularity") -> PopularityChannel:
+        """Count the item rows of train events ([n], int64) in a catalogue of ``rows`` item rows."""
+        return cls(torch.bincount(items.reshape(-1), minlength=rows)[:rows], name=name)
+
+    def recall(
+        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
+    ) -> Candidates:
+        """The k most popular items for each query; score = number of train events. See ``RecallChannel``."""
+        return self.most_popular(len(query), k, exclude, allow)
+
+    @torch.no_grad()
+    def most_popular(
+        self, n_queries: int, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
+    ) -> Candidates:
+        """As ``recall``, for ``n_queries`` queries of which nothing needs to be known.
+
+        Raises:
+            ValueError: k < 1, or exclusions for another number of queries.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if exclude is not None and (exclude.ndim != 2 or len(exclude) != n_queries):
+            raise ValueError(f"need exclude [{n_queries}, E], got {list(exclude.shape)}")
+        device = self.counts.device if exclude is None else exclude.device
+        order, counts = self._order.to(device), self.counts.to(device)
+        if allow is not None:
+            assert allow.dtype == torch.bool, allow.dtype
+            inside = order < len(allow)
+            order = order[inside][allow.to(device)[order[inside]]]
+        items = torch.zeros((n_queries, k), dtype=torch.int64, device=device)
+        if exclude is None or exclude.shape[1] == 0:
+            items[:, : len(order)] = order[:k]
+        else:
+            rank = torch.full((len(counts),), -1, dtype=torch.int64, device=device)
+            rank[order] = torch.arange(len(order), device=device)
+            # the first k + E of the order hold k that are not excluded, if there are that many
+            reach = min(k + exclude.shape[1], len(order))
+            rows = max(1, self.block_bytes // (10 * max(reach, 1)))
+            for start in range(0, n_queries, rows):
+                block = slice(start, start + rows)
+                items[block] = _first_left(order[:reach], rank, exclude[block], k)
+        scores = torch.where(items != 0, counts[items], -torch.inf)
+        return Candidates(items, scores)
+
+
+def _first_left(order: Tensor, rank: Tensor, exclude: Tensor, k: int) -> Tensor:
+    """The first k of ``order`` [R] left by ``exclude`` [b, E], for each row; [b, k], 0 at the end."""
+    reach = len(order)
+    known = (exclude >= 0) & (exclude < len(rank))
+    place = torch.where(known, rank[torch.where(known, exclude, 0)], -1)
+    # one column more takes what is not among the first R
+    place = torch.where((place >= 0) & (place < reach), place, reach)
+    left = torch.ones((len(exclude), reach + 1), dtype=torch.bool, device=order.device)
+    left.scatter_(1, place, False)
+    left = left[:, :reach]
+    target = left.cumsum(dim=1) - 1
+    target = torch.where(left & (target < k), target, k)
+    found = torch.zeros((len(exclude), k + 1), dtype=torch.int64, device=order.device)
+    found.scatter_(1, target, order.expand(len(exclude), -1))
+    return found[:, :k]

@@ -1,0 +1,101 @@
+"""SASRec (Kang & McAuley, ICDM 2018): a causal transformer over the items of a history."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from corral.data.batches import Query, SequenceBatch
+from corral.retrieval.causal import pack, unpack
+
+
+class _Block(nn.Module):
+    """Causal self-attention and a position-wise feed-forward part, each normalised first (pre-LN)."""
+
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(size)
+        self.attention_in = nn.Linear(size, 3 * size)
+        self.attention_out = nn.Linear(size, size)
+        self.feed_norm = nn.LayerNorm(size)
+        self.feed_in = nn.Linear(size, 4 * size)
+        self.feed_out = nn.Linear(4 * size, size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, size = x.shape
+        q, k, v = self.attention_in(self.attention_norm(x)).view(batch, length, 3, self.heads, -1).unbind(2)
+        # No dropout inside the attention: with it the fused kernels fall back to the slow form.
+        attended = functional.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
+        )
+        x = x + self.dropout(self.attention_out(attended.transpose(1, 2).reshape(batch, length, size)))
+        return x + self.dropout(self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x)))))
+
+
+class SASRec(nn.Module):
+    """A causal retriever; items in and out share one table, queries are the normalised last states.
+
+    Args:
+        num_items: item rows, the two reserved ones included.
+        size: D.
+        max_length: longest history; older items are cut off.
+        blocks: transformer blocks.
+        heads: attention heads; must divide ``size``.
+        dropout: on embeddings and residual branches.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        size: int = 64,
+        max_length: int = 50,
+        blocks: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if size % heads:
+            raise ValueError(f"heads={heads} must divide size={size}")
+        self.max_length = max_length
+        self.item_embedding = nn.Embedding(num_items, size, padding_idx=0)
+        self.position_embedding = nn.Embedding(max_length, size)
+        self.empty_query = nn.Parameter(torch.zeros(size))
+        self.blocks = nn.ModuleList(_Block(size, heads, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(dropout)
+        for table in (self.item_embedding, self.position_embedding):
+            nn.init.normal_(table.weight, std=size**-0.5)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+
+    def _encode(self, items: Tensor) -> Tensor:
+        """Queries at every position [B, L + 1, D] of front-padded items [B, L], L <= max_length."""
+        packed, pad = pack(items)
+        positions = self.position_embedding.weight[: items.shape[1]]
+        # Embeddings have norm about 1; scaled up as in the paper so that positions do not drown items.
+        x = self.dropout(self.item_embedding(packed) * self.item_embedding.embedding_dim**0.5 + positions)
+        for block in self.blocks:
+            x = block(x)
+        return unpack(self.norm(x), pad, self.empty_query)
+
+    def encode_positions(self, sequence: SequenceBatch) -> Tensor:
+        """Query vectors at every position [B, L + 1, D]."""
+        if sequence.items.shape[1] > self.max_length:
+            raise ValueError(f"sequences of {sequence.items.shape[1]} items, but max_length={self.max_length}")
+        return self._encode(sequence.items)
+
+    def encode_queries(self, query: Query) -> Tensor:
+        """Query vectors [B, D] from the last ``max_length`` items of each history."""
+        history = query.history[:, -self.max_length :]
+        if history.shape[1] == 0:
+            return self.empty_query.expand(len(query), -1)
+        used = int((history != 0).sum(1).max().clamp(min=1))
+        return self._encode(history[:, -used:])[:, -1]
+
+    def encode_items(self, items: Tensor) -> Tensor:
+        """Item vectors [..., D]."""
+        return self.item_embedding(items)

@@ -1,0 +1,1 @@
+"""Training negatives, with the log-probability of drawing them."""

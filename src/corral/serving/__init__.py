@@ -1,0 +1,1 @@
+"""Recommendations for raw ids; bundles saved whole or not at all."""

@@ -1,0 +1,115 @@
+"""Recommendations, Predictions and Neighbours: answers in external ids.
+
+Shape letters: B users or items asked for, T list length, P pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+ServedBy = Literal["retriever", "ranker", "fused"]
+PredictionKind = Literal["probability", "logit", "score"]
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """A list of items for each of B users, best first.
+
+    T is the longest list of the call, at most the k asked for; shorter lists end in None.
+
+    Attributes:
+        user_ids: external ids [B], as given in the call.
+        item_ids: B lists of T external ids; None = no more.
+        scores: what each list is sorted by, descending [B, T], float64; -inf where there is no item.
+        counts: items in each list [B], int64.
+        requested: the k asked for.
+        served_by: whose score it is: the retriever's inner product, the ranker's logit, or their mixture.
+        fallback: [B] bool, True where nothing is known of the user (neither stored nor given history that
+            names a known item): the list is the most popular items, its scores numbers of train events.
+        ignored_history: items of the history given in the call which the catalogue does not have [B], int64.
+        retriever_scores: stage 1's score of each item [B, T] (NaN where there is none); only if explained.
+        ranker_logits: stage 2's logit of each item [B, T], likewise; None without a ranker.
+    """
+
+    user_ids: list[Any]
+    item_ids: list[list[Any]]
+    scores: np.ndarray
+    counts: np.ndarray
+    requested: int
+    served_by: ServedBy
+    fallback: np.ndarray
+    ignored_history: np.ndarray
+    retriever_scores: np.ndarray | None = None
+    ranker_logits: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def short(self) -> np.ndarray:
+        """True [B] where fewer items remained than were asked for."""
+        return self.counts < self.requested
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row an item: user_id, rank (from 1), item_id, score, fallback, and both stages' scores if kept."""
+        there = np.arange(self.scores.shape[1]) < self.counts[:, None]
+        owner, place = there.nonzero()
+        columns: dict[str, Any] = {
+            "user_id": [self.user_ids[user] for user in owner],
+            "rank": place + 1,
+            "item_id": [self.item_ids[user][rank] for user, rank in zip(owner, place, strict=True)],
+            "score": self.scores[there],
+            "fallback": self.fallback[owner],
+        }
+        if self.retriever_scores is not None:
+            columns["retriever_score"] = self.retriever_scores[there]
+        if self.ranker_logits is not None:
+            columns["ranker_logit"] = self.ranker_logits[there]
+        return pl.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One number for each of P (user, item) pairs.
+
+    Attributes:
+        user_ids: external ids [P].
+        item_ids: external ids [P].
+        values: [P], float64.
+        kind: what they are: "probability" of a click (calibrated on validation clicks), "logit" of the ranker
+            (an order, no probability: there were no click labels to calibrate by), or "score", the
+            retriever's inner product, where there is no ranker.
+        known_users: [P] bool; False: the user was answered as the unknown user.
+        known_items: [P] bool; False: the item was answered as the unknown item.
+    """
+
+    user_ids: list[Any]
+    item_ids: list[Any]
+    values: np.ndarray
+    kind: PredictionKind
+    known_users: np.ndarray
+    known_items: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The most similar items (or users) of each of B items (or users), by the cosine of their vectors.
+
+    Attributes:
+        ids: external ids asked for [B].
+        neighbour_ids: B lists of T external ids, most similar first; None = no more.
+        scores: cosines [B, T], float64, descending; -inf where there is no neighbour.
+        known: [B] bool; False: the id is unknown (or a user without history), its list empty.
+    """
+
+    ids: list[Any]
+    neighbour_ids: list[list[Any]]
+    scores: np.ndarray
+    known: np.ndarray

@@ -1,0 +1,331 @@
+"""TwoStageRecommender: raw ids in; retrieve, rank, and raw ids out.
+
+Shape letters: B users of a call, T list length, N candidates, P pairs, L history length, D vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Query
+from corral.data.candidates import Candidates
+from corral.data.features import FeatureTable
+from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
+from corral.evaluation.funnel import evaluation_mode
+from corral.evaluation.metrics import ranking_order
+from corral.evaluation.mixture import Mixture
+from corral.ranking.ranker import Ranker
+from corral.retrieval.index import ExactIndex, ItemIndex
+from corral.retrieval.popularity import PopularityChannel
+from corral.retrieval.retriever import Retriever
+from corral.serving.filters import GivenHistories, allow_mask
+from corral.serving.histories import UserHistories
+from corral.serving.recommendations import Neighbours, Predictions, Recommendations
+
+Ids = Sequence[Any] | np.ndarray
+
+
+class ServeBy(StrEnum):
+    """Whose score sorts the list that is served."""
+
+    RETRIEVER = "retriever"
+    RANKER = "ranker"
+    FUSED = "fused"
+
+
+class Calibrator(Protocol):
+    """Turns logits into probabilities; fitted on the click labels of the validation part."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Probabilities, of the shape of ``logits``."""
+        ...
+
+
+@dataclass(frozen=True)
+class ServingTables:
+    """What the recommender knows of users and items, as of the export.
+
+    Attributes:
+        users: user ids <-> rows.
+        items: item ids <-> rows.
+        user_features: by user row.
+        item_features: by item row.
+        histories: what each user did.
+    """
+
+    users: Vocabulary
+    items: Vocabulary
+    user_features: FeatureTable
+    item_features: FeatureTable
+    histories: UserHistories
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """How to build a part again: a name for the builder, and its constructor keywords (JSON values only)."""
+
+    kind: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TwoStageRecommender:
+    """Answers requests from a trained retriever and ranker. Never fits, and never changes.
+
+    Fixed answers (all tested):
+
+    - A user without a usable history, unknown or not: the most popular items that pass the filters;
+      ``fallback`` says so. A history given in the call makes an unknown user a normal one: the models see
+      the unknown user (row 1) with this history.
+    - A given history takes the place of the stored one for the models; ``filter_seen`` hides the items of
+      both. Items of it that the catalogue lacks are ignored and counted. If none is left, or None is given
+      for a user, the stored one is used.
+    - k above what is left by the filters: what there is; lists end in None, ``counts`` and ``short`` say so.
+      k below 1: ValueError. While k items remain, k are returned, whatever is filtered.
+    - Users and items have features that are missing: the models' own missing values, never an error.
+    - New items: see ``add_items``.
+    - Equal scores are ordered by item row (that is, by external id) ascending.
+
+    Args:
+        tables: vocabularies, features and histories.
+        retriever: stage 1.
+        index: a snapshot of its item vectors.
+        popularity: the answer where nothing is known of the user.
+        ranker: stage 2; None = the retriever's order is served.
+        mixture: fuses both stages' scores.
+        calibrator: turns the ranker's logits into probabilities; only where there are click labels.
+        num_candidates: N, items the ranker sees (more when more are asked for).
+        serve_by: whose score is served; None = fused if there is a mixture, else the ranker's if there is
+            one, else the retriever's.
+        history_length: L, the latest items of a user that the models see.
+        batch_size: users answered at a time.
+        specs: how to build "retriever", "ranker" and "calibrator" again; needed to save a bundle.
+
+    Raises:
+        ValueError: the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        tables: ServingTables,
+        retriever: Retriever,
+        index: ItemIndex,
+        popularity: PopularityChannel,
+        *,
+        ranker: Ranker | None = None,
+        mixture: Mixture | None = None,
+        calibrator: Calibrator | None = None,
+        num_candidates: int = 100,
+        serve_by: ServeBy | None = None,
+        history_length: int = 50,
+        batch_size: int = 512,
+        specs: Mapping[str, ModuleSpec] | None = None,
+    ) -> None:
+        if min(num_candidates, history_length, batch_size) < 1:
+            raise ValueError(
+                "num_candidates, history_length and batch_size must be positive, "
+                f"got {num_candidates}, {history_length} and {batch_size}"
+            )
+        if serve_by is None:
+            serve_by = ServeBy.RANKER if ranker is not None else ServeBy.RETRIEVER
+            serve_by = ServeBy.FUSED if mixture is not None else serve_by
+        if serve_by is not ServeBy.RETRIEVER and ranker is None:
+            raise ValueError(f"serve_by={serve_by.value} needs a ranker")
+        if serve_by is ServeBy.FUSED and mixture is None:
+            raise ValueError("serve_by=fused needs a mixture")
+        if len(index.items) and int(index.items[-1]) >= len(tables.items):
+            raise ValueError(
+                f"the index has item row {int(index.items[-1])}, but the vocabulary {len(tables.items)} rows"
+            )
+        if len(popularity.counts) != len(tables.items):
+            raise ValueError(
+                f"popularity counts {len(popularity.counts)} item rows, the vocabulary has {len(tables.items)}"
+            )
+        if len(tables.histories.offsets) != len(tables.users) + 1:
+            raise ValueError(
+                f"the histories have {len(tables.histories.offsets) - 1} user rows, "
+                f"the vocabulary {len(tables.users)}"
+            )
+        self.tables, self.retriever, self.index, self.popularity = tables, retriever, index, popularity
+        self.ranker, self.mixture, self.calibrator = ranker, mixture, calibrator
+        self.num_candidates, self.serve_by = num_candidates, serve_by
+        self.history_length, self.batch_size = history_length, batch_size
+        self.specs = dict(specs or {})
+        self._indexed = torch.zeros(len(tables.items), dtype=torch.bool)
+        self._indexed[index.items.cpu()] = True
+        self._item_cosines: ExactIndex | None = None
+        self._user_cosines: ExactIndex | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models live."""
+        for part in (self.retriever, self.ranker):
+            if isinstance(part, nn.Module):
+                for tensor in (*part.parameters(), *part.buffers()):
+                    return tensor.device
+        return torch.device("cpu")
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        users: Ids,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
+        history: Sequence[Sequence[Any] | None] | None = None,
+        time: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+        explain: bool = False,
+    ) -> Recommendations:
+        """The k best items for each user.
+
+        Args:
+            users: external user ids [B].
+            k: list length, at least 1.
+            filter_seen: hide what the user already has: the stored history, and the one given.
+            allow: external item ids; only these are recommended. None = all.
+            deny: external item ids never recommended; wins over ``allow``.
+            history: for each user the external item ids of a history, oldest first, or None.
+            time: of the request, in the data set's unit; None = the time of the export's latest event.
+            features: request features by name, each [B, ...], for rankers that were trained with them.
+            explain: keep both stages' scores of each item.
+
+        Raises:
+            ValueError: k below 1, ids of the wrong type, or one history a user is not what was given.
+        """
+        k = _checked_k(k)
+        user_ids, rows = _numbered(self.tables.users, users)
+        given = GivenHistories(self.tables.items, history, len(rows))
+        width = min(k, len(self.tables.items) - FIRST_ROW)
+        items = np.zeros((len(rows), width), dtype=np.int64)
+        scores = np.full((len(rows), width), -np.inf)
+        stage_scores = np.full((2, len(rows), width), np.nan) if explain else None
+        fallback = np.zeros(len(rows), dtype=bool)
+        mask = allow_mask(self.tables.items, allow, deny)
+        # the popular items, too, come from the catalogue that is served
+        popular = self._indexed if mask is None else self._indexed & mask
+        with evaluation_mode(self.retriever, self.ranker):
+            for start in range(0, len(rows) if width else 0, self.batch_size):
+                block = slice(start, start + self.batch_size)
+                query = self._query(rows[block], given, block, time, features)
+                exclude = self._seen(rows[block], given, block) if filter_seen else None
+                cold = query.history[:, -1] == 0
+                fallback[block] = cold.numpy()
+                place = start + cold.nonzero().squeeze(1).numpy()
+                if len(place):
+                    hidden = None if exclude is None else exclude[cold]
+                    found = self.popularity.most_popular(len(place), width, hidden, popular)
+                    items[place], scores[place] = found.items.numpy(), found.scores.double().numpy()
+                place = start + (~cold).nonzero().squeeze(1).numpy()
+                if len(place):
+                    hidden = None if exclude is None else exclude[~cold]
+                    lists, both = self._two_stages(_select(query, ~cold), width, hidden, mask, explain)
+                    items[place], scores[place] = lists.items.numpy(), lists.scores.numpy()
+                    if stage_scores is not None:
+                        stage_scores[:, place] = both
+        counts = (items != 0).sum(axis=1)
+        longest = int(counts.max(initial=0))
+        return Recommendations(
+            user_ids=user_ids,
+            item_ids=_external(self.tables.items, items[:, :longest]),
+            scores=scores[:, :longest],
+            counts=counts,
+            requested=k,
+            served_by=self.serve_by.value,
+            fallback=fallback,
+            ignored_history=given.ignored,
+            retriever_scores=None if stage_scores is None else stage_scores[0, :, :longest],
+            ranker_logits=None if stage_scores is None or self.ranker is None else stage_scores[1, :, :longest],
+        )
+
+    def _two_stages(
+        self, query: Query, k: int, exclude: Tensor | None, mask: Tensor | None, explain: bool
+    ) -> tuple[Candidates, np.ndarray | None]:
+        """The served lists [B, k], on the CPU in float64, and both stages' scores of them [2, B, k]."""
+        query = query.to(self.device)
+        wide = min(max(k, self.num_candidates), len(self.tables.items) - FIRST_ROW)
+        found = self.index.search(self.retriever.encode_queries(query), wide, exclude, mask)
+        logits = None
+        final = found.scores.double()
+        if self.ranker is not None and (explain or self.serve_by is not ServeBy.RETRIEVER):
+            logits = self.ranker(query, found.items)
+            if self.serve_by is ServeBy.RANKER:
+                final = logits.double()
+            elif self.serve_by is ServeBy.FUSED:
+                assert self.mixture is not None
+                final = self.mixture(found.scores, logits, found.mask).double()
+        final = final.masked_fill(~found.mask, -torch.inf)
+        order = ranking_order(found.items, final)[:, :k]
+        served = Candidates(found.items.gather(1, order).cpu(), final.gather(1, order).cpu())
+        if not explain:
+            return served, None
+        nothing = torch.full_like(found.scores, torch.nan)
+        both = torch.stack([found.scores, nothing if logits is None else logits.float()])
+        both = both.masked_fill(~found.mask, torch.nan).gather(2, order.expand(2, -1, -1))
+        return served, both.cpu().numpy()
+
+    def _query(
+        self,
+        rows: np.ndarray,
+        given: GivenHistories,
+        block: slice,
+        time: int | None,
+        features: Mapping[str, Tensor] | None,
+    ) -> Query:
+        """What the models are asked for a block of users, on the CPU."""
+        history = self.tables.histories.gather(rows, self.history_length)
+        replaced = given.lengths[block] > 0
+        if replaced.any():
+            history[replaced] = given.gather(block, self.history_length)[replaced]
+        moment = self.tables.histories.as_of if time is None else int(time)
+        return Query(
+            user=torch.from_numpy(rows),
+            event=torch.full((len(rows),), -1),
+            history=torch.from_numpy(history),
+            time=torch.full((len(rows),), moment, dtype=torch.int64),
+            features={name: value[block] for name, value in (features or {}).items()},
+        )
+
+    def _seen(self, rows: np.ndarray, given: GivenHistories, block: slice) -> Tensor:
+        """Items to hide [b, E], 0-padded: the stored history's, and the given one's."""
+        stored = self.tables.histories.gather(rows, None)
+        return torch.from_numpy(np.concatenate([stored, given.gather(block, None)], axis=1))
+
+    @torch.no_grad()
+    def predict(self, users: Ids, items: Ids | None = None) -> Predictions:
+        """What the ranker says of each (user, item) pair, as a probability where it is one.
+
+        Args:
+            users: external user ids [P]; or, without ``items``, P pairs (user id, item id).
+            items: external item ids [P].
+
+        Raises:
+            ValueError: users and items of different number, or ids of the wrong type.
+        """
+        if items is None:
+            pairs = list(users)
+            if any(not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2 for pair in pairs):
+                raise ValueError("predict: need pairs (user id, item id), or users and items")
+            users, items = [user for user, _ in pairs], [item for _, item in pairs]
+        user_ids, user_rows = _numbered(self.tables.users, users)
+        item_ids, item_rows = _numbered(self.tables.items, items)
+        if len(user_ids) != len(item_ids):
+            raise ValueError(f"predict: {len(user_ids)} users, but {len(item_ids)} items")
+        values = np.empty(len(user_rows))
+        with evaluation_mode(self.retriever, self.ranker):
+            for pairs_of, queries, wanted, place in self._pair_blocks(user_rows, item_rows):
+                query = self._query(queries, _NOTHING_GIVEN, slice(0, 0), None, None).to(self.device)
+                answer = self._score(query, torch.from_numpy(wanted).to(self.device))
+                values[pairs_of] = answer.double().cpu().numpy()[place]
+        kind = "score" if self.ranker is None else "probability" if self.calibrator is not None else "logit"
+        return Predictions(
+            user_ids, item_ids, values, kind, user_rows != UNKNOWN, item_rows != UNKNOWN  # type: ignore[arg-type]
+        )

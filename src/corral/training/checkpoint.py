@@ -1,0 +1,65 @@
+"""Checkpoints: one safetensors file with tensors and JSON, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT_VERSION = 1
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes tensors and JSON-able facts to a temporary name, then renames it onto ``path``."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    whole = {"format_version": FORMAT_VERSION, **facts}
+    # safetensors refuses shared memory; clones are cheap beside training.
+    save_file(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+        temporary,
+        metadata={"facts": json.dumps(whole)},
+    )
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a file written by :func:`save_tensors`.
+
+    Raises:
+        ValueError: the file is damaged, or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            facts = json.loads(file.metadata()["facts"])
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged or not a corral checkpoint ({error}); delete it and train again") from error
+    if facts["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format version {facts['format_version']}, this corral reads up to {FORMAT_VERSION}: update corral"
+        )
+    return tensors, facts
+
+
+def random_state() -> dict[str, Tensor]:
+    """State of torch's own generators (dropout draws from them)."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state |= {f"cuda{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Takes back what :func:`random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([state[f"cuda{i}"] for i in range(torch.cuda.device_count())])

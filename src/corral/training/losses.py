@@ -1,0 +1,128 @@
+"""Retrieval losses. Natural logarithms; each returns the mean over its P examples.
+
+Gradients flow to query and item vectors, never through sampling probabilities.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """Cross entropy over all items, in chunks of queries: memory chunk x M instead of P x M.
+
+    The gradients are made in the forward pass, while a chunk's probabilities are at hand: three matrix
+    products in all, instead of four with recomputation. The products run in ``dtype``; the softmax, the loss
+    and the sum of the item gradients in float32 (or float64 where the queries are).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        item_vectors: Tensor,
+        target: Tensor,
+        chunk: int,
+        smoothing: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        exact = queries.dtype
+        low_queries, low_items = queries.to(dtype), item_vectors.to(dtype)
+        total = torch.zeros((), dtype=torch.float64, device=queries.device)
+        query_grad, item_grad = torch.empty_like(queries), torch.zeros_like(item_vectors)
+        scale = 1.0 / max(len(queries), 1)
+        for start in range(0, len(queries), chunk):
+            part, right = low_queries[start : start + chunk], target[start : start + chunk, None]
+            logits = (part @ low_items.T).to(exact)
+            grad = torch.softmax(logits, 1)
+            # log of the normaliser, from the largest logit and its probability: no second pass of exponentials
+            log_mass = logits.amax(1, keepdim=True) - grad.amax(1, keepdim=True).log()
+            total += (log_mass - (1 - smoothing) * logits.gather(1, right)).sum()
+            if smoothing:
+                total -= smoothing / len(item_vectors) * logits.sum()
+                grad -= smoothing / len(item_vectors)
+            grad.scatter_add_(1, right, grad.new_full(right.shape, smoothing - 1.0))
+            low_grad = grad.to(dtype)
+            query_grad[start : start + chunk] = low_grad @ low_items
+            item_grad += low_grad.T @ part
+        ctx.save_for_backward(query_grad.mul_(scale), item_grad.mul_(scale))
+        return (total * scale).to(exact)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        query_grad, item_grad = ctx.saved_tensors
+        return query_grad * grads[0], item_grad * grads[0], None, None, None, None
+
+
+def full_softmax(
+    queries: Tensor, item_vectors: Tensor, target: Tensor, *, chunk: int = 256, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross entropy of the clicked item against the whole catalogue, exact and in chunks.
+
+    Args:
+        queries: [P, D].
+        item_vectors: vectors of the catalogue [M, D].
+        target: position in ``item_vectors`` of each clicked item [P], int64.
+        chunk: queries per chunk; memory is chunk x M floats.
+        label_smoothing: probability mass spread evenly over the catalogue.
+
+    Under ``torch.autocast`` the three matrix products run in its dtype.
+
+    Returns:
+        Scalar, mean over P; 0 for P = 0.
+    """
+    device = queries.device.type
+    low = torch.is_autocast_enabled(device)
+    # Under autocast the queries may come in half precision; the softmax itself never runs in it.
+    exact = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    return _FullSoftmax.apply(
+        queries.to(exact),
+        item_vectors.to(exact),
+        target,
+        chunk,
+        label_smoothing,
+        torch.get_autocast_dtype(device) if low else exact,
+    )
+
+
+def sampled_softmax(
+    positive: Tensor, negative: Tensor, log_q_positive: Tensor | float, log_q_negative: Tensor, hit: Tensor
+) -> Tensor:
+    """Cross entropy against sampled negatives with the log-Q correction (CoRR, L_re and L_ra).
+
+    ``-log e^{s+ - log Q(i+)} / (e^{s+ - log Q(i+)} + sum_j e^{s_j - log Q(j)})``.
+
+    Args:
+        positive: scores of the clicked items [P].
+        negative: scores of the draws [P, N].
+        log_q_positive: log-probability of drawing the clicked item [P]; ``-log N`` for the form that treats
+            it as present with certainty (then ``hit`` must be masked, which it is here).
+        log_q_negative: log-probability of each draw [P, N] or broadcastable; normalised.
+        hit: True where a draw is the clicked item [P, N]; masked out.
+    """
+    corrected = (negative - log_q_negative).masked_fill(hit, -torch.inf)
+    own = (positive - log_q_positive)[:, None]
+    return (torch.logsumexp(torch.cat([own, corrected], 1), 1) - own[:, 0]).mean()
+
+
+def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share: Tensor) -> Tensor:
+    """Cross entropy against the other examples' items, corrected by their frequency.
+
+    An item enters a batch in proportion to its share of events, so ``log_share`` is subtracted from every
+    column (Yi et al., RecSys 2019); the sign is tested against the full softmax.
+
+    Args:
+        queries: [P, D].
+        positives: vectors of the clicked items [P, D].
+        item: their rows [P], int64; other examples with the same item are masked.
+        log_share: log of each clicked item's share of train events [P].
+    """
+    logits = queries @ positives.T - log_share
+    same = item[:, None] == item[None, :]
+    same.fill_diagonal_(False)
+    return torch.nn.functional.cross_entropy(
+        logits.masked_fill(same, -torch.inf), torch.arange(len(item), device=item.device)
+    )

@@ -1,0 +1,25 @@
+"""What ``fit`` minimises: a module that turns a batch into named scalar losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Objective(Protocol):
+    """A plain ``nn.Module`` holding the models it trains, with these methods."""
+
+    def __call__(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalars; "total" is minimised, the others are logged."""
+        ...
+
+    def refresh(self) -> None:
+        """Rebuilds what is derived from the weights (samplers, indexes); called by ``fit`` on its schedule."""
+        ...
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """The random generators it draws from, by name, so that a checkpoint can hold their state."""
+        ...

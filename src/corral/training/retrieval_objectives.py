@@ -1,0 +1,142 @@
+"""Objectives that train a retriever from clicks: full softmax, sampled softmax, in-batch softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Batch, SequenceBatch
+from corral.retrieval.retriever import CausalRetriever, Retriever
+from corral.sampling.sampler import Sampler
+from corral.training.losses import full_softmax, in_batch_softmax, sampled_softmax
+
+
+def queries_and_targets(retriever: Retriever, batch: Batch | SequenceBatch) -> tuple[Tensor, Tensor]:
+    """Query vectors [P, D] and the items to predict [P] of a batch.
+
+    A :class:`SequenceBatch` gives one pair for every position of every sequence, from a single causal pass.
+    """
+    if isinstance(batch, Batch):
+        return retriever.encode_queries(batch.query), batch.item
+    positions = cast(CausalRetriever, retriever).encode_positions(batch)
+    row, slot = batch.target_mask.nonzero(as_tuple=True)
+    return positions[row, batch.query_index[row, slot]], batch.items[row, slot]
+
+
+class _RetrievalObjective(nn.Module):
+    """The retriever and the catalogue (item rows [M]) that its losses run over."""
+
+    catalogue: Tensor
+
+    def __init__(self, retriever: nn.Module, catalogue: Tensor) -> None:
+        super().__init__()
+        self.retriever = retriever
+        self.register_buffer("catalogue", catalogue, persistent=False)
+
+    def refresh(self) -> None:
+        """Nothing is derived from the weights."""
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """None of its own."""
+        return {}
+
+
+class FullSoftmaxObjective(_RetrievalObjective):
+    """Cross entropy against the whole catalogue.
+
+    Args:
+        retriever: the model.
+        catalogue: item rows [M], int64.
+        chunk: queries per chunk of the loss.
+        label_smoothing: probability mass spread evenly over the catalogue.
+    """
+
+    position: Tensor
+
+    def __init__(
+        self, retriever: nn.Module, catalogue: Tensor, *, chunk: int = 256, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(retriever, catalogue)
+        self.chunk, self.label_smoothing = chunk, label_smoothing
+        position = torch.zeros(int(catalogue.max()) + 1, dtype=torch.int64)
+        position[catalogue] = torch.arange(len(catalogue))
+        self.register_buffer("position", position, persistent=False)
+
+    def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
+        """The loss of a batch."""
+        retriever = cast(Retriever, self.retriever)
+        queries, target = queries_and_targets(retriever, batch)
+        vectors = retriever.encode_items(self.catalogue)
+        loss = full_softmax(
+            queries, vectors, self.position[target], chunk=self.chunk, label_smoothing=self.label_smoothing
+        )
+        return {"total": loss}
+
+
+class SampledSoftmaxObjective(_RetrievalObjective):
+    """Sampled softmax with the log-Q correction: cost independent of the catalogue's size.
+
+    Args:
+        retriever: the model.
+        catalogue: item rows [M], int64.
+        sampler: where negatives come from.
+        num_negatives: N draws per query.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self, retriever: nn.Module, catalogue: Tensor, sampler: Sampler, *, num_negatives: int = 100, seed: int = 0
+    ) -> None:
+        super().__init__(retriever, catalogue)
+        self.sampler, self.num_negatives = sampler, num_negatives
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def refresh(self) -> None:
+        """Gives the sampler the current item vectors."""
+        with torch.no_grad():
+            self.sampler.refresh(cast(Retriever, self.retriever).encode_items(self.catalogue))
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """The sampler's."""
+        return {"negatives": self.generator}
+
+    def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
+        """The loss of a batch."""
+        retriever = cast(Retriever, self.retriever)
+        queries, target = queries_and_targets(retriever, batch)
+        with torch.no_grad():
+            drawn = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
+            log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]
+        items = torch.cat([target[:, None], drawn.items], 1)
+        scores = torch.einsum("pd,pnd->pn", queries, retriever.encode_items(items))
+        loss = sampled_softmax(
+            scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, drawn.items == target[:, None]
+        )
+        return {"total": loss}
+
+
+class InBatchObjective(_RetrievalObjective):
+    """Softmax against the other examples of the batch, corrected by item frequency.
+
+    Args:
+        retriever: the model.
+        catalogue: item rows [M], int64.
+        counts: train events of each item row [n_items].
+    """
+
+    log_share: Tensor
+
+    def __init__(self, retriever: nn.Module, catalogue: Tensor, counts: Tensor) -> None:
+        super().__init__(retriever, catalogue)
+        share = counts.double() / counts.sum()
+        self.register_buffer("log_share", share.clamp(min=1e-12).log().float(), persistent=False)
+
+    def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
+        """The loss of a batch."""
+        retriever = cast(Retriever, self.retriever)
+        queries, target = queries_and_targets(retriever, batch)
+        loss = in_batch_softmax(queries, retriever.encode_items(target), target, self.log_share[target])
+        return {"total": loss}
