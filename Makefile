@@ -14,6 +14,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
+ALL_READY := $(VENV)/.ready-all
 # One thread in each worker: the workers are the parallelism, and the numbers do not depend on the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS) --maxprocesses 4 --dist loadfile
@@ -39,13 +40,17 @@ $(DEV_READY): pyproject.toml constraints.txt
 	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,dev
 	@touch $(DEMO_READY) $@
 
+$(ALL_READY): pyproject.toml constraints.txt
+	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,dev,crosscheck
+	@touch $(DEMO_READY) $(DEV_READY) $@
+
 demo: $(DEMO_READY)  ## train, measure and use a two-stage recommender on real purchases
 	$(BIN)/corral demo
 
 test: $(DEV_READY)  ## all tests but the slow ones, with the documents' code
 	$(PYTEST) $(PARALLEL) $(ARGS)
 
-test-all: $(DEV_READY)  ## the slow tests too
+test-all: $(ALL_READY)  ## the slow tests too
 	$(PYTEST) $(PARALLEL) -m "slow or not slow" $(ARGS)
 
 # The tests include the architecture test, the documents' code blocks and their links.

@@ -40,7 +40,7 @@ PROTOCOL = (
     "system time of all threads, imports excluded; RSS = peak of the whole process. polars-read-sort is "
     "`read_parquet(...).sort('user_id', 'timestamp')` and writes nothing; corral reads, checks, numbers, sorts "
     "(stably), writes, checksums and fsyncs. corral-open: `Dataset.open` alone. corral-history: "
-    f"`HistoryIndex.gather` at random events, L = {HISTORY_LENGTH}, one thread, batches of 4096. The floor is what "
+    f"`HistoryIndex.gather` at random events, L = {HISTORY_LENGTH}, one thread (its CPU time), batches of 4096. The floor is what "
     "must be moved whatever the method: the bytes of the Parquet file read and of the Dataset written."
 )
 
@@ -54,7 +54,9 @@ def generate(path: Path, events: int, ids: str, seed: int) -> None:
     weights = np.arange(1, ITEMS + 1) ** -0.8
     popularity = np.cumsum(weights / weights.sum())
     user = generator.integers(0, USERS, events)
-    item = generator.permutation(ITEMS)[np.searchsorted(popularity, generator.random(events)).clip(max=ITEMS - 1)]
+    item = generator.permutation(ITEMS)[
+        np.searchsorted(popularity, generator.random(events)).clip(max=ITEMS - 1)
+    ]
     stamp = 1_600_000_000 + generator.integers(0, SECONDS, events)
     if ids == "dense":
         user, item = user + 1, item + 1
@@ -132,12 +134,12 @@ def _measure_histories(dataset: Path, seed: int) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for rule in HistoryRule:
         index = HistoryIndex.of(log, rule)
-        start = time.perf_counter()
+        start = 0.0
         for number, batch in enumerate(batches):
             if number == 50:  # The first batches bring the files into memory.
-                start = time.perf_counter()
+                start = time.thread_time()
             index.gather(log.user[batch], index.ends(batch), HISTORY_LENGTH)
-        metrics[f"histories_per_second_{rule}"] = batches[50:].size / (time.perf_counter() - start)
+        metrics[f"histories_per_second_{rule}"] = batches[50:].size / (time.thread_time() - start)
     return metrics | {"peak_rss_mb": _peak_rss_mb()}
 
 
@@ -196,7 +198,11 @@ def markdown(result: dict) -> str:
             f"| {dataset} | {system} | {seed} | {metrics['cpu_seconds']:.3f} | {ratio} | "
             f"{metrics['wall_seconds']:.3f} | {metrics['peak_rss_mb']:.0f} | {floor} |"
         )
-    lines += ["", f"Targets: `corral`, dense ids: at most {TARGET_RATIO} times polars, under {TARGET_RSS_MB} MB.", ""]
+    lines += [
+        "",
+        f"Targets: `corral`, dense ids: at most {TARGET_RATIO} times polars, under {TARGET_RSS_MB} MB.",
+        "",
+    ]
     lines += [f"| data | rule | histories of {HISTORY_LENGTH} per second and thread |", "|---|---|---|"]
     for (dataset, _, _), metrics in rows.items():
         for name, value in metrics.items():
@@ -225,15 +231,25 @@ def save(results: Path, rows: list[dict], command: str) -> str:
 
 def main() -> None:
     """Runs what is asked for and is not there yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--datasets", nargs="+", choices=ID_KINDS, default=list(ID_KINDS), help="kinds of ids")
+    parser.add_argument(
+        "--datasets", nargs="+", choices=ID_KINDS, default=list(ID_KINDS), help="kinds of ids"
+    )
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--work", type=Path, help="where the files go, and stay; by default a temporary directory")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="where data.json goes")
+    parser.add_argument(
+        "--work", type=Path, help="where the files go, and stay; by default a temporary directory"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "docs" / "results", help="where data.json goes"
+    )
     parser.add_argument("--again", action="store_true", help="measure again what is there")
-    parser.add_argument("--one", nargs=4, metavar=("SYSTEM", "PARQUET", "DATASET", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--one", nargs=4, metavar=("SYSTEM", "PARQUET", "DATASET", "SEED"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.one:
         system, parquet, dataset, seed = options.one
@@ -245,7 +261,9 @@ def main() -> None:
             print(json.dumps(run_system(system, Path(parquet), Path(dataset), int(seed))))
         return
 
-    command = "python benchmarks/bench_data.py" + (f" --events {options.events}" if options.events != 20_000_000 else "")
+    command = "python benchmarks/bench_data.py" + (
+        f" --events {options.events}" if options.events != 20_000_000 else ""
+    )
     path = options.results / "data.json"
     rows: list[dict] = json.loads(path.read_text())["rows"] if path.exists() and not options.again else []
     work = options.work or Path(tempfile.mkdtemp(prefix="corral-bench-data-"))

@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
     for name in (EVENTS, USERS, ITEMS):
         print(f"{name}: {(folder / name).stat().st_size:,} bytes")
     events = interactions.events
-    print(f"{len(events):,} purchases, {events['user_id'].n_unique():,} customers, {events['item_id'].n_unique():,} items")
+    users, items = events["user_id"].n_unique(), events["item_id"].n_unique()
+    print(f"{len(events):,} purchases, {users:,} customers, {items:,} items")
     return 0
 
 

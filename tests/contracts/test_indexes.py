@@ -63,7 +63,9 @@ def brute_force(
     return found, best
 
 
-def small_world(seed: int = 0, m: int = 60, b: int = 11, grid: int | None = 2) -> tuple[Tensor, Tensor, Tensor]:
+def small_world(
+    seed: int = 0, m: int = 60, b: int = 11, grid: int | None = 2
+) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors of small integers (``grid``): exact in floating point, and full of ties."""
     generator = torch.Generator().manual_seed(seed)
     if grid is None:
@@ -273,7 +275,8 @@ def test_filters_keep_k(build: Build, data: st.DataObject) -> None:
     allow = None
     if data.draw(st.booleans()):
         length = data.draw(st.integers(0, 260))
-        allow = torch.rand(length, generator=torch.Generator().manual_seed(length)) < data.draw(st.floats(0, 1))
+        share = data.draw(st.floats(0, 1))
+        allow = torch.rand(length, generator=torch.Generator().manual_seed(length)) < share
     k = data.draw(st.integers(1, 100), label="k")
     found = build(vectors, items).search(queries, k, exclude, allow)
     for query in range(3):

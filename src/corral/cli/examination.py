@@ -35,7 +35,6 @@ CORE = {
 EXTRAS = {
     "ann": {"faiss-cpu": "faiss"},
     "report": {"altair": "altair", "vl-convert-python": "vl_convert", "tensorboard": "tensorboard"},
-    "excel": {"openpyxl": "openpyxl"},
 }
 # Processor features that change how fast torch and faiss are, by their name in /proc/cpuinfo.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vpopcntdq", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")

@@ -130,13 +130,14 @@ def _yambda(kind: str, sha256: str) -> CatalogEntry:
 
 
 # Where the sums come from. None was computed by us from a download, so a mismatch may be ours:
-# - MovieLens 100k..25M: sha256 of the registry in the omnirec 1.1.0 package; 32M: the .md5 file beside the zip,
-#   as quoted by several public repositories.
+# - MovieLens 100k..25M: sha256 of the registry in the omnirec 1.1.0 package; 32M: the .md5 file beside the
+#   zip, as quoted by several public repositories.
 # - HetRec and Gowalla: omnirec 1.1.0 (sha256). Tmall: the datarec 1.5.7 package (md5).
 # - Amazon 2014/2018/2023 ratings, Yambda: omnirec 1.1.0 (sha256).
 # - KuaiRand, KuaiRec: public code quoting the Zenodo record (md5).
 # - KKBox_x1, MovielensLatest_x1: the reczoo commits (sha256 of the zip).
-# - datarec gives one md5 for the Beauty and the Sports reviews of 2014; one must be wrong, so neither is here.
+# - datarec gives one md5 for the Beauty and the Sports reviews of 2014; one must be wrong, so neither is
+#   here.
 _ENTRIES: tuple[CatalogEntry, ...] = (
     _movielens(
         "100k",
@@ -178,7 +179,7 @@ _ENTRIES: tuple[CatalogEntry, ...] = (
     ),
     CatalogEntry(
         name="lastfm-2k",
-        title="HetRec 2011 Last.fm 2K: dated tag assignments (and listening counts: --format lastfm-listening)",
+        title="HetRec 2011 Last.fm 2K: dated tag assignments (listening counts: --format lastfm-listening)",
         address=f"{_GROUPLENS}/hetrec2011/hetrec2011-lastfm-2k.zip",
         file="hetrec2011-lastfm-2k.zip",
         checksum="sha256:6738f48195667ff03caaab4d32ca9a3133d8cc026b7c3cdaf6ce1010e913c59c",
@@ -213,7 +214,9 @@ _ENTRIES: tuple[CatalogEntry, ...] = (
     _amazon_2014("Musical_Instruments", "c541cf84fcc75d98cc595ebd856b0ebd351efce134671171c2de0d54b9573b9c"),
     _amazon_2018("All_Beauty", "b3d9260771f9fe489a61180b9ff407e15e10f481a287848f69bc4709b669246f"),
     _amazon_2018("Luxury_Beauty", "5e1ab08a0147412d6a15ab4b8259df7fbc1fe09c747ba5c46486081ee4d68d24"),
-    _amazon_2018("Magazine_Subscriptions", "40287d71ee0c49030ee222888fb21a95941c2c31344e15bdd2e58e0f63831c2d"),
+    _amazon_2018(
+        "Magazine_Subscriptions", "40287d71ee0c49030ee222888fb21a95941c2c31344e15bdd2e58e0f63831c2d"
+    ),
     _amazon_2018("Video_Games", "c3fec1cce4ee67f0d51f8b53a7e294d8bbe6f75ca1d8732256e900b3c46606d8"),
     _amazon_2023("All_Beauty", "54b894e68ad965aa73cdb80d8695c1ed37679c46f38b6f97b21ab0fb585aab24"),
     _amazon_2023(
@@ -266,7 +269,7 @@ _ENTRIES: tuple[CatalogEntry, ...] = (
     ),
     CatalogEntry(
         name="movielenslatest-x1",
-        title="MovielensLatest_x1 (BARS): tags as clicks, sampled negatives, random 7:2:1 split, no timestamps",
+        title="MovielensLatest_x1 (BARS): tags as clicks, sampled negatives, random split, no timestamps",
         address=f"{_RECZOO}/MovielensLatest_x1/resolve/main/MovielensLatest_x1.zip",
         file="MovielensLatest_x1.zip",
         checksum="sha256:a809509dfce89d77ca0db2985a92033c829688c1a99af98f0ead0e0f79766d27",

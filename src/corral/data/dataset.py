@@ -187,7 +187,9 @@ class Dataset:
                 while chunk := stream.read(_CHUNK_BYTES):
                     digest.update(chunk)
             if digest.hexdigest() != entry.sha256:
-                raise ValueError(f"{self.path / file}: damaged: its checksum is not the header's: build it again")
+                raise ValueError(
+                    f"{self.path / file}: damaged: its checksum is not the header's: build it again"
+                )
             done += entry.bytes
             if progress is not None:
                 progress(file, done / total)

@@ -143,9 +143,13 @@ def _number(interactions: Interactions, min_user: int, min_item: int, iterate: b
     while True:
         before = int(keep.sum())
         # Counted on what is left; the thresholds of 1 keep those known from impressions only.
-        good_items &= np.bincount(events.item[keep], minlength=len(items)) >= (min_item if min_item > 1 else 0)
+        good_items &= np.bincount(events.item[keep], minlength=len(items)) >= (
+            min_item if min_item > 1 else 0
+        )
         keep &= good_items[events.item]
-        good_users &= np.bincount(events.user[keep], minlength=len(users)) >= (min_user if min_user > 1 else 0)
+        good_users &= np.bincount(events.user[keep], minlength=len(users)) >= (
+            min_user if min_user > 1 else 0
+        )
         keep &= good_users[events.user]
         left = int(keep.sum())
         if not left:

@@ -42,8 +42,8 @@ def get(
 ) -> Path:
     """Fetch a data set, verify it, unpack it; return the directory or file its reader takes.
 
-    The archive stays in ``directory``, so a second call downloads nothing; an archive put there by hand is used
-    in the same way. A download goes to a temporary name and gets its own name only once it is verified.
+    The archive stays in ``directory``, so a second call downloads nothing; an archive put there by hand is
+    used in the same way. A download goes to a temporary name and gets its own name only once it is verified.
 
     Args:
         entry: the data set.
@@ -60,8 +60,8 @@ def get(
     if not archive.exists():
         if entry.login:
             raise DownloadError(
-                f"{entry.name} needs a log-in, so corral cannot download it. Get {entry.file} from {entry.address} "
-                f"and put it here: {archive}, then run `corral data get {entry.name}` again"
+                f"{entry.name} needs a log-in, so corral cannot download it. Get {entry.file} from "
+                f"{entry.address} and put it here: {archive}, then run `corral data get {entry.name}` again"
             )
         if not consent(entry):
             raise DownloadError(f"{entry.name} was not downloaded: its licence was not accepted")
@@ -104,7 +104,8 @@ def _report_mismatch(
         raise DownloadError(message)
     if warn is not None:
         warn(
-            f"{entry.name}: its maker replaces this file from time to time; expected {entry.checksum}, got {found}"
+            f"{entry.name}: its maker replaces this file from time to time; "
+            f"expected {entry.checksum}, got {found}"
         )
 
 
@@ -128,8 +129,9 @@ def _download(
                 _stream(entry.address, out.write, progress, timeout_seconds)
             except urllib.error.HTTPError as error:
                 raise DownloadError(
-                    f"{entry.name}: {entry.address} answered {error.code} ({error.reason}). The maker may have moved "
-                    f"the file: look for it, and put it here: {archive}, then run `corral data get {entry.name}` again"
+                    f"{entry.name}: {entry.address} answered {error.code} ({error.reason}). The maker may "
+                    f"have moved the file: look for it, and put it here: {archive}, then run "
+                    f"`corral data get {entry.name}` again"
                 ) from error
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 reason = getattr(error, "reason", None) or error
@@ -206,7 +208,9 @@ def extract_zip(archive: Path, target: Path) -> None:
             for member in zipped.infolist():
                 zipped.extract(member, target)
     except zipfile.BadZipFile as error:
-        raise DownloadError(f"{archive}: not a whole zip file ({error}); move it away and get it again") from error
+        raise DownloadError(
+            f"{archive}: not a whole zip file ({error}); move it away and get it again"
+        ) from error
 
 
 def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
@@ -224,6 +228,10 @@ def _extract_tar(archive: Path, target: Path) -> None:
         raise DownloadError(f"{archive}: unpacking it safely needs Python 3.11.4 or newer; unpack it by hand")
     try:
         with tarfile.open(archive) as tarred:
-            tarred.extractall(target, filter="data")  # the "data" filter refuses paths and links that lead out
+            tarred.extractall(
+                target, filter="data"
+            )  # the "data" filter refuses paths and links that lead out
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DownloadError(f"{archive}: refused or damaged ({error}); move it away and get it again") from error
+        raise DownloadError(
+            f"{archive}: refused or damaged ({error}); move it away and get it again"
+        ) from error

@@ -49,7 +49,9 @@ class SkippedRows:
 
     def __str__(self) -> str:
         lines = [f"{self.count} bad rows skipped" + (", the first:" if self.examples else "")]
-        lines += [f"  {e.file}, row {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples]
+        lines += [
+            f"  {e.file}, row {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples
+        ]
         return "\n".join(lines)
 
 
@@ -73,7 +75,9 @@ class _Problems:
         for rows, column, raw, reason in self.found:
             for row in rows[:MAX_EXAMPLES].tolist():
                 if row not in first:
-                    first[row] = SkippedRow(self.source, _place(self.line_of, row), column, _show(raw[row]), reason)
+                    first[row] = SkippedRow(
+                        self.source, _place(self.line_of, row), column, _show(raw[row]), reason
+                    )
         return [first[row] for row in sorted(first)][:MAX_EXAMPLES]
 
     def settle(self, frame: pl.DataFrame, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:
@@ -188,7 +192,9 @@ def check_ids(values: pl.Series, column: str, problems: _Problems, text: bool = 
     if dtype.is_integer():
         ids = values if dtype == pl.Int64 else values.cast(pl.Int64, strict=False)
         if dtype == pl.UInt64:
-            problems.add(values.is_not_null() & ids.is_null(), column, values, "does not fit into int64; use strings")
+            problems.add(
+                values.is_not_null() & ids.is_null(), column, values, "does not fit into int64; use strings"
+            )
     elif dtype.is_float():
         ids = _whole_floats(values, column, problems)
     elif dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
@@ -200,7 +206,9 @@ def check_ids(values: pl.Series, column: str, problems: _Problems, text: bool = 
         ids = values.cast(pl.String)
     else:
         name = problems.names.get(column, column)
-        raise ValueError(f"{problems.source}: column {name!r} has type {dtype}: ids are integers or strings; cast it")
+        raise ValueError(
+            f"{problems.source}: column {name!r} has type {dtype}: ids are integers or strings; cast it"
+        )
     if values.null_count() or ids.null_count():
         noted = np.zeros(len(values), dtype=bool)
         for rows, noted_column, *_ in problems.found:
@@ -240,9 +248,14 @@ def _from_objects(values: pl.Series, column: str, problems: _Problems) -> pl.Ser
         bad = pl.Series([kind == main for kind in kinds])
         problems.add(bad, column, values, f"a {main} is not an id: ids are integers or strings")
     other = pl.Series([bool(kind) and kind != main for kind in kinds])
-    reason = f"ids of mixed type: this one is not a {main} as most are; make all of them strings, or all integers"
+    reason = (
+        f"ids of mixed type: this one is not a {main} as most are; make all of them strings, or all integers"
+    )
     problems.add(other, column, values, reason)
-    good = [v if kind == main and main in ("integer", "string") else None for v, kind in zip(objects, kinds, strict=True)]
+    good = [
+        v if kind == main and main in ("integer", "string") else None
+        for v, kind in zip(objects, kinds, strict=True)
+    ]
     if main == "integer":
         return pl.Series(values.name, [None if v is None else int(v) for v in good], dtype=pl.Int64)
     return pl.Series(values.name, [None if v is None else str(v) for v in good], dtype=pl.String)
@@ -251,7 +264,9 @@ def _from_objects(values: pl.Series, column: str, problems: _Problems) -> pl.Ser
 def _kind(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "bool"
-    if isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value == int(value)):
+    if isinstance(value, int | np.integer) or (
+        isinstance(value, float | np.floating) and float(value).is_integer()
+    ):
         return "integer"
     return "string" if isinstance(value, str) else type(value).__name__
 
@@ -284,13 +299,17 @@ def _check_time(values: pl.Series, problems: _Problems) -> pl.Series:
         times = values.cast(pl.Int64)
     else:
         name = problems.names.get("timestamp", "timestamp")
-        raise ValueError(f"{problems.source}: column {name!r} has type {dtype}: times are numbers or dates; cast it")
+        raise ValueError(
+            f"{problems.source}: column {name!r} has type {dtype}: times are numbers or dates; cast it"
+        )
     if times.null_count():
         problems.add(values.is_null(), "timestamp", values, "missing time")
         problems.add(values.is_not_null() & times.is_null(), "timestamp", values, reason)
     lowest = times.min()
     if lowest is not None and lowest < 0:  # type: ignore[operator]
-        problems.add(times < 0, "timestamp", values, "negative time: times count from 1970 (or any start) upwards")
+        problems.add(
+            times < 0, "timestamp", values, "negative time: times count from 1970 (or any start) upwards"
+        )
     return times.alias("timestamp")
 
 

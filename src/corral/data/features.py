@@ -105,7 +105,8 @@ class FeatureTable:
         aligned = frame.drop(key).select(pl.all().gather(pl.lit(take.set(take < 0, None))))
         texts = frozenset(text_columns)
         return cls(
-            len(vocabulary), {column.name: _column(column, column.name in texts) for column in aligned.iter_columns()}
+            len(vocabulary),
+            {column.name: _column(column, column.name in texts) for column in aligned.iter_columns()},
         )
 
     def __len__(self) -> int:
@@ -119,7 +120,9 @@ def _column(values: pl.Series, is_text: bool) -> FeatureColumn:
         texts = values.cast(pl.String).fill_null("").rechunk().to_arrow().cast(pa.large_string())
         return FeatureColumn(name, FeatureKind.TEXT, np.empty(0, dtype=np.int32), texts=texts)
     if dtype.is_float() or dtype.is_decimal():
-        return FeatureColumn(name, FeatureKind.NUMERIC, values.cast(pl.Float32).fill_null(np.nan).to_numpy().copy())
+        return FeatureColumn(
+            name, FeatureKind.NUMERIC, values.cast(pl.Float32).fill_null(np.nan).to_numpy().copy()
+        )
     if isinstance(dtype, pl.List | pl.Array):
         lists = values.cast(pl.List(dtype.inner)).rechunk()  # type: ignore[union-attr]
         lists = lists.list.drop_nulls()

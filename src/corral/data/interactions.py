@@ -107,7 +107,9 @@ class Interactions:
             if features is not None:
                 require_columns(features.columns, [key], f"{self.source} ({key[:4]} features)")
                 if features[key].is_duplicated().any() or features[key].null_count():
-                    raise ValueError(f"{self.source}: {key} of the {key[:4]} features must be unique and without nulls")
+                    raise ValueError(
+                        f"{self.source}: {key} of the {key[:4]} features must be unique and without nulls"
+                    )
                 if features[key].dtype != self.events[key].dtype:
                     raise ValueError(
                         f"{self.source}: {key} is {features[key].dtype} in the features and "
@@ -173,7 +175,9 @@ class Interactions:
             if events.is_empty():
                 raise ValueError(f"{source}: the label is 0 in every row: there are no clicks")
             if not shown.is_empty():
-                impressions = shown if impressions is None else pl.concat([impressions, shown], how="vertical_relaxed")
+                impressions = (
+                    shown if impressions is None else pl.concat([impressions, shown], how="vertical_relaxed")
+                )
         features: dict[str, pl.DataFrame | None] = {"user_id": user_features, "item_id": item_features}
         for key, frame in features.items():
             if frame is not None:
@@ -238,7 +242,9 @@ def read_table(
     """
     columns = columns or ColumnMap()
     names = columns.present()
-    loaded = load_table(table, list(names.values()), separator=separator, encoding=encoding, skip_bad_rows=skip_bad_rows)
+    loaded = load_table(
+        table, list(names.values()), separator=separator, encoding=encoding, skip_bad_rows=skip_bad_rows
+    )
     require_columns(loaded.frame.columns, list(names.values()), loaded.source)
     frame = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
     events, skipped = check_events(
@@ -251,7 +257,10 @@ def read_table(
     )
     skipped = loaded.skipped + skipped
     features: list[pl.DataFrame | None] = []
-    for key, name, other in (("user_id", columns.user, user_features), ("item_id", columns.item, item_features)):
+    for key, name, other in (
+        ("user_id", columns.user, user_features),
+        ("item_id", columns.item, item_features),
+    ):
         if other is None:
             features.append(None)
             continue

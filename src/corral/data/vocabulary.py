@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -111,7 +112,9 @@ class Vocabulary:
         if few:
             return np.fromiter((self._find(value) for value in wanted.to_pylist()), np.int32, len(wanted))
         found = pc.index_in(wanted, value_set=self.ids, skip_nulls=True)
-        return (found.fill_null(UNKNOWN - FIRST_ROW).to_numpy(zero_copy_only=False) + FIRST_ROW).astype(np.int32)
+        return (found.fill_null(UNKNOWN - FIRST_ROW).to_numpy(zero_copy_only=False) + FIRST_ROW).astype(
+            np.int32
+        )
 
     def external(self, rows: Iterable[int] | np.ndarray) -> list[Any]:
         """External ids of rows [n], None for rows 0 and 1.
@@ -185,7 +188,9 @@ def _table_fits(span: int, count: int) -> bool:
     return span <= min(max(_TABLE_ENTRIES_PER_ID * count, _TABLE_ENTRIES_FREE), _TABLE_ENTRIES_MAX)
 
 
-def _number_dense(cls: type[Vocabulary], ids: np.ndarray, low: int, high: int) -> tuple[Vocabulary, np.ndarray]:
+def _number_dense(
+    cls: type[Vocabulary], ids: np.ndarray, low: int, high: int
+) -> tuple[Vocabulary, np.ndarray]:
     offsets = ids - low if low else ids
     present = np.zeros(high - low + 1, dtype=bool)
     present[offsets] = True
@@ -233,6 +238,7 @@ def _list_as_arrow(values: list[Any], id_type: str) -> pa.Array:
             id_type == "int64"
             and isinstance(value, numbers.Real)
             and not isinstance(value, bool)
+            and math.isfinite(value)
             and value == int(value)
         ):
             number = int(value)

@@ -24,14 +24,12 @@ class FunnelRow:
 
 
 def funnel_columns(evaluation: Evaluation, cutoffs: Sequence[int] = (10, 20)) -> list[str]:
-    """Names of the columns: list metrics at ``cutoffs``, then the recall of long lists."""
+    """Names of the columns: list metrics at ``cutoffs``, then recall of longer lists and candidates."""
     names = [f"{metric}@{k}" for k in cutoffs for metric in ("ndcg", "recall", "mrr", "map")]
-    deep = {
-        int(name.split("@")[1])
-        for name in evaluation.metrics
-        if name.startswith(f"{Stage.RETRIEVER}/recall@")
-    }
-    names += [f"recall@{k}" for k in sorted(deep) if k > max(cutoffs)]
+    prefix = f"{Stage.RETRIEVER}/recall@"
+    deep = {int(name.removeprefix(prefix)) for name in evaluation.metrics if name.startswith(prefix)}
+    deep = {k for k in deep if k > max(cutoffs)} | {evaluation.num_candidates}
+    names += [f"recall@{k}" for k in sorted(deep) if k not in cutoffs]
     return [name for name in names if f"{Stage.RETRIEVER}/{name}" in evaluation.metrics]
 
 

@@ -84,8 +84,6 @@ class EntityFields(nn.Module):
             parts.append(self.id(self._drop_ids(rows)).unsqueeze(-2))
         if len(self.columns):
             parts.append(self._features(rows))
-        if not parts:
-            return torch.empty(*rows.shape, 0, self.field_size, device=rows.device)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
     def _drop_ids(self, rows: Tensor) -> Tensor:
@@ -246,12 +244,15 @@ class Fields(nn.Module):
             history: ``self.history(query)`` where the caller has it already; looked up here if None and
                 needed.
         """
-        parts = [self.users(query.user)]
+        parts = [self.users(query.user)] if len(self.users) else []
         if self.request is not None:
             parts.append(self.request(query))
         if self.pool_history:
             history = self.history(query) if history is None else history
             parts.append(mean_pooling(history, query.history != 0))
+        if not parts:
+            some = next(self.catalogue.parameters())
+            parts.append(some.new_empty(len(query), 0, self.field_size))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).unsqueeze(1)
 
     def items(self, items: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class TargetAttention(nn.Module):
         hidden = torch.baddbmm(
             constant.view(queries, 1, -1), history, folded.view(queries, -1, size).transpose(1, 2)
         )
-        # In place on a whole tensor: on a view of one, autograd would clear and copy the whole in the backward pass.
+        # In place on a whole tensor: on a view of one, autograd would clear and copy the whole once more.
         vectors = torch.relu_(hidden).view(queries * length * items, -1)
         for layer in self.deeper:
             vectors = torch.relu_(layer(vectors))

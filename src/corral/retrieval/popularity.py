@@ -6,7 +6,7 @@ Shape letters: B queries, E exclusions per query.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
@@ -95,3 +95,25 @@ def _first_left(order: Tensor, rank: Tensor, exclude: Tensor, k: int) -> Tensor:
     found = torch.zeros((len(exclude), k + 1), dtype=torch.int64, device=order.device)
     found.scatter_(1, target, order.expand(len(exclude), -1))
     return found[:, :k]
+
+
+class PopularityRetriever(nn.Module):
+    """Popularity as a ``Retriever`` with vectors of size 1: every query is 1, an item its train count.
+
+    Args:
+        counts: train events by item row [rows].
+    """
+
+    counts: Tensor
+
+    def __init__(self, counts: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("counts", counts.float())
+
+    def encode_queries(self, query: Query) -> Tensor:
+        """Ones [B, 1]."""
+        return torch.ones(len(query), 1, device=self.counts.device)
+
+    def encode_items(self, items: Tensor) -> Tensor:
+        """Train counts [..., 1]."""
+        return self.counts[items].unsqueeze(-1)

@@ -12,8 +12,11 @@ from torch import Tensor
 from corral.data.vocabulary import UNKNOWN, Vocabulary
 from corral.serving.histories import last_items
 
+# External ids as they come in a call.
+Ids = Sequence[Any] | np.ndarray
 
-def allow_mask(items: Vocabulary, allow: Sequence[Any] | None, deny: Sequence[Any] | None) -> Tensor | None:
+
+def allow_mask(items: Vocabulary, allow: Ids | None, deny: Ids | None) -> Tensor | None:
     """The items a request may answer with, by item row [rows] bool; None = all.
 
     Args:

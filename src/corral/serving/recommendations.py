@@ -55,7 +55,7 @@ class Recommendations:
         return self.counts < self.requested
 
     def to_frame(self) -> pl.DataFrame:
-        """One row an item: user_id, rank (from 1), item_id, score, fallback, and both stages' scores if kept."""
+        """One row an item: user_id, rank (from 1), item_id, score, fallback; both stages' scores if kept."""
         there = np.arange(self.scores.shape[1]) < self.counts[:, None]
         owner, place = there.nonzero()
         columns: dict[str, Any] = {

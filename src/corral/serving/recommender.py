@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +18,19 @@ from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
+from corral.evaluation.calibration import Calibration
 from corral.evaluation.funnel import evaluation_mode
 from corral.evaluation.metrics import ranking_order
 from corral.evaluation.mixture import Mixture
 from corral.ranking.ranker import Ranker
-from corral.retrieval.index import ExactIndex, ItemIndex
+from corral.retrieval.index import ItemIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
-from corral.serving.filters import GivenHistories, allow_mask
+from corral.serving.filters import GivenHistories, Ids, allow_mask
 from corral.serving.histories import UserHistories
-from corral.serving.recommendations import Neighbours, Predictions, Recommendations
-
-Ids = Sequence[Any] | np.ndarray
+from corral.serving.pair_blocks import pair_blocks
+from corral.serving.recommendations import Neighbours, PredictionKind, Predictions, Recommendations
+from corral.serving.similarity import Cosines
 
 
 class ServeBy(StrEnum):
@@ -38,14 +39,6 @@ class ServeBy(StrEnum):
     RETRIEVER = "retriever"
     RANKER = "ranker"
     FUSED = "fused"
-
-
-class Calibrator(Protocol):
-    """Turns logits into probabilities; fitted on the click labels of the validation part."""
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Probabilities, of the shape of ``logits``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -99,13 +92,13 @@ class TwoStageRecommender:
         popularity: the answer where nothing is known of the user.
         ranker: stage 2; None = the retriever's order is served.
         mixture: fuses both stages' scores.
-        calibrator: turns the ranker's logits into probabilities; only where there are click labels.
+        calibration: turns the ranker's logits into probabilities, where it was fitted on click labels.
         num_candidates: N, items the ranker sees (more when more are asked for).
         serve_by: whose score is served; None = fused if there is a mixture, else the ranker's if there is
             one, else the retriever's.
         history_length: L, the latest items of a user that the models see.
         batch_size: users answered at a time.
-        specs: how to build "retriever", "ranker" and "calibrator" again; needed to save a bundle.
+        specs: how to build "retriever" and "ranker" again; needed to save a bundle.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -120,7 +113,7 @@ class TwoStageRecommender:
         *,
         ranker: Ranker | None = None,
         mixture: Mixture | None = None,
-        calibrator: Calibrator | None = None,
+        calibration: Calibration | None = None,
         num_candidates: int = 100,
         serve_by: ServeBy | None = None,
         history_length: int = 50,
@@ -145,7 +138,7 @@ class TwoStageRecommender:
             )
         if len(popularity.counts) != len(tables.items):
             raise ValueError(
-                f"popularity counts {len(popularity.counts)} item rows, the vocabulary has {len(tables.items)}"
+                f"popularity has {len(popularity.counts)} item rows, the vocabulary {len(tables.items)}"
             )
         if len(tables.histories.offsets) != len(tables.users) + 1:
             raise ValueError(
@@ -153,14 +146,15 @@ class TwoStageRecommender:
                 f"the vocabulary {len(tables.users)}"
             )
         self.tables, self.retriever, self.index, self.popularity = tables, retriever, index, popularity
-        self.ranker, self.mixture, self.calibrator = ranker, mixture, calibrator
+        self.ranker, self.mixture = ranker, mixture
+        self.calibration = calibration or Calibration()
         self.num_candidates, self.serve_by = num_candidates, serve_by
         self.history_length, self.batch_size = history_length, batch_size
         self.specs = dict(specs or {})
         self._indexed = torch.zeros(len(tables.items), dtype=torch.bool)
         self._indexed[index.items.cpu()] = True
-        self._item_cosines: ExactIndex | None = None
-        self._user_cosines: ExactIndex | None = None
+        self._item_cosines: Cosines | None = None
+        self._user_cosines: Cosines | None = None
 
     @property
     def device(self) -> torch.device:
@@ -215,7 +209,12 @@ class TwoStageRecommender:
         with evaluation_mode(self.retriever, self.ranker):
             for start in range(0, len(rows) if width else 0, self.batch_size):
                 block = slice(start, start + self.batch_size)
-                query = self._query(rows[block], given, block, time, features)
+                recent = self._stored(rows[block])
+                replaced = given.lengths[block] > 0
+                if replaced.any():
+                    recent[replaced] = given.gather(block, self.history_length)[replaced]
+                own = {name: value[block] for name, value in (features or {}).items()}
+                query = self._query(rows[block], recent, time, own)
                 exclude = self._seen(rows[block], given, block) if filter_seen else None
                 cold = query.history[:, -1] == 0
                 fallback[block] = cold.numpy()
@@ -227,12 +226,13 @@ class TwoStageRecommender:
                 place = start + (~cold).nonzero().squeeze(1).numpy()
                 if len(place):
                     hidden = None if exclude is None else exclude[~cold]
-                    lists, both = self._two_stages(_select(query, ~cold), width, hidden, mask, explain)
+                    lists, both = self._two_stages(_some(query, ~cold), width, hidden, mask, explain)
                     items[place], scores[place] = lists.items.numpy(), lists.scores.numpy()
                     if stage_scores is not None:
                         stage_scores[:, place] = both
         counts = (items != 0).sum(axis=1)
         longest = int(counts.max(initial=0))
+        kept = None if stage_scores is None else stage_scores[:, :, :longest]
         return Recommendations(
             user_ids=user_ids,
             item_ids=_external(self.tables.items, items[:, :longest]),
@@ -242,8 +242,10 @@ class TwoStageRecommender:
             served_by=self.serve_by.value,
             fallback=fallback,
             ignored_history=given.ignored,
-            retriever_scores=None if stage_scores is None else stage_scores[0, :, :longest],
-            ranker_logits=None if stage_scores is None or self.ranker is None else stage_scores[1, :, :longest],
+            retriever_scores=None if kept is None else kept[0],
+            ranker_logits=None
+            if stage_scores is None or self.ranker is None
+            else stage_scores[1, :, :longest],
         )
 
     def _two_stages(
@@ -272,26 +274,21 @@ class TwoStageRecommender:
         both = both.masked_fill(~found.mask, torch.nan).gather(2, order.expand(2, -1, -1))
         return served, both.cpu().numpy()
 
+    def _stored(self, rows: np.ndarray) -> np.ndarray:
+        """The stored histories [B, L] of user rows [B]."""
+        return self.tables.histories.gather(rows, self.history_length)
+
     def _query(
-        self,
-        rows: np.ndarray,
-        given: GivenHistories,
-        block: slice,
-        time: int | None,
-        features: Mapping[str, Tensor] | None,
+        self, rows: np.ndarray, history: np.ndarray, time: int | None, features: Mapping[str, Tensor]
     ) -> Query:
-        """What the models are asked for a block of users, on the CPU."""
-        history = self.tables.histories.gather(rows, self.history_length)
-        replaced = given.lengths[block] > 0
-        if replaced.any():
-            history[replaced] = given.gather(block, self.history_length)[replaced]
+        """What the models are asked, on the CPU."""
         moment = self.tables.histories.as_of if time is None else int(time)
         return Query(
             user=torch.from_numpy(rows),
             event=torch.full((len(rows),), -1),
             history=torch.from_numpy(history),
             time=torch.full((len(rows),), moment, dtype=torch.int64),
-            features={name: value[block] for name, value in (features or {}).items()},
+            features=features,
         )
 
     def _seen(self, rows: np.ndarray, given: GivenHistories, block: slice) -> Tensor:
@@ -300,19 +297,28 @@ class TwoStageRecommender:
         return torch.from_numpy(np.concatenate([stored, given.gather(block, None)], axis=1))
 
     @torch.no_grad()
-    def predict(self, users: Ids, items: Ids | None = None) -> Predictions:
+    def predict(
+        self,
+        users: Ids,
+        items: Ids | None = None,
+        *,
+        time: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Predictions:
         """What the ranker says of each (user, item) pair, as a probability where it is one.
 
         Args:
             users: external user ids [P]; or, without ``items``, P pairs (user id, item id).
             items: external item ids [P].
+            time: of the request; as in ``recommend``.
+            features: request features by name, each [P, ...].
 
         Raises:
             ValueError: users and items of different number, or ids of the wrong type.
         """
         if items is None:
             pairs = list(users)
-            if any(not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2 for pair in pairs):
+            if any(isinstance(pair, str | bytes) or len(np.atleast_1d(pair)) != 2 for pair in pairs):
                 raise ValueError("predict: need pairs (user id, item id), or users and items")
             users, items = [user for user, _ in pairs], [item for _, item in pairs]
         user_ids, user_rows = _numbered(self.tables.users, users)
@@ -320,12 +326,93 @@ class TwoStageRecommender:
         if len(user_ids) != len(item_ids):
             raise ValueError(f"predict: {len(user_ids)} users, but {len(item_ids)} items")
         values = np.empty(len(user_rows))
+        # pairs of one user share a query, unless each pair brings its own request
+        keys = np.arange(len(user_rows)) if features else user_rows
         with evaluation_mode(self.retriever, self.ranker):
-            for pairs_of, queries, wanted, place in self._pair_blocks(user_rows, item_rows):
-                query = self._query(queries, _NOTHING_GIVEN, slice(0, 0), None, None).to(self.device)
-                answer = self._score(query, torch.from_numpy(wanted).to(self.device))
-                values[pairs_of] = answer.double().cpu().numpy()[place]
-        kind = "score" if self.ranker is None else "probability" if self.calibrator is not None else "logit"
-        return Predictions(
-            user_ids, item_ids, values, kind, user_rows != UNKNOWN, item_rows != UNKNOWN  # type: ignore[arg-type]
-        )
+            for block in pair_blocks(keys, item_rows, self.batch_size):
+                own = {name: value[block.queries] for name, value in (features or {}).items()}
+                rows = user_rows[block.queries] if features else block.queries
+                query = self._query(rows, self._stored(rows), time, own).to(self.device)
+                answer = self._answer(query, torch.from_numpy(block.items).to(self.device))
+                values[block.pairs] = answer.double().cpu().numpy()[block.owner, block.column]
+        kind: PredictionKind = "probability" if self.calibration.n_labels else "logit"
+        if self.ranker is None:
+            kind = "score"
+        known = user_rows > UNKNOWN, item_rows > UNKNOWN
+        return Predictions(user_ids, item_ids, values, kind, *known)
+
+    def _answer(self, query: Query, items: Tensor) -> Tensor:
+        """Probabilities, logits or scores [B, N] of item rows [B, N]."""
+        if self.ranker is None:
+            vectors = self.retriever.encode_items(items)
+            return torch.einsum("bnd,bd->bn", vectors, self.retriever.encode_queries(query))
+        return self.calibration(self.ranker(query, items))
+
+    @torch.no_grad()
+    def similar_items(self, items: Ids, k: int = 10) -> Neighbours:
+        """The k items whose vectors have the greatest cosine with each item's; never the item itself.
+
+        The vectors are the retriever's; they are encoded at the first call and kept.
+        """
+        k = _checked_k(k)
+        if self._item_cosines is None:
+            rows = self.index.items.cpu()
+            with evaluation_mode(self.retriever):
+                vectors = [self.retriever.encode_items(part.to(self.device)) for part in rows.split(8_192)]
+            self._item_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]).cpu(), rows)
+        return _neighbours(self.tables.items, items, k, self._item_cosines)
+
+    @torch.no_grad()
+    def similar_users(self, users: Ids, k: int = 10) -> Neighbours:
+        """The k users whose query vectors, as of the export, have the greatest cosine with each user's.
+
+        Users without a history have no vector of their own: they are nobody's neighbours and have none.
+        The vectors are encoded at the first call and kept: [U, D].
+        """
+        k = _checked_k(k)
+        if self._user_cosines is None:
+            rows = np.arange(FIRST_ROW, len(self.tables.users))
+            rows = rows[self.tables.histories.lengths(rows) > 0]
+            vectors = []
+            with evaluation_mode(self.retriever):
+                for start in range(0, len(rows), self.batch_size):
+                    some = rows[start : start + self.batch_size]
+                    query = self._query(some, self._stored(some), None, {}).to(self.device)
+                    vectors.append(self.retriever.encode_queries(query).cpu())
+            self._user_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]), torch.from_numpy(rows))
+        return _neighbours(self.tables.users, users, k, self._user_cosines)
+
+
+def _some(query: Query, keep: Tensor) -> Query:
+    """The queries where ``keep`` [B] is true."""
+    features = {name: value[keep] for name, value in query.features.items()}
+    return Query(query.user[keep], query.event[keep], query.history[keep], query.time[keep], features)
+
+
+def _checked_k(k: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+    return int(k)
+
+
+def _numbered(vocabulary: Vocabulary, ids: Ids) -> tuple[list[Any], np.ndarray]:
+    """The ids as a list, and their rows, int64."""
+    rows = vocabulary.rows(ids).astype(np.int64)
+    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids), rows
+
+
+def _external(vocabulary: Vocabulary, rows: np.ndarray) -> list[list[Any]]:
+    """External ids of rows [B, T], None for padding."""
+    flat, width = vocabulary.external(rows.reshape(-1)), rows.shape[1]
+    return [flat[start * width : (start + 1) * width] for start in range(len(rows))]
+
+
+def _neighbours(vocabulary: Vocabulary, ids: Ids, k: int, cosines: Cosines) -> Neighbours:
+    asked, rows = _numbered(vocabulary, ids)
+    found = cosines.nearest(torch.from_numpy(rows), k)
+    return Neighbours(
+        asked,
+        _external(vocabulary, found.items.numpy()),
+        found.scores.double().numpy(),
+        cosines.has(torch.from_numpy(rows)).numpy(),
+    )

@@ -166,7 +166,7 @@ def test_404_names_address_and_place(address: str, tmp_path: Path) -> None:
 
 
 def test_interrupted_download_leaves_nothing(address: str, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="interrupted after 7,500 of 15,000 bytes|IncompleteRead"):
+    with pytest.raises(DownloadError, match=r"interrupted after 7,500 of 15,000 bytes|IncompleteRead"):
         get(entry(address, "cut.csv", sha256(BODY)), tmp_path, yes)
     assert leftovers(tmp_path) == []
 
@@ -210,7 +210,9 @@ def test_tar_is_unpacked(address: str, bodies: dict[str, bytes], tmp_path: Path)
     assert (path / "log.csv").read_bytes() == b"a,b\n"
 
 
-@pytest.mark.parametrize("member", ["../outside.txt", "/outside.txt", "a/../../outside.txt", "..\\outside.txt"])
+@pytest.mark.parametrize(
+    "member", ["../outside.txt", "/outside.txt", "a/../../outside.txt", "..\\outside.txt"]
+)
 def test_zip_that_would_write_outside_is_refused(tmp_path: Path, member: str) -> None:
     archive = tmp_path / "evil.zip"
     archive.write_bytes(zipped({"fine.txt": b"fine", member: b"evil"}))

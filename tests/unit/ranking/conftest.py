@@ -1,4 +1,4 @@
-"""What the tests of stage 2 share: small random inputs, plain-loop layers, and a planted world with its score."""
+"""Shared by the tests of stage 2: small random inputs, layers in plain loops, planted worlds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture()
+@pytest.fixture
 def vectors() -> Callable[..., tuple[FieldVectors, Tensor, Tensor]]:
     """A maker of random float64 (fields, history, mask); the last query has no history."""
 
     def make(
-        field_size: int = 5, num_context: int = 2, num_items: int = 3, queries: int = 4, items: int = 6, length: int = 7
+        field_size: int = 5,
+        num_context: int = 2,
+        num_items: int = 3,
+        queries: int = 4,
+        items: int = 6,
+        length: int = 7,
     ) -> tuple[FieldVectors, Tensor, Tensor]:
         fields = FieldVectors(
             torch.randn(queries, 1, num_context, field_size, dtype=torch.float64),
@@ -39,7 +44,7 @@ def vectors() -> Callable[..., tuple[FieldVectors, Tensor, Tensor]]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def loop_mlp() -> Callable[[nn.ModuleList, np.ndarray], np.ndarray]:
     """Linear and ReLU, again and again, of one row: the plain form of ``SplitMlp``."""
 
@@ -59,7 +64,7 @@ def area_under_curve(logits: Tensor, labels: Tensor) -> float:
     return float(((gap > 0).double() + 0.5 * (gap == 0).double()).mean())
 
 
-@pytest.fixture()
+@pytest.fixture
 def exclusive_or() -> Callable[[Callable[[Fields], nn.Module], int], float]:
     """Trains a CTR model where a click is (group of the user) xor (group of the item); held-out AUC.
 
@@ -94,7 +99,7 @@ def exclusive_or() -> Callable[[Callable[[Fields], nn.Module], int], float]:
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def match_in_history() -> Callable[[Callable[[Fields], nn.Module], int], float]:
     """Trains a CTR model where a click is: the item is one of the history; AUC on fresh queries.
 

@@ -17,7 +17,9 @@ def test_mean_of_what_is_there() -> None:
     assert torch.equal(mean_pooling(history[:, :0], mask[:, :0]), torch.zeros(3, 2, 5))
 
 
-def tiled(attention: TargetAttention, target: torch.Tensor, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def tiled(
+    attention: TargetAttention, target: torch.Tensor, history: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
     """The same with the input [t; h; t - h; t * h] written out."""
     asked, seen = target, history
     if attention.projection is not None:
@@ -38,7 +40,11 @@ def tiled(attention: TargetAttention, target: torch.Tensor, history: torch.Tenso
 @pytest.mark.parametrize("attention_size", [None, 3])
 @pytest.mark.parametrize("hidden", [(8,), (8, 4)])
 def test_equals_the_tiled_form(
-    monkeypatch: pytest.MonkeyPatch, piece: int, softmax: bool, attention_size: int | None, hidden: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch,
+    piece: int,
+    softmax: bool,
+    attention_size: int | None,
+    hidden: tuple[int, ...],
 ) -> None:
     monkeypatch.setattr(history_pooling, "CPU_PIECE", piece)
     attention = TargetAttention(6, hidden=hidden, attention_size=attention_size, softmax=softmax).double()

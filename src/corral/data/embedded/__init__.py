@@ -1,8 +1,8 @@
 """Real data that comes with the package: the purchases of Online Retail (UCI 352), CC BY 4.0.
 
-The files beside this one are made by ``tools/make_embedded_retail.py`` from the maker's invoices and are exactly
-what ``corral.data.readers.online_retail.read`` gives for them; ``LICENSE.txt`` says whose they are and what was
-changed.
+The files beside this one are made by ``tools/make_embedded_retail.py`` from the maker's invoices and are
+exactly what ``corral.data.readers.online_retail.read`` gives for them; ``LICENSE.txt`` says whose they are
+and what was changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from corral.data.interactions import Interactions
 from corral.data.readers.online_retail import LICENCE
 
 NAME = "online-retail"
-EVENTS, USERS, ITEMS = "online_retail_events.parquet", "online_retail_users.parquet", "online_retail_items.parquet"
+EVENTS, USERS, ITEMS = (
+    "online_retail_events.parquet",
+    "online_retail_users.parquet",
+    "online_retail_items.parquet",
+)
 
 
 def online_retail() -> Interactions:
@@ -50,4 +54,6 @@ def write_folder(interactions: Interactions, folder: Path) -> None:
         (USERS, interactions.user_features),
         (ITEMS, interactions.item_features),
     ):
-        frame.write_parquet(folder / name, compression="zstd", compression_level=22, row_group_size=len(frame))
+        frame.write_parquet(
+            folder / name, compression="zstd", compression_level=22, row_group_size=len(frame)
+        )

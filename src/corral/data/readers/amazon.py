@@ -1,14 +1,15 @@
 """Amazon product reviews: the sequence files S3-Rec made of the 2014 release, and the plain rating files.
 
-Sequence files hold ``user item item ...`` a line, oldest first: an order but no times. Beside them a JSON file
-gives each item's attributes (category and brand, as numbers whose names are not published): kept, multi-valued.
-Rating files have no header and one rating a line.
+Sequence files hold ``user item item ...`` a line, oldest first: an order but no times. Beside them a JSON
+file gives each item's attributes (category and brand, as numbers whose names are not published): kept,
+multi-valued. Rating files have no header and one rating a line.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -42,10 +43,14 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     events, skipped = _events(file, skip_bad_rows)
     stem = file.name.removesuffix(".gz").removesuffix(".txt")
     attributes = next(
-        (folder / f"{stem}{_ATTRIBUTES}{end}" for end in ("", ".gz") if (folder / f"{stem}{_ATTRIBUTES}{end}").is_file()),
+        (
+            folder / f"{stem}{_ATTRIBUTES}{end}"
+            for end in ("", ".gz")
+            if (folder / f"{stem}{_ATTRIBUTES}{end}").is_file()
+        ),
         None,
     )
-    return Interactions.of(
+    interactions = Interactions.of(
         events,
         item_features=None if attributes is None else _attributes(attributes),
         time_unit="order",
@@ -54,6 +59,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
         skip_bad_rows=skip_bad_rows,
         skipped=skipped,
     )
+    return replace(interactions, source=f"Amazon, {file.name}")
 
 
 def read_ratings(
@@ -74,7 +80,7 @@ def read_ratings(
     table = read_delimited(path, ",", columns, skip_bad_rows=skip_bad_rows)
     types = {"value": pl.Float32, "timestamp": pl.Int64}
     table = table.typed(types, required=columns, skip_bad_rows=skip_bad_rows)
-    return Interactions.of(
+    interactions = Interactions.of(
         table.frame,
         source=str(path),
         licence=LICENCE,
@@ -82,6 +88,7 @@ def read_ratings(
         skip_bad_rows=skip_bad_rows,
         skipped=table.skipped,
     )
+    return replace(interactions, source=f"Amazon, {path.name}")
 
 
 def read_ratings_2018(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
@@ -94,11 +101,15 @@ def _only_sequence_file(folder: Path) -> Path:
     found = sorted(
         file
         for file in folder.iterdir()
-        if file.name.removesuffix(".gz").endswith(".txt") and "README" not in file.name and "LICENSE" not in file.name
+        if file.name.removesuffix(".gz").endswith(".txt")
+        and "README" not in file.name
+        and "LICENSE" not in file.name
     )
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        raise FileNotFoundError(f"{folder}: expected one sequence file NAME.txt (plain or .gz), found {names}; name it")
+        raise FileNotFoundError(
+            f"{folder}: expected one sequence file NAME.txt (plain or .gz), found {names}; name it"
+        )
     return found[0]
 
 
@@ -107,14 +118,17 @@ def _events(file: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]
     table = read_delimited(file, "\x1f", ("line",), skip_bad_rows=skip_bad_rows)
     problems = table.problems()
     text = table.frame["line"]
-    problems.add(~text.str.contains(_NUMBERS), "line", text, "not numbers with spaces between (user item item ...)")
+    problems.add(
+        ~text.str.contains(_NUMBERS), "line", text, "not numbers with spaces between (user item item ...)"
+    )
     table = table.without(problems, skip_bad_rows)
     ids = table.frame["line"].str.extract_all(r"\d+").list.eval(pl.element().cast(pl.Int64))
     frame = pl.DataFrame({"user_id": ids.list.first(), "item_id": ids.list.slice(1), "line": table.lines})
     repeated = frame.filter(pl.col("user_id").is_duplicated())
     if len(repeated):
         raise ValueError(
-            f"{file}, line {repeated['line'][-1]}: user {repeated['user_id'][-1]} has two lines; join them in order"
+            f"{file}, line {repeated['line'][-1]}: user {repeated['user_id'][-1]} has two lines; "
+            "join them, oldest items first"
         )
     lonely = frame.filter(pl.col("item_id").list.len() == 0)
     if len(lonely) and not skip_bad_rows:
@@ -136,5 +150,7 @@ def _attributes(file: Path) -> pl.DataFrame:
         keys = pl.Series("item_id", list(attributes), dtype=pl.String).cast(pl.Int64)
         values = pl.Series("attributes", list(attributes.values()), dtype=pl.List(pl.Int64))
     except (json.JSONDecodeError, AttributeError, TypeError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f'{file}: expected {{"item": [attribute, ...], ...}} ({error}); get the file again') from error
+        raise ValueError(
+            f'{file}: expected {{"item": [attribute, ...], ...}} ({error}); get the file again'
+        ) from error
     return pl.DataFrame([keys, values])

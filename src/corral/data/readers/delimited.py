@@ -9,7 +9,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class DelimitedTable:
     frame: pl.DataFrame
     source: str
     lines: np.ndarray
-    skipped: SkippedRows = SkippedRows()
+    skipped: SkippedRows = field(default_factory=SkippedRows)
 
     @property
     def line_of(self) -> LineOf:
@@ -50,7 +50,7 @@ class DelimitedTable:
 
     def typed(
         self,
-        types: Mapping[str, pl.DataType | type[pl.DataType]],
+        types: Mapping[str, type[pl.DataType]],
         *,
         required: Iterable[str] = (),
         skip_bad_rows: bool = False,
@@ -60,7 +60,7 @@ class DelimitedTable:
         columns: dict[str, pl.Series] = {}
         for name, dtype in types.items():
             raw = self.frame[name]
-            columns[name] = raw.str.strip_chars().cast(dtype, strict=False)  # type: ignore[arg-type]
+            columns[name] = raw.str.strip_chars().cast(dtype, strict=False)
             if columns[name].null_count() > raw.null_count():
                 problems.add(raw.is_not_null() & columns[name].is_null(), name, raw, f"not {_SAID[dtype]}")
         for name in required:
@@ -75,7 +75,7 @@ class DelimitedTable:
     def without(
         self, problems: _Problems, skip_bad_rows: bool, frame: pl.DataFrame | None = None
     ) -> DelimitedTable:
-        """The table without its bad rows, which are counted; the first raises where rows must not be skipped."""
+        """The table without its bad rows, which are counted, or an error for the first."""
         frame = self.frame if frame is None else frame
         if not problems.found:
             return DelimitedTable(frame, self.source, self.lines, self.skipped)
@@ -213,7 +213,11 @@ def read_delimited(
         frame, lines = frame.filter(~blank), lines[~blank.to_numpy()]
     examples = tuple(
         SkippedRow(
-            str(path), number, columns[0], _cut(text.replace(UNIT_SEPARATOR, shown)), _fields(expected, actual)
+            str(path),
+            number,
+            columns[0],
+            _cut(text.replace(UNIT_SEPARATOR, shown)),
+            _fields(expected, actual),
         )
         for number, expected, actual, text in wrong
     )

@@ -1,14 +1,16 @@
 """HetRec 2011 Last.fm 2K: music; dated tag assignments, and listening counts without times.
 
-``read`` gives the tag assignments as events: one event for each (user, artist, day), its value the number of tags
-given. ``read_listening`` gives the listening counts: one event a pair, its value the count, in no order of time.
-Of artists the name (text) is kept. Tags are not made features of artists, since most were given after the events
-they would explain. Five published dates are impossible (1956, 1957, 1979: before Last.fm was); such rows are
-always dropped and counted as skipped, as are all of ``read``'s dates outside the data set's years.
+``read`` gives the tag assignments as events: one event for each (user, artist, day), its value the number of
+tags given. ``read_listening`` gives the listening counts: one event a pair, its value the count, in no order
+of time. Of artists the name (text) is kept. Tags are not made features of artists, since most were given
+after the events they would explain. Five published dates are impossible (1956, 1957, 1979: before Last.fm
+was); such rows are always dropped and counted as skipped, as are all of ``read``'s dates outside the data
+set's years.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -47,7 +49,10 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     problems = table.problems()
     year = table.frame["year"]
     problems.add(
-        ~year.is_between(FIRST_YEAR, LAST_YEAR), "year", year, f"impossible: outside {FIRST_YEAR} to {LAST_YEAR}"
+        ~year.is_between(FIRST_YEAR, LAST_YEAR),
+        "year",
+        year,
+        f"impossible: outside {FIRST_YEAR} to {LAST_YEAR}",
     )
     table = table.without(problems, skip_bad_rows=True)
     text = table.frame.select(pl.format("{}-{}-{}", "year", "month", "day")).to_series()
@@ -92,7 +97,7 @@ def _interactions(
         table = table.typed({"id": pl.Int64}, required=("id",), skip_bad_rows=skip_bad_rows)
         names = table.frame.rename({"id": "item_id"})
         skipped += table.skipped
-    return Interactions.of(
+    interactions = Interactions.of(
         events.rename({"userID": "user_id", "artistID": "item_id"}),
         item_features=names,
         text_columns=("name",) if names is not None else (),
@@ -102,3 +107,4 @@ def _interactions(
         skip_bad_rows=skip_bad_rows,
         skipped=skipped,
     )
+    return replace(interactions, source=f"HetRec 2011 Last.fm 2K, {file.name}")

@@ -1,13 +1,14 @@
 """Lib-SibGMU: loans of a medical university's library.
 
-``rslib_test.csv`` holds the loans (whole days), ``name_book.csv`` the titles. Of books the title (text) and the UDC
-class (categorical: the part of the book's id before the slash) are kept. Left out: the reader's semester, which
-changes from loan to loan and so is a feature of the request, which events do not carry; and the cleaned full
-titles of ``books_ftext_format.csv``.
+``rslib_test.csv`` holds the loans (whole days), ``name_book.csv`` the titles. Of books the title (text) and
+the UDC class (categorical: the part of the book's id before the slash) are kept. Left out: the reader's
+semester, which changes from loan to loan and so is a feature of the request, which events do not carry; and
+the cleaned full titles of ``books_ftext_format.csv``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -40,9 +41,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     date = raw.str.strip_chars().str.to_date("%Y-%m-%d", strict=False)
     problems = table.problems()
     problems.add(date.is_null(), "date", raw, "not a date such as 2016-02-05")
-    columns = table.frame.select(
-        user_id="id", item_id="id_book", timestamp=date.to_physical().cast(pl.Int64)
-    )
+    columns = table.frame.select(user_id="id", item_id="id_book", timestamp=date.to_physical().cast(pl.Int64))
     table = table.without(problems, skip_bad_rows, columns)
     skipped = table.skipped
     books = table.frame.select(pl.col("item_id").unique(maintain_order=True))
@@ -57,7 +56,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
         first = names.where(pl.col("id_book").is_not_null()).frame.group_by("id_book", maintain_order=True)
         title = first.agg(title=pl.col("name_book").drop_nulls().first())
         books = books.join(title, left_on="item_id", right_on="id_book", how="left", maintain_order="left")
-    return Interactions.of(
+    interactions = Interactions.of(
         table.frame,
         item_features=books.sort("item_id"),
         text_columns=("title",) if titles is not None else (),
@@ -68,3 +67,4 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
         skip_bad_rows=skip_bad_rows,
         skipped=skipped,
     )
+    return replace(interactions, source=f"Lib-SibGMU, {file.name}")

@@ -3,13 +3,14 @@
 100k: ``u.data``, ``u.item``, ``u.user``. 1M and 10M: ``ratings.dat``, ``movies.dat`` and (1M) ``users.dat``,
 separated by ``::``. 20M, 25M, 32M and latest: ``ratings.csv`` and ``movies.csv``.
 
-Kept: the rating as value; of films title (text), year (numeric, out of the title) and genres; of users gender,
-occupation and age (in 1M a class of ages: categorical; in 100k years: numeric). Left out: tags, which are
-written after the film was seen, links, and the zip code.
+Kept: the rating as value; of films title (text), year (numeric, out of the title) and genres; of users
+gender, occupation and age (in 1M a class of ages: categorical; in 100k years: numeric). Left out: tags, which
+are written after the film was seen, links, and the zip code.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -33,9 +34,20 @@ _CSV_NAMES = {"userId": "user_id", "movieId": "item_id", "rating": "value"}
 
 # The order of the 19 flags in u.item; the first says that the genre is not known, so it becomes none.
 _FLAGS = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-).split()
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *(
+        "Fantasy",
+        "Film-Noir",
+        "Horror",
+        "Musical",
+        "Mystery",
+        "Romance",
+        "Sci-Fi",
+        "Thriller",
+        "War",
+        "Western",
+    ),
+)
 _YEAR = r"\((\d{4})(?:\s*[-–]\s*\d{0,4})?\)\s*$"
 
 
@@ -55,7 +67,9 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     ratings = needed_file(folder, RATINGS) if path.is_dir() else path
     kind = next((name for name in RATINGS if ratings.name.removesuffix(".gz") == name), None)
     if kind is None:
-        raise ValueError(f"{path}: not a MovieLens ratings file; expected {', '.join(RATINGS)} (plain or .gz)")
+        raise ValueError(
+            f"{path}: not a MovieLens ratings file; expected {', '.join(RATINGS)} (plain or .gz)"
+        )
     if kind == "ratings.csv":
         table = read_delimited(
             ratings,
@@ -72,7 +86,9 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     table = table.typed(_EVENT_TYPES, required=_EVENT_COLUMNS, skip_bad_rows=skip_bad_rows)
 
     users = maker_file(folder, {"u.data": ["u.user"], "ratings.dat": ["users.dat"]}.get(kind, []))
-    items = maker_file(folder, {"u.data": ["u.item"], "ratings.dat": ["movies.dat"]}.get(kind, ["movies.csv"]))
+    items = maker_file(
+        folder, {"u.data": ["u.item"], "ratings.dat": ["movies.dat"]}.get(kind, ["movies.csv"])
+    )
     user_features, item_features, skipped = None, None, table.skipped
     if users is not None:
         user_features, dropped = _users(users, skip_bad_rows)
@@ -80,7 +96,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     if items is not None:
         item_features, dropped = _items(items, skip_bad_rows)
         skipped += dropped
-    return Interactions.of(
+    interactions = Interactions.of(
         table.frame,
         user_features=user_features,
         item_features=item_features,
@@ -91,6 +107,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
         skip_bad_rows=skip_bad_rows,
         skipped=skipped,
     )
+    return replace(interactions, source=f"MovieLens, {ratings.name}")
 
 
 def _users(path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:

@@ -1,16 +1,18 @@
 """Online Retail (UCI 352): the invoices of a British online gift shop.
 
 A purchase is a line with a known customer, a positive quantity and price, of an invoice that is not a
-cancellation, for something that is goods (see ``NON_GOODS``). Everything else is left out, not counted as bad.
+cancellation, for something that is goods (see ``NON_GOODS``). Everything else is left out, not counted as
+bad.
 
 Kept: the quantity as value; time in minutes since 1970 (the shop's local time: the file names no zone). Of
-customers the country of their first purchase. Of items the title (text), its words, and the price of the first
-purchase, which is known when the item is first sold: a median over all rows would know the future.
+customers the country of their first purchase. Of items the title (text), its words, and the price of the
+first purchase, which is known when the item is first sold: a median over all rows would know the future.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -55,8 +57,8 @@ NON_GOODS: dict[str, str] = {
     "gift_0001_40": "gift voucher",
     "gift_0001_50": "gift voucher",
 }
-"""Stock codes that are no goods, and what they are. Of the codes that do not start with five digits only DCGS...
-is goods (of dotcomgiftshop; none was ever bought by a known customer)."""
+"""Stock codes that are no goods, and what they are. Of the codes that do not start with five digits only
+DCGS... is goods (of dotcomgiftshop; none was ever bought by a known customer)."""
 
 _MIN_WORD_LETTERS = 3
 
@@ -79,7 +81,9 @@ def read(
     folder = folder_of(path)
     file = needed_file(folder, FILES) if path.is_dir() else path
     if file.suffix.lower() in (".xlsx", ".xls"):
-        raise ValueError(f"{file}: a spreadsheet; save it as CSV (UTF-8) named online_retail.csv, and read that")
+        raise ValueError(
+            f"{file}: a spreadsheet; save it as CSV (UTF-8) named online_retail.csv, and read that"
+        )
     table = read_delimited(file, ",", keep=COLUMNS, header=True, quoted=True, skip_bad_rows=skip_bad_rows)
     table = table.typed(
         {"Quantity": pl.Int64, "UnitPrice": pl.Float64},
@@ -112,7 +116,7 @@ def read(
         title=pl.col("Description").drop_nulls().first().str.strip_chars(),
         price=pl.col("UnitPrice").first().cast(pl.Float32),
     )
-    return Interactions.of(
+    interactions = Interactions.of(
         purchases.select("user_id", "item_id", "timestamp", value=pl.col("Quantity").cast(pl.Float32)),
         user_features=users.sort("user_id"),
         item_features=with_words(items.sort("item_id")),
@@ -124,11 +128,14 @@ def read(
         skip_bad_rows=skip_bad_rows,
         skipped=table.skipped,
     )
+    return replace(interactions, source=f"Online Retail (UCI 352), {file.name}")
 
 
 def with_words(items: pl.DataFrame) -> pl.DataFrame:
     """Adds the distinct words of the title, in their order, as a multi-valued feature."""
-    words = pl.col("title").fill_null("").str.to_lowercase().str.extract_all(rf"[a-z]{{{_MIN_WORD_LETTERS},}}")
+    words = (
+        pl.col("title").fill_null("").str.to_lowercase().str.extract_all(rf"[a-z]{{{_MIN_WORD_LETTERS},}}")
+    )
     return items.with_columns(words=words.list.unique(maintain_order=True))
 
 

@@ -17,7 +17,11 @@ def test_equals_the_cross_recursion(vectors, loop_mlp, rank: int | None, hidden:
     for b in range(4):
         for n in range(6):
             start = np.concatenate(
-                [fields.context[b, 0].numpy().ravel(), fields.items[b, n].numpy().ravel(), extra[b, n].numpy()]
+                [
+                    fields.context[b, 0].numpy().ravel(),
+                    fields.items[b, n].numpy().ravel(),
+                    extra[b, n].numpy(),
+                ]
             )
             crossed = start
             for inner, outer in zip(model.cross.inner, model.cross.outer, strict=True):

@@ -14,7 +14,14 @@ def test_equals_plain_attention_and_mlp(vectors, loop_mlp, softmax: bool, histor
     history = history[:, :, :history_fields]
     extra = torch.randn(4, 6, 2, dtype=torch.float64)
     model = DIN(
-        5, 2, 3, num_history_fields=history_fields, attention_hidden=(6, 4), softmax=softmax, hidden=(8, 4), num_extra=2
+        5,
+        2,
+        3,
+        num_history_fields=history_fields,
+        attention_hidden=(6, 4),
+        softmax=softmax,
+        hidden=(8, 4),
+        num_extra=2,
     ).double()
     got = model(fields, history, mask, extra)
     attention = [model.attention.first, *model.attention.deeper]
@@ -44,6 +51,8 @@ def test_equals_plain_attention_and_mlp(vectors, loop_mlp, softmax: bool, histor
 
 def test_learns_whether_the_item_is_in_the_history(match_in_history) -> None:
     def build(fields):
-        return DIN(8, fields.num_context_fields, fields.num_item_fields, attention_hidden=(16, 8), hidden=(16,))
+        return DIN(
+            8, fields.num_context_fields, fields.num_item_fields, attention_hidden=(16, 8), hidden=(16,)
+        )
 
     assert match_in_history(build, 8) > 0.9

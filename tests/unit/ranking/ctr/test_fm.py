@@ -28,7 +28,7 @@ def test_equals_all_pairs(vectors) -> None:
         for n in range(6):
             want = plain_fm(fields.context[b, 0].numpy(), fields.items[b, n].numpy())
             assert abs(bare[b, n].item() - want) < 1e-10
-            want += model.bias.item() + float(model.extra.weight[0] @ extra[b, n])
+            want += model.bias.item() + float(model.extra.weight[0].detach() @ extra[b, n])
             assert abs(got[b, n].item() - want) < 1e-10
 
 

@@ -33,7 +33,7 @@ def test_refuses_wide_fields_and_unannounced_inputs(vectors) -> None:
     with pytest.raises(ValueError, match="field_size=4"):
         LR(4, 1, 1)
     fields, history, mask = vectors(field_size=1)
-    with pytest.raises(ValueError, match="num_extra=0.*2 columns"):
+    with pytest.raises(ValueError, match=r"num_extra=0.*2 columns"):
         LR(1, 2, 3)(fields, history, mask, torch.zeros(4, 6, 2))
-    with pytest.raises(ValueError, match="num_extra=2.*0 columns"):
+    with pytest.raises(ValueError, match=r"num_extra=2.*0 columns"):
         LR(1, 2, 3, num_extra=2)(fields, history, mask)

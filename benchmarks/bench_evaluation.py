@@ -1,0 +1,177 @@
+"""How long does judging take? Top-500 of the full catalogue and every metric, for queries like ml-1m's.
+
+Random vectors of ml-1m's size: 6,040 queries, 3,416 items, d = 64, up to 200 seen items excluded, one target
+each. The ranker is an inner product, so that its line shows what judging costs, not what a model costs.
+
+    python benchmarks/bench_evaluation.py              # the published figures: 2 threads, 3 seeds
+    python benchmarks/bench_evaluation.py --threads 1 --seeds 0
+
+Prints a table and writes docs/results/evaluation.json and evaluation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corral.data.batches import Query
+from corral.data.targets import TargetBatch
+from corral.evaluation.evaluate import evaluate
+from corral.evaluation.mixture import Mixture, tune_mixture
+from corral.evaluation.significance import compare
+from corral.retrieval.channels import RetrieverChannel
+from corral.retrieval.index import ExactIndex
+
+ROOT = Path(__file__).resolve().parent.parent
+QUERIES, ITEMS, DIMENSION, HISTORY = 6_040, 3_416, 64, 200
+TARGET_SECONDS = 3.0
+SYSTEMS = {
+    "retriever": "stage 1 alone: top-500 and all its metrics",
+    "funnel": "both stages, mixture, oracle bounds, list statistics, 100 candidates",
+    "tuning": "21 mixture weights on the same queries",
+    "bootstrap": "10,000 paired resamples of two runs",
+}
+
+
+class RandomTargets:
+    """Random queries, made before the clock starts."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.vectors = torch.randn(QUERIES, DIMENSION, generator=generator)
+        self.item_vectors = torch.randn(ITEMS + 2, DIMENSION, generator=generator)
+        self.target = torch.randint(2, ITEMS + 2, (QUERIES,), generator=generator)
+        history = torch.randint(2, ITEMS + 2, (QUERIES, HISTORY), generator=generator)
+        length = torch.randint(20, HISTORY + 1, (QUERIES, 1), generator=generator)
+        unseen = (torch.arange(HISTORY) < HISTORY - length) | (history == self.target[:, None])
+        self.history = history.masked_fill(unseen, 0)
+        self.vectors += 0.2 * self.item_vectors[self.target]
+
+    def __len__(self) -> int:
+        return QUERIES
+
+    def batches(self, size: int) -> Iterator[TargetBatch]:
+        """As ``Targets.batches``."""
+        for start in range(0, QUERIES, size):
+            row = torch.arange(start, min(start + size, QUERIES))
+            query = Query(row + 2, row, self.history[row], row)
+            yield TargetBatch(query, self.history[row], self.target[row], row - start, row.numpy())
+
+    def encode_queries(self, query: Query) -> Tensor:
+        """As a retriever."""
+        return self.vectors[query.event]
+
+    def rank(self, query: Query, items: Tensor) -> Tensor:
+        """As a ranker: an inner product with a better vector."""
+        better = self.vectors[query.event] + 0.2 * self.item_vectors[self.target[query.event]]
+        return torch.einsum("bd,bnd->bn", better, self.item_vectors[items])
+
+
+def measure(seed: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of each system, the best of ``repeats``."""
+    world = RandomTargets(seed)
+    channel = RetrieverChannel(world, ExactIndex(world.item_vectors[2:], torch.arange(2, ITEMS + 2)))
+    counts = np.random.default_rng(seed).integers(0, 1000, ITEMS + 2)
+    seconds: dict[str, float] = dict.fromkeys(SYSTEMS, float("inf"))
+    for _ in range(repeats):
+        start = time.perf_counter()
+        alone = evaluate(world, channel)  # type: ignore[arg-type]
+        seconds["retriever"] = min(seconds["retriever"], time.perf_counter() - start)
+        start = time.perf_counter()
+        both = evaluate(
+            world,  # type: ignore[arg-type]
+            channel,
+            ranker=world.rank,
+            mixture=Mixture(0.5),
+            item_counts=counts,
+        )
+        seconds["funnel"] = min(seconds["funnel"], time.perf_counter() - start)
+        start = time.perf_counter()
+        tune_mixture(world, channel, world.rank)  # type: ignore[arg-type]
+        seconds["tuning"] = min(seconds["tuning"], time.perf_counter() - start)
+        start = time.perf_counter()
+        compare([both], [both])
+        seconds["bootstrap"] = min(seconds["bootstrap"], time.perf_counter() - start)
+    stages = {"retriever": alone.seconds, "funnel": both.seconds}
+    return {
+        system: {
+            "seconds": value,
+            "queries_per_second": QUERIES / value,
+            **({"recall_seconds": stages[system]["recall"]} if system in stages else {}),
+        }
+        for system, value in seconds.items()
+    }
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for seed in arguments.seeds:
+        for system, metrics in measure(seed, arguments.repeats).items():
+            rows.append({"dataset": "random-ml-1m-size", "system": system, "seed": seed, "metrics": metrics})
+            print(f"seed {seed}  {system:10} {metrics['seconds']:6.2f} s  {SYSTEMS[system]}")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    result = {
+        "name": "evaluation",
+        "command": " ".join(["python", "benchmarks/bench_evaluation.py", *sys.argv[1:]]),
+        "commit": commit or None,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "protocol": {
+            "queries": QUERIES,
+            "items": ITEMS,
+            "dimension": DIMENSION,
+            "history": f"20-{HISTORY}, excluded from the lists",
+            "threads": arguments.threads,
+            "time": f"wall, best of {arguments.repeats}",
+            "goal": f"top-500 and metrics within {TARGET_SECONDS:.0f} s on 2 cores",
+        },
+        "rows": rows,
+    }
+    folder = ROOT / "docs" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        "# evaluation: how long judging takes",
+        "",
+        f"`{result['command']}`; "
+        + "; ".join(f"{key}: {value}" for key, value in result["protocol"].items())
+        + ".",
+        "",
+        "| system | what | seconds (worst seed) | queries a second |",
+        "|---|---|---|---|",
+    ]
+    for system, what in SYSTEMS.items():
+        worst = max(row["metrics"]["seconds"] for row in rows if row["system"] == system)
+        lines.append(f"| {system} | {what} | {worst:.2f} | {QUERIES / worst:,.0f} |")
+    (folder / "evaluation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    worst = max(row["metrics"]["seconds"] for row in rows if row["system"] == "retriever")
+    verdict = "within" if worst <= TARGET_SECONDS else "ABOVE"
+    print(f"top-500 and metrics: {worst:.2f} s, {verdict} the goal of {TARGET_SECONDS:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

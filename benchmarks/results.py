@@ -1,0 +1,91 @@
+"""Writes what a benchmark found to docs/results/NAME.json and NAME.md: the one format of all benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+Row = dict[str, Any]  # {"dataset", "system", "seed", "metrics": {name: number}}, and "protocol" where rows differ
+
+
+def commit() -> str:
+    """The commit of the checkout, with ``+`` where sources differ from it; "" outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    dirty = git("status", "--porcelain", "--untracked-files=no", "--", "src", "benchmarks")
+    return git("rev-parse", "--short", "HEAD") + ("+" if dirty else "")
+
+
+def versions() -> dict[str, str]:
+    """What ran."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def table(rows: Sequence[Row], metrics: Sequence[str], digits: int = 4) -> list[str]:
+    """A Markdown table: one line a (dataset, system), mean ± standard deviation over seeds."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["dataset"], row["system"]].append(row)
+    lines = ["| data set | system | seeds | " + " | ".join(metrics) + " |", "|---" * (3 + len(metrics)) + "|"]
+    for (dataset, system), members in groups.items():
+        cells = []
+        for metric in metrics:
+            values = [row["metrics"][metric] for row in members if row["metrics"].get(metric) is not None]
+            if not values:
+                cells.append("-")
+                continue
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+        lines.append(f"| {dataset} | {system} | {len(members)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def write_results(
+    name: str, rows: Sequence[Row], protocol: Mapping[str, Any], markdown: Sequence[str], folder: Path | None = None
+) -> None:
+    """Writes both files, each whole or not at all.
+
+    Args:
+        name: of the benchmark.
+        rows: its results.
+        protocol: the rules that all rows share.
+        markdown: the lines of NAME.md below the title and the command.
+        folder: where to; docs/results by default.
+    """
+    folder = folder or ROOT / "docs" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    result = {
+        "name": name,
+        "command": command,
+        "commit": commit(),
+        "versions": versions(),
+        "protocol": dict(protocol),
+        "rows": list(rows),
+    }
+    facts = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
+    page = [f"# {name}", "", f"Made by `{command}` at commit {result['commit']} ({facts}).", "", *markdown, ""]
+    for file, text in ((f"{name}.json", json.dumps(result, indent=1) + "\n"), (f"{name}.md", "\n".join(page))):
+        temporary = folder / f"{file}.tmp-{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / file)

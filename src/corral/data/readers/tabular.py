@@ -1,0 +1,84 @@
+"""Your own tables: CSV, TSV, Parquet, Arrow files; pandas, polars and pyarrow tables; with a map of columns.
+
+Thin on purpose: ``data.interactions.read_table`` does the reading and checking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from corral.data.interactions import ColumnMap, Interactions, read_table
+
+DEFAULT_COLUMNS = ColumnMap()
+
+
+def read(
+    table: str | Path | Any,
+    *,
+    columns: ColumnMap = DEFAULT_COLUMNS,
+    user_features: str | Path | Any | None = None,
+    item_features: str | Path | Any | None = None,
+    impressions: str | Path | Any | None = None,
+    text_columns: Iterable[str] = (),
+    time_unit: str = "seconds",
+    licence: str = "",
+    skip_bad_rows: bool = False,
+) -> Interactions:
+    """Reads a table of events and, if given, tables of features and of impressions.
+
+    Args:
+        table: a path, or a pandas, polars or pyarrow table.
+        columns: which column is which.
+        user_features: a table with the user column, then features.
+        item_features: a table with the item column, then features.
+        impressions: a table of what was shown and not clicked, with the same column names as the events.
+        text_columns: feature columns for display only.
+        time_unit: of the timestamps.
+        licence: kept with the data.
+        skip_bad_rows: drop, count and list bad rows instead of raising.
+
+    Raises:
+        ValueError: naming file, line or row, column, value and what to do; also where impressions are given
+            twice, by label and by table.
+        FileNotFoundError: there is no such file.
+    """
+    text_columns = tuple(text_columns)
+    events = read_table(
+        table,
+        columns,
+        user_features=user_features,
+        item_features=item_features,
+        text_columns=text_columns,
+        time_unit=time_unit,
+        licence=licence,
+        skip_bad_rows=skip_bad_rows,
+    )
+    if isinstance(table, str | Path):
+        events = replace(events, source=Path(table).name)
+    if impressions is None:
+        return events
+    if events.impressions is not None:
+        raise ValueError(
+            "impressions are given twice: by a label column and by a table of their own; choose one"
+        )
+    shown = read_table(
+        impressions,
+        replace(columns, value=None, label=None),
+        time_unit=time_unit,
+        skip_bad_rows=skip_bad_rows,
+    )
+    return Interactions.of(
+        events.events,
+        impressions=shown.events,
+        user_features=events.user_features,
+        item_features=events.item_features,
+        text_columns=text_columns,
+        time_unit=events.time_unit,
+        source=events.source,
+        licence=licence,
+        skip_bad_rows=skip_bad_rows,
+        skipped=events.skipped + shown.skipped,
+    )

@@ -1,0 +1,1 @@
+from corral.ranking.fields import EntityFields  # noqa

@@ -1,0 +1,2 @@
+from corral.ranking.feature_fields import *  # noqa
+from corral.ranking.feature_fields import NumericScale, fit_scales  # noqa
