@@ -1,8 +1,8 @@
 """How fast are data sets built, and histories gathered?
 
 Part 1, building: Parquet -> Dataset, against polars reading and sorting the same file by (user, time). Every
-measurement runs in a process of its own: CPU time (user + system, all threads) and wall time of the work after
-the imports, and the process's peak resident memory.
+measurement runs in a process of its own: CPU time (user + system, all threads) and wall time of the work
+after the imports, and the process's peak resident memory.
 
 Part 2, histories: histories of 50 gathered per second and thread.
 
@@ -35,13 +35,14 @@ TARGET_RATIO, TARGET_RSS_MB, TARGET_HISTORIES = 1.5, 3072, 400_000
 ID_KINDS = ("dense", "sparse", "string")
 SYSTEMS = ("polars-read", "polars-read-sort", "corral", "corral-open", "corral-history")
 PROTOCOL = (
-    f"Synthetic events in random order: {USERS:,} users, {ITEMS:,} items (popularity 1/rank^0.8), whole seconds over "
-    "two years; Parquet with zstd. Ids: dense int64, sparse int64 (60 bits), strings of 12 characters. CPU = user + "
-    "system time of all threads, imports excluded; RSS = peak of the whole process. polars-read-sort is "
-    "`read_parquet(...).sort('user_id', 'timestamp')` and writes nothing; corral reads, checks, numbers, sorts "
-    "(stably), writes, checksums and fsyncs. corral-open: `Dataset.open` alone. corral-history: "
-    f"`HistoryIndex.gather` at random events, L = {HISTORY_LENGTH}, one thread (its CPU time), batches of 4096. The floor is what "
-    "must be moved whatever the method: the bytes of the Parquet file read and of the Dataset written."
+    f"Synthetic events in random order: {USERS:,} users, {ITEMS:,} items (popularity 1/rank^0.8), whole "
+    "seconds over two years; Parquet with zstd. Ids: dense int64, sparse int64 (60 bits), strings of 12 "
+    "characters. CPU = user + system time of all threads, imports excluded; RSS = peak of the whole process. "
+    "polars-read-sort is `read_parquet(...).sort('user_id', 'timestamp')` and writes nothing; corral reads, "
+    "checks, numbers, sorts (stably), writes, checksums and fsyncs. corral-open: `Dataset.open` alone. "
+    f"corral-history: `HistoryIndex.gather` at random events, L = {HISTORY_LENGTH}, one thread (its CPU "
+    "time), batches of 4096. The floor is what must be moved whatever the method: the bytes of the "
+    "Parquet file read and of the Dataset written."
 )
 
 
@@ -179,7 +180,8 @@ def markdown(result: dict) -> str:
     lines = [
         "# Speed of the data layer",
         "",
-        f"Made by `{result['command']}` at commit {result['commit']}; {result['versions']['machine']}; {used}.",
+        f"Made by `{result['command']}` at commit {result['commit']}; {result['versions']['machine']};",
+        f"{used}.",
         "",
         result["protocol"],
         "",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class _Strict(BaseModel):
     """Unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(_Strict):
@@ -130,6 +130,9 @@ class RankerSettings(_Strict):
     history_length: int = Field(50, ge=1)
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = Field(0.1, ge=0, lt=1)
+    attention_size: int | None = Field(
+        None, ge=1, description="din: compare candidate and history in this many dimensions; null: in all"
+    )
     id_dropout: float = Field(0.05, ge=0, lt=1)
     embedding_dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -145,7 +148,7 @@ class RankerTrainingSettings(TrainingSettings):
     sampler: Literal["uniform", "popularity"] = "uniform"
     num_negatives: int = Field(20, ge=1)
     label_at_least: float | None = None
-    max_positions: int = Field(0, ge=0, description="train on at most so many events a user and epoch; 0: all")
+    max_per_user: int = Field(0, ge=0, description="train on at most so many events a user and epoch; 0: all")
 
 
 class EvaluationSettings(_Strict):
@@ -162,7 +165,7 @@ class Settings(_Strict):
     """A whole experiment."""
 
     description: str = ""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     device: str = "auto"
     threads: int = Field(0, ge=0, description="torch threads; 0: as torch chooses")
     data: DataSettings

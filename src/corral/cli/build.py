@@ -201,14 +201,15 @@ def make_ranker(spec: dict[str, Any], users: FeatureTable, items: FeatureTable) 
         users.rows, items.rows, users, items, field_size=size, id_dropout=spec["id_dropout"], sparse=True, **scales
     )
     sizes = (size, fields.num_context_fields, fields.num_item_fields)
-    deep = {"hidden": spec["hidden"], "dropout": spec["dropout"]}
-    ctr: nn.Module
-    if kind == "lr":
-        ctr = LR(*sizes)
-    elif kind == "fm":
-        ctr = FM(*sizes)
-    else:
-        ctr = {"deepfm": DeepFM, "dcnv2": DCNV2, "din": DIN}[kind](*sizes, **deep)
+    hidden, dropout = spec["hidden"], spec["dropout"]
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "lr": lambda: LR(*sizes),
+        "fm": lambda: FM(*sizes),
+        "deepfm": lambda: DeepFM(*sizes, hidden=hidden, dropout=dropout),
+        "dcnv2": lambda: DCNV2(*sizes, hidden=hidden, dropout=dropout),
+        "din": lambda: DIN(*sizes, hidden=hidden, dropout=dropout, attention_size=spec["attention_size"]),
+    }
+    ctr: Any = makers[kind]()
     return FieldRanker(fields, ctr, embedding_dropout=spec["embedding_dropout"])
 
 

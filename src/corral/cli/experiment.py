@@ -35,6 +35,7 @@ from corral.retrieval.retriever import CausalRetriever
 from corral.settings import Settings, TrainingSettings, dump_settings, load_settings
 from corral.training.fit import FitState, Loader, fit
 from corral.training.optimizers import RowWiseAdam, warmup_constant, warmup_cosine
+from corral.training.tensorboard import tensorboard_writer
 from corral.training.ranking_objectives import BinaryRankingObjective, ClickObjective, SoftmaxRankingObjective
 from corral.training.retrieval_objectives import FullSoftmaxObjective, InBatchObjective, SampledSoftmaxObjective
 
@@ -245,6 +246,7 @@ class Experiment:
             history_length=history_length,
             batch_size=chosen.batch_size,
             seed=self.settings.seed,
+            max_per_user=getattr(chosen, "max_per_user", 0),
             label=label,
         )
 
@@ -266,10 +268,12 @@ class Experiment:
         )
         torch.manual_seed(self.settings.seed)
         folder = self.directory / stage
+        add_to_tensorboard = tensorboard_writer(folder / "tensorboard")
         with progress(f"Training {stage}", total, quiet=self.quiet) as advance:
 
             def note(state: FitState) -> None:
                 last = state.records[-1]
+                add_to_tensorboard(last)
                 value = last.get(chosen.metric)
                 advance(0, f"epoch {state.epoch}" + ("" if value is None else f", {chosen.metric} {value:.4f}"))
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from corral.data.arrow_file import write_arrow_column
 from corral.data.dataset_header import FileEntry
 
 _CHUNK_BYTES = 1 << 22
@@ -40,7 +41,7 @@ class DirectoryFiles:
         values = np.ascontiguousarray(values)
         with _HashedFile(self._path(name)) as stream:
             np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
-            data = memoryview(values.reshape(-1).view(np.uint8))
+            data = values.reshape(-1).view(np.uint8).data
             for start in range(0, len(data), _CHUNK_BYTES):
                 stream.write(data[start : start + _CHUNK_BYTES])
         self.entries[name] = stream.entry(str(values.dtype), values.shape)
@@ -48,12 +49,8 @@ class DirectoryFiles:
 
     def arrow(self, name: str, column: str, values: pa.Array) -> None:
         """Writes an Arrow IPC file with one column."""
-        table = pa.table({column: values})
         with _HashedFile(self._path(name)) as stream:
-            # pyarrow closes the Python file it wraps; the digest and fsync are still ours to take.
-            sink = pa.PythonFile(stream, mode="w")
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table, max_chunksize=max(len(table), 1))
+            write_arrow_column(stream, column, values)
         self.entries[name] = stream.entry("arrow", (len(values),))
         self.contents[name] = _content_digest(values)
 
@@ -69,17 +66,17 @@ class DirectoryFiles:
 
 
 def _content_digest(values: pa.Array) -> str:
-    """sha256 of int64 or large_string values without nulls: the numbers, or the lengths and the UTF-8 bytes."""
+    """sha256 of int64 or large_string values without nulls: the numbers, or lengths and UTF-8 bytes."""
     digest = hashlib.sha256(str(values.type).encode())
     if pa.types.is_int64(values.type):
-        digest.update(np.ascontiguousarray(values.to_numpy()))
+        digest.update(np.ascontiguousarray(values.to_numpy()).data)
         return digest.hexdigest()
     assert pa.types.is_large_string(values.type), values.type
     _, offsets, data = values.buffers()
     bounds = np.zeros(1, dtype=np.int64)
     if len(values):
         bounds = np.frombuffer(offsets, dtype=np.int64)[values.offset : values.offset + len(values) + 1]
-    digest.update(np.diff(bounds))
+    digest.update(np.diff(bounds).data)
     if bounds[-1] > bounds[0]:
         digest.update(memoryview(data)[bounds[0] : bounds[-1]])
     return digest.hexdigest()
@@ -91,7 +88,7 @@ class _HashedFile:
     closed = False
 
     def __init__(self, path: Path) -> None:
-        self._stream = open(path, "wb", buffering=0)
+        self._stream = path.open("wb", buffering=0)
         self._digest = hashlib.sha256()
         self._size = 0
 

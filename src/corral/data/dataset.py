@@ -1,4 +1,4 @@
-"""Dataset: one directory of memory-mapped columns, sorted by (user, time), with a JSON header and checksums."""
+"""Dataset: a directory of memory-mapped columns, sorted by (user, time), with a JSON header and checksums."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
+from corral.data.arrow_file import open_arrow_column
 from corral.data.dataset_header import DatasetHeader, FeatureEntry
 from corral.data.dataset_write import Progress, write_directory
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
@@ -52,7 +52,7 @@ class EventLog:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Events, vocabularies and features of one data set: the last place where external ids live before serving.
+    """Events, vocabularies and features: the last place where external ids live before serving.
 
     Attributes:
         path: the directory.
@@ -107,7 +107,7 @@ class Dataset:
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> Dataset:
-        """Numbers, sorts and writes ``interactions`` as a Dataset directory, whole or not at all, and opens it.
+        """Numbers, sorts and writes ``interactions`` as a directory, whole or not at all, and opens it.
 
         Args:
             path: the directory to make.
@@ -158,7 +158,8 @@ class Dataset:
             if size != entry.bytes:
                 what = "truncated" if size < entry.bytes else "damaged"
                 raise ValueError(
-                    f"{path / file}: {what}: {size} bytes where the header says {entry.bytes}: build the data set again"
+                    f"{path / file}: {what}: {size} bytes where the header says {entry.bytes}: "
+                    "build the data set again"
                 )
         users = Vocabulary.open(path / "users.arrow")
         items = Vocabulary.open(path / "items.arrow")
@@ -252,8 +253,7 @@ def _open_features(
         offsets = vocabulary = texts = None
         values = np.empty(0, dtype=np.int32)
         if entry.kind is FeatureKind.TEXT:
-            with pa.memory_map(str(path / f"{entry.stem}.texts.arrow")) as source:
-                texts = pa.ipc.open_file(source).read_all().column("text").combine_chunks()
+            texts = open_arrow_column(path / f"{entry.stem}.texts.arrow", "text")
         else:
             values = _open_array(path, header, f"{entry.stem}.values.npy")
         if entry.kind is FeatureKind.MULTI:

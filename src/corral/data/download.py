@@ -27,7 +27,7 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the total (None where the server does not say)."""
 
 
-class DownloadError(Exception):
+class DownloadError(OSError):
     """A data set could not be fetched; the message says which address and what to do."""
 
 

@@ -3,101 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import numpy as np
 import polars as pl
 
-MAX_EXAMPLES = 10
-MAX_EXACT_FLOAT = 2**53
+from corral.data.id_check import check_ids, is_missing
+from corral.data.skipped_rows import LineOf, Problems, SkippedRows
+
 ID_COLUMNS = ("user_id", "item_id")
 PARTS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "test": 2}
-
-LineOf = int | Callable[[int], int] | None
-"""Where row i (from 0) of a frame stands in its file: line ``i + n``, line ``f(i)``, or unknown."""
-
-
-@dataclass(frozen=True)
-class SkippedRow:
-    """One bad row that was dropped.
-
-    Attributes:
-        file: where it came from.
-        row: its line in a text file (from 1), else its row (from 0).
-        column: the column that was bad.
-        value: the bad value, as text.
-        reason: what is wrong with it.
-    """
-
-    file: str
-    row: int
-    column: str
-    value: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class SkippedRows:
-    """How many bad rows were dropped, and the first of them."""
-
-    count: int = 0
-    examples: tuple[SkippedRow, ...] = ()
-
-    def __add__(self, other: SkippedRows) -> SkippedRows:
-        return SkippedRows(self.count + other.count, (self.examples + other.examples)[:MAX_EXAMPLES])
-
-    def __str__(self) -> str:
-        lines = [f"{self.count} bad rows skipped" + (", the first:" if self.examples else "")]
-        lines += [
-            f"  {e.file}, row {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples
-        ]
-        return "\n".join(lines)
-
-
-@dataclass
-class _Problems:
-    """Bad rows found so far, column by column."""
-
-    source: str
-    line_of: LineOf
-    names: dict[str, str]
-    found: list[tuple[np.ndarray, str, pl.Series, str]] = field(default_factory=list)
-
-    def add(self, bad: pl.Series, column: str, raw: pl.Series, reason: str) -> None:
-        rows = bad.fill_null(False).arg_true().to_numpy()
-        if len(rows):
-            self.found.append((rows, self.names.get(column, column), raw, reason))
-
-    def examples(self) -> list[SkippedRow]:
-        """The first bad rows in the file's order, one reason a row."""
-        first: dict[int, SkippedRow] = {}
-        for rows, column, raw, reason in self.found:
-            for row in rows[:MAX_EXAMPLES].tolist():
-                if row not in first:
-                    first[row] = SkippedRow(
-                        self.source, _place(self.line_of, row), column, _show(raw[row]), reason
-                    )
-        return [first[row] for row in sorted(first)][:MAX_EXAMPLES]
-
-    def settle(self, frame: pl.DataFrame, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:
-        """Drops the bad rows, or raises for the first one."""
-        if not self.found:
-            return frame, SkippedRows()
-        bad = np.unique(np.concatenate([rows for rows, *_ in self.found]))
-        examples = self.examples()
-        if not skip_bad_rows:
-            one = examples[0]
-            where = "row" if self.line_of is None else "line"
-            origin = " (from 0)" if self.line_of is None else ""
-            more = f" {len(bad)} rows are bad in all." if len(bad) > 1 else ""
-            raise ValueError(
-                f"{self.source}, {where} {one.row}{origin}, column {one.column!r}: {one.value}: {one.reason}.{more} "
-                "Correct the data, or pass skip_bad_rows=True (--skip-bad-rows) to drop and list such rows"
-            )
-        keep = np.ones(len(frame), dtype=bool)
-        keep[bad] = False
-        return frame.filter(pl.Series(keep)), SkippedRows(len(bad), tuple(examples))
 
 
 def check_events(
@@ -113,7 +26,8 @@ def check_events(
 
     Args:
         frame: columns user_id and item_id, optional timestamp, value (rating, quantity, ...), part (given
-            split) and label (1 clicked, 0 shown and not clicked); others are left out. Without timestamp the row order becomes the time.
+            split) and label (1 clicked, 0 shown and not clicked); others are left out. Without timestamp the
+            row order becomes the time.
         source: the file's name, for messages.
         line_offset: row i (from 0) is line ``i + line_offset`` of the file (2 for a CSV with a header), or
             ``line_offset(i)`` if callable; None for frames.
@@ -133,7 +47,7 @@ def check_events(
     require_columns(frame.columns, ID_COLUMNS, source)
     if frame.is_empty():
         raise ValueError(f"{source}: no events: the table has no rows")
-    problems = _Problems(source, line_offset, names)
+    problems = Problems(source, line_offset, names)
     columns = [check_ids(frame[column], column, problems, text) for column in ID_COLUMNS]
     if "timestamp" in frame.columns:
         columns.append(_check_time(frame["timestamp"], problems))
@@ -166,7 +80,7 @@ def check_features(
         ValueError: naming source, line or row, column, value and what to do.
     """
     require_columns(frame.columns, [key], source)
-    problems = _Problems(source, line_offset, {})
+    problems = Problems(source, line_offset, {})
     ids = check_ids(frame[key], key, problems, text)
     repeated = ids.is_not_null() & ~ids.is_first_distinct()
     problems.add(repeated, key, frame[key], "duplicate key: a feature table has one row an id")
@@ -179,107 +93,16 @@ def require_columns(present: list[str], needed: list[str] | tuple[str, ...], sou
         if column not in present:
             raise ValueError(
                 f"{source}: no column {column!r}; the columns are {', '.join(map(repr, present))}. "
-                f"{_nearest(column, present)}Say which column is which with ColumnMap(user=..., item=..., timestamp=...)"
+                f"{_nearest(column, present)}Say which column is which with "
+                "ColumnMap(user=..., item=..., timestamp=...)"
             )
 
 
-def check_ids(values: pl.Series, column: str, problems: _Problems, text: bool = False) -> pl.Series:
-    """Ids as Int64 or String, null where bad (and then noted in ``problems``)."""
-    dtype = values.dtype
-    if dtype == pl.Object:
-        values = _from_objects(values, column, problems)
-        dtype = values.dtype
-    if dtype.is_integer():
-        ids = values if dtype == pl.Int64 else values.cast(pl.Int64, strict=False)
-        if dtype == pl.UInt64:
-            problems.add(
-                values.is_not_null() & ids.is_null(), column, values, "does not fit into int64; use strings"
-            )
-    elif dtype.is_float():
-        ids = _whole_floats(values, column, problems)
-    elif dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
-        ids = values.cast(pl.String)
-        ids = ids.set(ids == "", None) if (ids == "").any() else ids
-        if text:
-            ids = _ids_of_text(ids)
-    elif dtype == pl.Null:
-        ids = values.cast(pl.String)
-    else:
-        name = problems.names.get(column, column)
-        raise ValueError(
-            f"{problems.source}: column {name!r} has type {dtype}: ids are integers or strings; cast it"
-        )
-    if values.null_count() or ids.null_count():
-        noted = np.zeros(len(values), dtype=bool)
-        for rows, noted_column, *_ in problems.found:
-            if noted_column == problems.names.get(column, column):
-                noted[rows] = True
-        problems.add(ids.is_null() & ~pl.Series(noted), column, values, "missing id")
-    return ids.alias(column)
-
-
-def _whole_floats(values: pl.Series, column: str, problems: _Problems) -> pl.Series:
-    """Float ids (a column of ints that once had gaps) as ints, if every one is whole."""
-    values = values.cast(pl.Float64).fill_nan(None)
-    good = values.is_finite() & (values == values.floor()) & (values.abs() <= MAX_EXACT_FLOAT)
-    reason = "ids must be integers or strings: a float id is accepted only if it is whole and at most 2^53"
-    problems.add(values.is_not_null() & ~good, column, values, reason)
-    return values.set(~good, None).cast(pl.Int64)
-
-
-def _ids_of_text(ids: pl.Series) -> pl.Series:
-    """Int64 if every id in a text column is a plain integer (17850, also 17850.0, not 007), else the strings."""
-    present = ids.set(ids.str.to_lowercase().is_in(["nan", "null", "none", "na"]), None)
-    plain = present.str.contains(r"^(-?[1-9]\d{0,17}|0)$")
-    if plain.all():
-        return present.cast(pl.Int64)
-    if present.str.contains(r"^(-?[1-9]\d{0,14}|0)(\.0+)?$").all() and present.null_count() < len(present):
-        return present.str.replace(r"\.0+$", "").cast(pl.Int64)
-    return ids
-
-
-def _from_objects(values: pl.Series, column: str, problems: _Problems) -> pl.Series:
-    """A column of Python objects: one type is accepted, a mixture is refused."""
-    objects = values.to_list()
-    kinds = ["" if _is_missing(value) else _kind(value) for value in objects]
-    present = [kind for kind in kinds if kind]
-    main = max(dict.fromkeys(present), key=present.count, default="string")
-    if main not in ("integer", "string"):
-        bad = pl.Series([kind == main for kind in kinds])
-        problems.add(bad, column, values, f"a {main} is not an id: ids are integers or strings")
-    other = pl.Series([bool(kind) and kind != main for kind in kinds])
-    reason = (
-        f"ids of mixed type: this one is not a {main} as most are; make all of them strings, or all integers"
-    )
-    problems.add(other, column, values, reason)
-    good = [
-        v if kind == main and main in ("integer", "string") else None
-        for v, kind in zip(objects, kinds, strict=True)
-    ]
-    if main == "integer":
-        return pl.Series(values.name, [None if v is None else int(v) for v in good], dtype=pl.Int64)
-    return pl.Series(values.name, [None if v is None else str(v) for v in good], dtype=pl.String)
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "bool"
-    if isinstance(value, int | np.integer) or (
-        isinstance(value, float | np.floating) and float(value).is_integer()
-    ):
-        return "integer"
-    return "string" if isinstance(value, str) else type(value).__name__
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value == "" or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
-
-
-def _check_time(values: pl.Series, problems: _Problems) -> pl.Series:
+def _check_time(values: pl.Series, problems: Problems) -> pl.Series:
     """Times as Int64 >= 0: ints as they are, floats rounded down, dates as seconds since 1970 (UTC)."""
     dtype = values.dtype
     if dtype == pl.Object:
-        values = pl.Series(values.name, [None if _is_missing(v) else str(v) for v in values], dtype=pl.String)
+        values = pl.Series(values.name, [None if is_missing(v) else str(v) for v in values], dtype=pl.String)
         dtype = values.dtype
     reason = "not a time: expected a number, or a date such as 2011-12-09 12:50:00"
     if dtype.is_integer():
@@ -318,9 +141,9 @@ def _floor(values: pl.Series) -> pl.Series:
     return values.floor().set(~values.is_finite(), None).cast(pl.Int64, strict=False)
 
 
-def _check_value(values: pl.Series, problems: _Problems) -> pl.Series:
+def _check_value(values: pl.Series, problems: Problems) -> pl.Series:
     if values.dtype == pl.Object:
-        values = pl.Series(values.name, [None if _is_missing(v) else str(v) for v in values], dtype=pl.String)
+        values = pl.Series(values.name, [None if is_missing(v) else str(v) for v in values], dtype=pl.String)
     numbers = values.cast(pl.Float32, strict=False)
     if numbers.null_count() or not numbers.is_finite().all():
         bad = ~numbers.is_finite().fill_null(False)
@@ -328,7 +151,7 @@ def _check_value(values: pl.Series, problems: _Problems) -> pl.Series:
     return numbers.alias("value")
 
 
-def _check_part(values: pl.Series, problems: _Problems) -> pl.Series:
+def _check_part(values: pl.Series, problems: Problems) -> pl.Series:
     if values.dtype.is_integer() or values.dtype.is_float():
         parts = values.cast(pl.Int64, strict=False)
     else:
@@ -340,7 +163,7 @@ def _check_part(values: pl.Series, problems: _Problems) -> pl.Series:
     return parts.set(bad, None).cast(pl.Int8).alias("part")
 
 
-def _check_label(values: pl.Series, problems: _Problems) -> pl.Series:
+def _check_label(values: pl.Series, problems: Problems) -> pl.Series:
     labels = values.cast(pl.Float64, strict=False)
     bad = ~labels.is_in([0.0, 1.0]).fill_null(False)
     problems.add(bad, "label", values, "not a label: expected 1 (clicked) or 0 (shown, not clicked)")
@@ -353,14 +176,3 @@ def _nearest(column: str, present: list[str]) -> str:
     wanted = column.lower().replace("_", "").replace("-", "").replace(" ", "")
     close = difflib.get_close_matches(wanted, list(plain), n=1, cutoff=0.3)
     return f"The nearest is {plain[close[0]]!r}. " if close else ""
-
-
-def _place(line_of: LineOf, row: int) -> int:
-    if line_of is None:
-        return row
-    return line_of(row) if callable(line_of) else row + line_of
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -92,7 +92,7 @@ def _ties(key: np.ndarray) -> np.ndarray:
     ties = np.zeros(len(key), dtype=np.int32)
     tied = np.flatnonzero(key[1:] == key[:-1]) + 1
     if len(tied):
-        # tied[j] - j is constant within a run of consecutive rows: the place in the run is the number of ties.
+        # In a run of consecutive tied rows, the place in the run (from 1) is the number of ties.
         new_run = np.flatnonzero(np.diff(tied) != 1) + 1
         starts = np.zeros(len(tied), dtype=np.int64)
         starts[new_run] = new_run

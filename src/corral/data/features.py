@@ -1,4 +1,4 @@
-"""FeatureTable: user and item features by row: categorical, multi-valued, numeric with missing values, text."""
+"""FeatureTable: user and item features by row: categorical, multi-valued, numeric, text."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _column(values: pl.Series, is_text: bool) -> FeatureColumn:
             name, FeatureKind.NUMERIC, values.cast(pl.Float32).fill_null(np.nan).to_numpy().copy()
         )
     if isinstance(dtype, pl.List | pl.Array):
-        lists = values.cast(pl.List(dtype.inner)).rechunk()  # type: ignore[union-attr]
+        lists = values.cast(pl.List(dtype.inner)).rechunk()
         lists = lists.list.drop_nulls()
         lengths = lists.list.len().fill_null(0).to_numpy()
         offsets = np.zeros(len(lists) + 1, dtype=np.int64)

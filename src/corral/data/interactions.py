@@ -1,4 +1,4 @@
-"""Interactions: events from outside, checked and columnar, not yet numbered; and the reader of plain tables."""
+"""Interactions: events from outside, checked, columnar, not yet numbered; and the reader of plain tables."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from corral.data.event_check import (
-    LineOf,
-    SkippedRow,
-    SkippedRows,
-    check_events,
-    check_features,
-    require_columns,
-)
+from corral.data.event_check import check_events, check_features, require_columns
+from corral.data.skipped_rows import LineOf, SkippedRow, SkippedRows
 from corral.data.table_files import load_table
 
 __all__ = [
@@ -312,6 +306,6 @@ def _require_checked(events: pl.DataFrame, what: str) -> None:
         allowed = types.get(column.name, (pl.Int64, pl.String))
         if column.dtype not in allowed or column.null_count():
             raise ValueError(
-                f"{what}: column {column.name!r} is {column.dtype} with {column.null_count()} nulls, expected "
-                f"{' or '.join(map(str, allowed))} without nulls: pass the frame through Interactions.of"
+                f"{what}: column {column.name!r} is {column.dtype} with {column.null_count()} nulls, "
+                f"expected {' or '.join(map(str, allowed))} without: pass the frame through Interactions.of"
             )

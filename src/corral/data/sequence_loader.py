@@ -9,7 +9,7 @@ import torch
 
 from corral.data.batches import SequenceBatch
 from corral.data.dataset import Dataset
-from corral.data.history import HistoryRule
+from corral.data.history import HistoryIndex
 from corral.data.split import Part, Split
 
 _BATCHES_PER_BUCKET = 32  # windows are sorted by length within so many batches: little padding, still shuffled
@@ -34,8 +34,11 @@ class SequenceLoader:
         if length < 2:
             raise ValueError(f"length={length}: a window needs at least 2 events")
         self._events = dataset.events
-        self._strict = split.history_rule is HistoryRule.STRICT
         self._rows = split.rows(Part.TRAIN)
+        # Where the history of each train event ends, counted in train events: a given split may put other
+        # events between them, so that the ties of the whole log do not say it.
+        train = HistoryIndex.of(dataset.events, split.history_rule, split.part == Part.TRAIN)
+        self._ends = train.ends(self._rows)
         counts = np.bincount(self._events.user[self._rows], minlength=dataset.n_users)
         self._start = np.concatenate([[0], np.cumsum(counts)])
         self._length, self._batch_size, self._seed = length, batch_size, seed
@@ -78,19 +81,17 @@ class SequenceLoader:
         at = stop[:, None] + np.arange(-width, 0)
         real = at >= first[:, None]
         rows = np.where(real, self._rows.take(at, mode="clip"), -1)
-        slot = np.arange(width)
-        ties = self._events.ties.take(rows, mode="clip") if self._strict else np.zeros_like(rows)
-        # A tie group may begin before the window; its query would then be cut off.
-        query_index = slot - ties
+        # Negative or within the padding where a tie group begins before the window: its query is cut off.
+        query_index = self._ends.take(at, mode="clip") - (stop[:, None] - width)
         pad = width - (stop - first)[:, None]
-        whole_user = (first == self._start[user])[:, None]
+        first_window = (first == self._start[user])[:, None]
         # Query `pad` has seen nothing: right for a user's first events, wrong in a later window.
-        target = real & ((query_index > pad) | (whole_user & (query_index >= pad)))
+        target = real & ((query_index > pad) | (first_window & (query_index >= pad)))
         return SequenceBatch(
             user=torch.from_numpy(user),
             items=torch.from_numpy(np.where(real, self._events.item.take(rows, mode="clip"), 0).astype(np.int64)),
             event=torch.from_numpy(rows),
             time=torch.from_numpy(np.where(real, self._events.time.take(rows, mode="clip"), 0)),
-            query_index=torch.from_numpy(np.maximum(query_index, 0)),
+            query_index=torch.from_numpy(np.where(real, query_index, 0).clip(min=0)),
             target_mask=torch.from_numpy(target),
         )

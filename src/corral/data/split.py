@@ -117,10 +117,13 @@ def time_cut(
             raise ValueError(
                 f"valid_fraction={valid_fraction} and test_fraction={test_fraction} must be positive and sum to < 1"
             )
-        marks = (int(n * (1 - valid_fraction - test_fraction)), int(n * (1 - test_fraction)))
+        shares = (1 - valid_fraction - test_fraction, 1 - test_fraction)
+        marks = tuple(min(int(n * share), n - 1) for share in shares)
         cuts = np.partition(time, marks)[list(marks)]
         valid_from = int(cuts[0]) if valid_from is None else valid_from
         test_from = int(cuts[1]) if test_from is None else test_from
+    if valid_from >= test_from:
+        raise ValueError(f"validation from {valid_from} must begin before the test from {test_from}")
     part = (time >= valid_from).astype(np.uint8) + (time >= test_from).astype(np.uint8)
     counts = np.bincount(part, minlength=3)
     if not counts.all():

@@ -19,8 +19,15 @@ _SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3600
 
 
 def summarize(dataset: Dataset) -> dict[str, object]:
-    """Counts, times, ties, quantiles, features with coverage, cold shares; JSON types only."""
+    """Counts, times, ties, quantiles, features with coverage, cold shares; JSON types only.
+
+    Raises:
+        ValueError: the data set holds rows it has no users or items for.
+    """
     header, events = dataset.header, dataset.events
+    for rows, n_rows in ((events.user, dataset.n_users), (events.item, dataset.n_items)):
+        if rows.min() < FIRST_ROW or rows.max() >= n_rows:
+            raise ValueError(f"{dataset.path}: damaged: row {rows.max()} of {n_rows}: build it again")
     return {
         "name": header.name,
         "hash": dataset.hash,

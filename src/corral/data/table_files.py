@@ -7,14 +7,14 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from corral.data.event_check import MAX_EXAMPLES, LineOf, SkippedRow, SkippedRows
+from corral.data.skipped_rows import MAX_EXAMPLES, LineOf, SkippedRow, SkippedRows
 
 TEXT_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": ",", ".tab": "\t"}
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
@@ -37,7 +37,7 @@ class LoadedTable:
     source: str
     is_text: bool = False
     line_of: LineOf = None
-    skipped: SkippedRows = SkippedRows()
+    skipped: SkippedRows = field(default_factory=SkippedRows)
 
 
 def load_table(
@@ -158,8 +158,9 @@ def _load_ragged(text: _Text, header: list[str], skip_bad_rows: bool) -> LoadedT
         reason = f"{len(fields)} fields where the header has {len(header)}"
         if not skip_bad_rows:
             raise ValueError(
-                f"{text.path}, line {line}, column {header[-1]!r}: {fields!r}: {reason}. Quote fields that contain "
-                "the separator, or pass skip_bad_rows=True (--skip-bad-rows) to drop and list such rows"
+                f"{text.path}, line {line}, column {header[-1]!r}: {fields!r}: {reason}. Quote fields that "
+                "contain the separator, or pass skip_bad_rows=True (--skip-bad-rows) to drop and list "
+                "such rows"
             )
         count += 1
         if len(bad) < MAX_EXAMPLES:

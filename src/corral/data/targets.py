@@ -113,11 +113,20 @@ class Targets:
         )
 
 
-def _first_rows(events: EventLog, n_items: int) -> np.ndarray:
-    """For every event, the first event row of the same (user, item) pair [n], int64."""
+def _had_before(
+    events: EventLog, n_items: int, rows: np.ndarray, basket: np.ndarray, keep: np.ndarray | None
+) -> np.ndarray:
+    """Whether the user had the item of ``rows`` [R] in an event before ``basket`` [R]; [R], bool.
+
+    Events that histories do not hold (``keep`` false) do not count: their items are not left out of lists.
+    """
     key = events.user.astype(np.int64) * n_items + events.item
-    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return first[inverse]
+    seen = np.arange(len(key)) if keep is None else np.flatnonzero(keep)
+    if len(seen) == 0:
+        return np.zeros(len(rows), dtype=bool)
+    pairs, first = np.unique(key[seen], return_index=True)
+    at = np.searchsorted(pairs, key[rows]).clip(max=len(pairs) - 1)
+    return (pairs[at] == key[rows]) & (seen[first[at]] < basket)
 
 
 def targets(
@@ -142,7 +151,8 @@ def targets(
     basket = rows - events.ties[rows] if strict else rows
     dropped = 0
     if not repeats:
-        new = _first_rows(events, dataset.n_items)[rows] >= basket
+        keep = split.part == Part.TRAIN if split.train_history_only else None
+        new = ~_had_before(events, dataset.n_items, rows, basket, keep)
         dropped = int((~new).sum())
         rows, basket = rows[new], basket[new]
     item = events.item[rows].astype(np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from corral.data.arrow_file import open_arrow_column, write_arrow_column
 
 PADDING = 0
 UNKNOWN = 1
@@ -131,9 +132,8 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Writes the ids as one Arrow IPC file."""
-        table = pa.table({"id": self.ids})
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=max(len(table), 1))
+        with open(path, "wb") as stream:
+            write_arrow_column(stream, "id", self.ids)
 
     @classmethod
     def open(cls, path: str | Path) -> Vocabulary:
@@ -142,12 +142,7 @@ class Vocabulary:
         Raises:
             ValueError: the file is no vocabulary, or damaged.
         """
-        try:
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-            return cls(table.column("id"))
-        except (pa.ArrowInvalid, KeyError, OSError) as error:
-            raise ValueError(f"{path}: not a vocabulary file, or damaged ({error})") from error
+        return cls(open_arrow_column(path, "id"))
 
     @property
     def _table_span(self) -> int | None:
@@ -236,7 +231,7 @@ def _list_as_arrow(values: list[Any], id_type: str) -> pa.Array:
             checked.append(str(value))
         elif (
             id_type == "int64"
-            and isinstance(value, numbers.Real)
+            and isinstance(value, int | float | np.integer | np.floating)
             and not isinstance(value, bool)
             and math.isfinite(value)
             and value == int(value)

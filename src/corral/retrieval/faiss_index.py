@@ -69,9 +69,7 @@ class FaissIndex:
 
     def __init__(self, exact: ExactIndex, native: Any, settings: dict[str, Any]) -> None:
         if native.ntotal != len(exact):
-            raise ValueError(
-                f"the FAISS index holds {native.ntotal} vectors for {len(exact)} items"
-            )
+            raise ValueError(f"the FAISS index holds {native.ntotal} vectors for {len(exact)} items")
         self._exact, self._native, self.settings = exact, native, settings
 
     @classmethod

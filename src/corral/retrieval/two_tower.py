@@ -104,6 +104,8 @@ class TwoTower(nn.Module):
         history = query.history[:, max(query.history.shape[1] - self.history_length, 0) :]
         seen = (history != 0).unsqueeze(-1)
         mean = (self.items(history).flatten(2) * seen).sum(1) / seen.sum(1).clamp(min=1)
+        if not len(self.users):
+            return self.query_tower(mean)
         return self.query_tower(torch.cat([self.users(query.user).flatten(1), mean], dim=1))
 
     def encode_items(self, items: Tensor) -> Tensor:

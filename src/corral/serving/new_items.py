@@ -69,8 +69,8 @@ def add_items(
     if torch.allclose(vectors[torch.isin(rows, new_rows)], unknown):
         raise ValueError(
             f"the {type(rebuilt['retriever']).__name__} knows items by their id alone, or the new items have "
-            "no feature it was trained with, so it cannot tell them apart: use a retriever with item features "
-            "(two_tower), or train again with events of the new items"
+            "no feature it was trained with, so it cannot tell them apart: use a retriever with item "
+            "features (two_tower), or train again with events of the new items"
         )
     counts = torch.zeros(len(items))
     counts[torch.from_numpy(moved)] = recommender.popularity.counts.cpu()
@@ -188,7 +188,7 @@ def _longer_column(
     assert column.offsets is not None
     lists = values.cast(pl.List(pl.String if column.vocabulary.id_type == "string" else pl.Int64))
     lists = lists.list.drop_nulls()
-    added = lists.list.len().fill_null(0).to_numpy()
+    added = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
     lengths = np.zeros(rows, dtype=np.int64)
     lengths[moved] = np.diff(column.offsets)
     lengths[place] = added

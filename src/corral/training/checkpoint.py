@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,27 @@ from torch import Tensor
 FORMAT_VERSION = 1
 
 
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of all names and contents."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
+    return crc
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Writes tensors and JSON-able facts to a temporary name, then renames it onto ``path``."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    whole = {"format_version": FORMAT_VERSION, **facts}
     # safetensors refuses shared memory; clones are cheap beside training.
-    save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-        temporary,
-        metadata={"facts": json.dumps(whole)},
-    )
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    whole = {"format_version": FORMAT_VERSION, "checksum": _checksum(copies), **facts}
+    try:
+        save_file(copies, temporary, metadata={"facts": json.dumps(whole)})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -39,14 +48,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
             facts = json.loads(file.metadata()["facts"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: damaged or not a corral checkpoint ({error}); delete it and train again") from error
-    if facts["format_version"] > FORMAT_VERSION:
+            version = int(facts["format_version"])
+            if version <= FORMAT_VERSION:  # a newer one may hold what cannot be read here
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                damaged = facts.pop("checksum", None) not in (None, _checksum(tensors))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: format version {facts['format_version']}, this corral reads up to {FORMAT_VERSION}: update corral"
+            f"{path}: damaged or not a corral checkpoint ({error}); delete it and train again"
+        ) from error
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format version {version}, this corral reads up to {FORMAT_VERSION}: update corral"
         )
+    if damaged:
+        raise ValueError(f"{path}: damaged (wrong checksum); delete it and train again")
     return tensors, facts
 
 

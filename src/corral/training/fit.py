@@ -78,12 +78,17 @@ def _resume(path: Path, objective: nn.Module, optimizer: RowWiseAdam) -> FitStat
     def under(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
-    objective.load_state_dict(under("weights."))
-    optimizer.load_state(under("optimizer."))
+    try:
+        objective.load_state_dict(under("weights."))
+        optimizer.load_state(under("optimizer."))
+        saved = under("generator.")
+        for name, generator in cast(Objective, objective).generators().items():
+            generator.set_state(saved[name])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: a checkpoint of another model; give this training a directory of its own ({error})"
+        ) from error
     set_random_state(under("random."))
-    saved = under("generator.")
-    for name, generator in cast(Objective, objective).generators().items():
-        generator.set_state(saved[name])
     return FitState(**facts["state"])
 
 
@@ -137,8 +142,13 @@ def fit(
     last, best, log = (directory / name if directory else None for name in _FILES)
     if directory:
         directory.mkdir(parents=True, exist_ok=True)
+        for name in _FILES:  # left behind by a process that was killed while it wrote
+            for stale in directory.glob(f"{name}.tmp-*"):
+                stale.unlink()
     if last and last.exists():
         state = _resume(last, objective, optimizer)
+        if log:  # the process may have been killed between checkpoint and log
+            _write_log(log, state.records)
     saved_at = time.monotonic()
     best_weights: dict[str, Tensor] = {}
     while not state.finished and state.epoch < epochs:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -52,6 +53,7 @@ class _FullSoftmax(torch.autograd.Function):
         return (total * scale).to(exact)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         query_grad, item_grad = ctx.saved_tensors
         return query_grad * grads[0], item_grad * grads[0], None, None, None, None
@@ -102,10 +104,14 @@ def sampled_softmax(
             it as present with certainty (then ``hit`` must be masked, which it is here).
         log_q_negative: log-probability of each draw [P, N] or broadcastable; normalised.
         hit: True where a draw is the clicked item [P, N]; masked out.
+
+    Returns:
+        Scalar, mean over P; 0 for P = 0.
     """
     corrected = (negative - log_q_negative).masked_fill(hit, -torch.inf)
     own = (positive - log_q_positive)[:, None]
-    return (torch.logsumexp(torch.cat([own, corrected], 1), 1) - own[:, 0]).mean()
+    losses = torch.logsumexp(torch.cat([own, corrected], 1), 1) - own[:, 0]
+    return losses.sum() / max(len(losses), 1)
 
 
 def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share: Tensor) -> Tensor:
@@ -119,10 +125,12 @@ def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share
         positives: vectors of the clicked items [P, D].
         item: their rows [P], int64; other examples with the same item are masked.
         log_share: log of each clicked item's share of train events [P].
+
+    Returns:
+        Scalar, mean over P; 0 for P = 0.
     """
     logits = queries @ positives.T - log_share
     same = item[:, None] == item[None, :]
     same.fill_diagonal_(False)
-    return torch.nn.functional.cross_entropy(
-        logits.masked_fill(same, -torch.inf), torch.arange(len(item), device=item.device)
-    )
+    losses = logits.masked_fill(same, -torch.inf).logsumexp(1) - logits.diagonal()
+    return losses.sum() / max(len(losses), 1)

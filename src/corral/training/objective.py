@@ -17,7 +17,11 @@ class Objective(Protocol):
         ...
 
     def refresh(self) -> None:
-        """Rebuilds what is derived from the weights (samplers, indexes); called by ``fit`` on its schedule."""
+        """Rebuilds what is derived from the weights (samplers, indexes); called by ``fit`` on its schedule.
+
+        What it builds must be in ``state_dict()``, as buffers: a training that resumes between two refreshes
+        goes on with what the last one built.
+        """
         ...
 
     def generators(self) -> Mapping[str, torch.Generator]:

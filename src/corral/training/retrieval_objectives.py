@@ -61,7 +61,8 @@ class FullSoftmaxObjective(_RetrievalObjective):
     ) -> None:
         super().__init__(retriever, catalogue)
         self.chunk, self.label_smoothing = chunk, label_smoothing
-        position = torch.zeros(int(catalogue.max()) + 1, dtype=torch.int64)
+        # -1: a target outside the catalogue is an error, not the first item.
+        position = torch.full((int(catalogue.max()) + 1,), -1)
         position[catalogue] = torch.arange(len(catalogue))
         self.register_buffer("position", position, persistent=False)
 
@@ -95,9 +96,12 @@ class SampledSoftmaxObjective(_RetrievalObjective):
         self.generator = torch.Generator().manual_seed(seed)
 
     def refresh(self) -> None:
-        """Gives the sampler the current item vectors."""
+        """Gives the sampler the current item vectors, without dropout."""
+        training = self.retriever.training
+        self.retriever.eval()
         with torch.no_grad():
             self.sampler.refresh(cast(Retriever, self.retriever).encode_items(self.catalogue))
+        self.retriever.train(training)
 
     def generators(self) -> Mapping[str, torch.Generator]:
         """The sampler's."""

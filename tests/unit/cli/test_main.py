@@ -47,7 +47,7 @@ print("loaded:", [name for name in {HEAVY} if name in sys.modules])
     assert "loaded: []" in result.stdout, result.stdout + result.stderr
 
 
-def test_help_lists_the_verbs_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave_with(["--help"]) == 0
     assert "doctor" in capsys.readouterr().out
 

@@ -1,7 +1,10 @@
 """Dataset directories: sorted, numbered, whole or not at all, and refused when damaged."""
 
+import itertools
 import json
+import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +48,14 @@ FULL = Interactions(
     source="by hand",
     licence="CC0",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """fsync takes most of the time of small data sets; one test looks at it on its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture
@@ -141,21 +152,14 @@ def test_opening_reads_no_column(tmp_path: Path) -> None:
         stream.truncate(entry["bytes"])
     entry["shape"] = [rows]
     (path / "header.json").write_text(json.dumps(header))
-    start = time.perf_counter()
+    start = time.process_time()
     opened = Dataset.open(path)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 0.5
     assert opened.events.time.shape == (rows,)
     assert opened.events.time[rows - 1] == 0
 
 
-IDS = st.one_of(
-    st.tuples(st.just(pl.Int64), st.integers(0, 5)),
-    st.tuples(st.just(pl.Int64), st.sampled_from([-(2**63), -1, 0, 2**62, 2**63 - 1])),
-    st.tuples(st.just(pl.String), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3)),
-)
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_sorting_matches_a_plain_loop(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     kinds = [
@@ -182,7 +186,7 @@ def test_sorting_matches_a_plain_loop(tmp_path_factory: pytest.TempPathFactory, 
     )
     assert list(external) == expected
     ties = [0]
-    for before, row in zip(expected, expected[1:], strict=False):
+    for before, row in itertools.pairwise(expected):
         ties.append(ties[-1] + 1 if (before[0], before[2]) == (row[0], row[2]) else 0)
     assert log.ties.tolist() == ties
     assert len(log.offsets) == dataset.n_users + 1
@@ -252,7 +256,7 @@ def test_filters_and_impressions(tmp_path: Path) -> None:
     assert dataset.items.ids.to_pylist() == [10, 20, 30, 40]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60),
     st.integers(1, 3),
@@ -290,7 +294,7 @@ def test_k_core_is_a_fixed_point(
 
 
 def test_existing_directories(tmp_path: Path, full: Dataset) -> None:
-    with pytest.raises(FileExistsError, match="exists already.*overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"exists already.*overwrite=True"):
         Dataset.write(full.path, Interactions(EVENTS))
     replaced = Dataset.write(full.path, Interactions(EVENTS), overwrite=True)
     assert replaced.impressions is None
@@ -331,6 +335,24 @@ def test_interrupted_writes_leave_nothing(
         opened = Dataset.open(tmp_path / "d")
         opened.verify()
         assert opened.hash == before
+
+
+def test_every_file_and_directory_is_flushed_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+
+    def note(descriptor: int) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+
+    def rename(source: Path, target: Path) -> None:
+        assert flushed >= {entry.stat().st_ino for entry in [Path(source), *Path(source).rglob("*")]}
+        os.replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", rename)
+    Dataset.write(tmp_path / "d", FULL)
+    assert tmp_path.stat().st_ino in flushed
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:
@@ -414,7 +436,7 @@ def test_files_that_are_not_what_the_header_says(full: Dataset) -> None:
         (lambda text: text.replace("events/item.npy", "events/thing.npy"), r"thing\.npy: missing"),
     ],
 )
-def test_damaged_headers(full: Dataset, change, message: str) -> None:  # noqa: ANN001
+def test_damaged_headers(full: Dataset, change: Callable[[str], str], message: str) -> None:
     path = full.path / "header.json"
     path.write_text(change(path.read_text()))
     with pytest.raises(ValueError, match=message):

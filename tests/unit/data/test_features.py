@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.data.features import FeatureKind, FeatureTable
@@ -87,6 +87,7 @@ def test_multi_without_any_value() -> None:
     assert column.cardinality == 2
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(-3, 3)), max_size=4)), min_size=1)
 )

@@ -132,7 +132,7 @@ def test_string_ids_of_frames_stay_strings() -> None:
     assert read.events["item_id"].to_list() == ["1", "2", "日本"]
 
 
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 NOON = datetime.datetime(2011, 12, 9, 12)
 
 
@@ -282,14 +282,16 @@ def test_bad_values_of_frames(columns: dict[str, list], message: str) -> None:
 )
 def test_ids_of_mixed_type(values: list, main: list) -> None:
     frame = EVENTS.with_columns(pl.Series("item_id", values, dtype=pl.Object))
-    with pytest.raises(ValueError, match="column 'item_id': .*: ids of mixed type.*make all of them strings"):
+    with pytest.raises(
+        ValueError, match=r"column 'item_id': .*: ids of mixed type.*make all of them strings"
+    ):
         check_events(frame, source="here")
     assert check_events(frame, source="here", skip_bad_rows=True)[0]["item_id"].to_list() == main
 
 
 def test_large_unsigned_ids() -> None:
     frame = EVENTS.with_columns(pl.Series("user_id", [1, 2, 2**64 - 1], dtype=pl.UInt64))
-    with pytest.raises(ValueError, match="row 2 .*does not fit into int64"):
+    with pytest.raises(ValueError, match=r"row 2 .*does not fit into int64"):
         check_events(frame, source="here")
 
 

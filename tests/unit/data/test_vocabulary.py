@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.data.vocabulary import FIRST_ROW, PADDING, UNKNOWN, Vocabulary
@@ -33,6 +33,7 @@ def test_strings_sort_by_code_point() -> None:
     assert vocabulary.rows(["日本", "?"]).tolist() == [len(vocabulary) - 1, UNKNOWN]
 
 
+@settings(deadline=None)
 @given(st.one_of(st.lists(INTS), st.lists(SMALL_INTS), st.lists(STRINGS)), st.data())
 def test_round_trip(values: list, data: st.DataObject) -> None:
     dtype = pl.String if values and isinstance(values[0], str) else pl.Int64
@@ -72,8 +73,17 @@ def test_nulls_get_padding_when_numbered() -> None:
 
 @pytest.mark.parametrize(
     "ids",
-    [[10, 20], (10, 20), np.array([10, 20]), np.array([10, 20], dtype=np.uint8), np.array([10.0, 20.0])]
-    + [pa.array([10, 20]), pa.chunked_array([[10], [20]]), pl.Series([10, 20]), [10.0, np.int64(20)]],
+    [
+        [10, 20],
+        (10, 20),
+        [10.0, np.int64(20)],
+        np.array([10, 20]),
+        np.array([10, 20], dtype=np.uint8),
+        np.array([10.0, 20.0]),
+        pa.array([10, 20]),
+        pa.chunked_array([[10], [20]]),
+        pl.Series([10, 20]),
+    ],
 )
 def test_what_may_be_looked_up(ids: object) -> None:
     assert Vocabulary.of(pl.Series([10, 20])).rows(ids).tolist() == [2, 3]  # type: ignore[arg-type]
@@ -120,5 +130,5 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ids.arrow"
     Vocabulary.of(pl.Series([1, 2])).save(path)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"ids\.arrow: not a vocabulary file, or damaged"):
+    with pytest.raises(ValueError, match=r"ids\.arrow: damaged"):
         Vocabulary.open(path)

@@ -6,23 +6,9 @@ import torch
 
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
-from corral.data.vocabulary import UNKNOWN, Vocabulary
+from corral.data.vocabulary import Vocabulary
 from corral.ranking.feature_fields import NumericScale
-from corral.ranking.fields import EntityFields, Fields
-
-
-@pytest.fixture
-def item_features() -> FeatureTable:
-    frame = pl.DataFrame(
-        {
-            "item_id": [10, 11, 12, 13],
-            "brand": ["a", "b", None, "a"],
-            "genres": [["x", "y", "z"], ["y"], [], ["z"]],
-            "price": [1.0, 3.0, None, 0.5],
-            "title": ["one", "two", "three", "four"],
-        }
-    )
-    return FeatureTable.build(frame, "item_id", Vocabulary.of(frame["item_id"]), ["title"])
+from corral.ranking.fields import Fields
 
 
 @pytest.fixture
@@ -76,44 +62,6 @@ def test_pooled_history_is_the_mean_over_items(item_features: FeatureTable, quer
     torch.testing.assert_close(context[1, 0, 1:], single[[5, 4, 2, 2]].mean(0))
     assert torch.equal(context[2, 0, 1:], torch.zeros(4, 7))
     assert torch.equal(fields.context(query, fields.history(query)), context)
-
-
-def test_gradients_do_not_depend_on_looking_up_distinct_rows(item_features: FeatureTable) -> None:
-    entity = EntityFields(6, item_features, field_size=3, embedding_std=1.0).double()
-    rows = torch.tensor([[2, 2, 5], [3, 0, 5]])
-    direction = torch.randn(2, 3, 4, 3, dtype=torch.float64)
-    parameters = list(entity.parameters())
-    got = torch.autograd.grad((entity(rows) * direction).sum(), parameters)
-    flat = torch.stack(
-        [entity.id(rows.flatten()), *(column(rows.flatten()) for column in entity.columns)], dim=1
-    ).view_as(direction)
-    for a, b in zip(got, torch.autograd.grad((flat * direction).sum(), parameters), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-def test_padding_stays_zero_and_unknown_starts_there() -> None:
-    entity = EntityFields(6, field_size=3)
-    assert torch.equal(entity(torch.tensor([0, 1])), torch.zeros(2, 1, 3))
-    entity(torch.tensor([0, 1, 2])).sum().backward()
-    assert entity.id.weight.grad[0].eq(0).all()
-    assert entity.id.weight.grad[1].eq(1).all()
-
-
-def test_id_dropout_trains_the_unknown_row_and_keeps_features(item_features: FeatureTable) -> None:
-    entity = EntityFields(6, item_features, field_size=3, id_dropout=0.25, embedding_std=1.0)
-    torch.nn.init.normal_(entity.id.weight[1])
-    rows = torch.full((4000,), 2)
-    got = entity(rows)
-    dropped = (got[:, 0] == entity.id.weight[UNKNOWN]).all(1)
-    assert 0.22 < dropped.float().mean() < 0.28
-    assert torch.equal(got[~dropped, 0], entity.id.weight[2].expand(int((~dropped).sum()), 3))
-    assert torch.equal(got[:, 1:], got[:1, 1:].expand(4000, -1, -1))
-    got.sum().backward()
-    assert entity.id.weight.grad[UNKNOWN].abs().sum() > 0
-    padding = entity(torch.zeros(1000, dtype=torch.int64))[:, 0]
-    assert torch.equal(padding, torch.zeros(1000, 3))
-    entity.eval()
-    assert torch.equal(entity(rows), entity(rows[:1]).expand(4000, -1, -1))
 
 
 def test_sparse_gradients(item_features: FeatureTable, query: Query) -> None:

@@ -38,7 +38,9 @@ def expected(
     rows = [row for row in range(2, len(system.tables.items)) if row not in hidden]
     best = sorted(rows, key=lambda row: -float(table[row] @ query))[: max(k, 10)]
     user_row = int(system.tables.users.rows([user])[0])
-    bias = system.ranker.item.weight.detach().double().numpy()[:, 0] + float(system.ranker.user.weight[user_row])
+    bias = system.ranker.item.weight.detach().double().numpy()[:, 0] + float(
+        system.ranker.user.weight[user_row].detach()
+    )
     order = sorted(best, key=lambda row: -bias[row])[:k]
     return (
         system.tables.items.external(order),
@@ -189,7 +191,7 @@ def test_bad_histories_are_refused(system: SmallSystem) -> None:
         recommender.recommend(["u01"], 5, history=["i01"])
     with pytest.raises(ValueError, match=r"history\[0\]"):
         recommender.recommend(["u01"], 5, history=[7])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="int64|string"):
+    with pytest.raises(ValueError, match=r"id 7 is a int"):
         recommender.recommend(["u01"], 5, history=[[7]])
 
 
@@ -263,7 +265,15 @@ SHARED = small_system()
 def test_to_frame(system: SmallSystem) -> None:
     answer = system.recommender().recommend(["u01", "nobody"], 3, explain=True)
     frame = answer.to_frame()
-    assert frame.columns == ["user_id", "rank", "item_id", "score", "fallback", "retriever_score", "ranker_logit"]
+    assert frame.columns == [
+        "user_id",
+        "rank",
+        "item_id",
+        "score",
+        "fallback",
+        "retriever_score",
+        "ranker_logit",
+    ]
     assert frame["rank"].to_list() == [1, 2, 3, 1, 2, 3]
     assert frame["item_id"].to_list() == answer.item_ids[0] + answer.item_ids[1]
     assert np.isnan(frame["ranker_logit"].to_numpy()[3:]).all()
@@ -276,7 +286,9 @@ def test_predict_says_what_it_gives(system: SmallSystem) -> None:
     assert logits.known_users.tolist() == [True, True, True, False]
     assert logits.known_items.tolist() == [True, True, False, True]
     user_rows, item_rows = system.tables.users.rows(users), system.tables.items.rows(items)
-    wanted = (system.ranker.user.weight[user_rows] + system.ranker.item.weight[item_rows]).detach().numpy()[:, 0]
+    wanted = (
+        (system.ranker.user.weight[user_rows] + system.ranker.item.weight[item_rows]).detach().numpy()[:, 0]
+    )
     np.testing.assert_allclose(logits.values, wanted, rtol=1e-6)
     calibrated = system.recommender(calibration=Calibration(2.0, -1.0, 100)).predict(
         list(zip(users, items, strict=True))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import polars as pl
 
-from corral.data.event_check import SkippedRow, SkippedRows
 from corral.data.interactions import Interactions
 from corral.data.readers.delimited import folder_of, read_bytes, read_delimited
+from corral.data.skipped_rows import SkippedRow, SkippedRows
 
 LICENCE = "none stated; Amazon product reviews of J. McAuley, UCSD, given for research"
 _ATTRIBUTES = "_item2attributes.json"
@@ -89,11 +89,6 @@ def read_ratings(
         skipped=table.skipped,
     )
     return replace(interactions, source=f"Amazon, {path.name}")
-
-
-def read_ratings_2018(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
-    """As ``read_ratings``, for the files of 2018, whose first column is the item."""
-    return read_ratings(path, columns=COLUMNS_2018, skip_bad_rows=skip_bad_rows)
 
 
 def _only_sequence_file(folder: Path) -> Path:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import polars as pl
 
-from corral.data.event_check import SkippedRows, check_events
+from corral.data.event_check import check_events
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.readers.delimited import DelimitedTable, folder_of, maker_file, read_delimited
+from corral.data.skipped_rows import SkippedRows
 
 PARTS = ("train", "valid", "test")
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -76,7 +77,7 @@ def read(
         skipped += named.skipped
         frames.append(frame)
     every = pl.concat(frames)
-    checked, _ = check_events(every, source=str(files[0][1]), text=True)
+    checked, _ = check_events(every.drop("label", strict=False), source=str(files[0][1]), text=True)
     impressions = None
     if "label" in every.columns:
         clicked = every["label"] == 1
@@ -97,6 +98,7 @@ def read(
         user_features=users,
         item_features=items,
         text_columns=[name for name in text_columns if name in present],
+        time_unit="seconds" if "timestamp" in every.columns else "order",
         source=str(files[0][1]),
         skip_bad_rows=skip_bad_rows,
         skipped=skipped + skipped_users + skipped_items,

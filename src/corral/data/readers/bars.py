@@ -17,9 +17,10 @@ from pathlib import Path
 
 import polars as pl
 
-from corral.data.event_check import SkippedRows, check_events
+from corral.data.event_check import check_events
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.readers.delimited import DelimitedTable, folder_of, needed_file, read_delimited
+from corral.data.skipped_rows import SkippedRows
 
 PARTS = ("train", "valid", "test")
 SEQUENCE_SEPARATOR = "^"
@@ -137,9 +138,10 @@ def _sides(
         )
         for column in given or ():
             if not _one_each(features, key, column):
+                user_or_item, twice = key.removesuffix("_id"), _twice(features, key, column)
                 raise ValueError(
-                    f"{folder}: column {column!r} has two values for {key} "
-                    f"{_twice(features, key, column)!r}, so it is no feature of a {key[:4]}; leave it out of {key[:4]}_columns"
+                    f"{folder}: column {column!r} has two values for {key} {twice!r}, so it is no feature of "
+                    f"a {user_or_item}; leave it out of {user_or_item}_columns"
                 )
         taken.update(found)
         one = features.select(key, *found).unique(key, keep="first", maintain_order=True) if found else None

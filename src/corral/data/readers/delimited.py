@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
-from corral.data.event_check import LineOf, SkippedRow, SkippedRows, _Problems, check_features
+from corral.data.event_check import check_features
+from corral.data.skipped_rows import LineOf, Problems, SkippedRow, SkippedRows
 
 UNIT_SEPARATOR = "\x1f"
 """Stands in for separators of several characters, such as ``::``; no text file contains it."""
@@ -68,12 +69,12 @@ class DelimitedTable:
                 problems.add(self.frame[name].is_null(), name, self.frame[name], "missing")
         return self.without(problems, skip_bad_rows, self.frame.with_columns(**columns))
 
-    def problems(self) -> _Problems:
+    def problems(self) -> Problems:
         """An empty list of bad rows of this file, to add to and give to ``without``."""
-        return _Problems(self.source, self.line_of, {})
+        return Problems(self.source, self.line_of, {})
 
     def without(
-        self, problems: _Problems, skip_bad_rows: bool, frame: pl.DataFrame | None = None
+        self, problems: Problems, skip_bad_rows: bool, frame: pl.DataFrame | None = None
     ) -> DelimitedTable:
         """The table without its bad rows, which are counted, or an error for the first."""
         frame = self.frame if frame is None else frame
@@ -216,7 +217,7 @@ def read_delimited(
             str(path),
             number,
             columns[0],
-            _cut(text.replace(UNIT_SEPARATOR, shown)),
+            _cut(repr(text.replace(UNIT_SEPARATOR, shown))),
             _fields(expected, actual),
         )
         for number, expected, actual, text in wrong
@@ -224,7 +225,7 @@ def read_delimited(
     if examples and not skip_bad_rows:
         one = examples[0]
         raise ValueError(
-            f"{path}, line {one.row}: {one.value!r}: {one.reason}. "
+            f"{path}, line {one.row}: {one.value}: {one.reason}. "
             "Correct the file, or pass skip_bad_rows=True (--skip-bad-rows) to drop and list such rows"
         )
     if frame.is_empty():

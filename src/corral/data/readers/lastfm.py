@@ -15,9 +15,9 @@ from pathlib import Path
 
 import polars as pl
 
-from corral.data.event_check import SkippedRows
 from corral.data.interactions import Interactions
 from corral.data.readers.delimited import folder_of, maker_file, needed_file, read_delimited
+from corral.data.skipped_rows import SkippedRows
 
 LICENCE = "none stated; GroupLens give it for non-commercial use; cite last.fm and HetRec 2011"
 FIRST_YEAR, LAST_YEAR = 2002, 2011  # Last.fm was founded in 2002; the data set was released in 2011

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import polars as pl
 
-from corral.data.event_check import SkippedRows
 from corral.data.interactions import Interactions
 from corral.data.readers.delimited import (
     DelimitedTable,
@@ -24,6 +23,7 @@ from corral.data.readers.delimited import (
     needed_file,
     read_delimited,
 )
+from corral.data.skipped_rows import SkippedRows
 
 LICENCE = "GroupLens: research use, non-commercial; see the maker's README for redistribution"
 

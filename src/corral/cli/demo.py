@@ -1,0 +1,66 @@
+"""corral demo: the main job, from the purchases that ship with the package to recommendations and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    run: Annotated[Path, typer.Option(help="Where the run goes; what is there from an earlier demo is replaced.")] = Path("runs/demo"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Train on real purchases, judge each stage and the whole, recommend to real customers, write a report.
+
+    Takes a few minutes on a laptop. The data: 396,244 purchases of a gift shop (UCI Online Retail, CC BY 4.0).
+    """
+    import shutil
+    import time
+    from importlib.util import find_spec
+
+    from rich.console import Console
+
+    from corral.cli.build import read_recipe
+    from corral.cli.experiment import SETTINGS_FILE, Experiment
+    from corral.cli.recommend import item_titles
+    from corral.cli.run import open_recommender, train_run
+    from corral.cli.show import show_evaluation, show_list
+
+    began = time.perf_counter()
+    if run.exists():
+        if not (run / SETTINGS_FILE).is_file():
+            raise ValueError(f"{run}: exists and is no run; choose another directory with --run")
+        shutil.rmtree(run)
+    console = Console()
+    experiment = Experiment.start(read_recipe("demo"), run, quiet=quiet)
+    events = experiment.dataset.events
+    console.print(f"{experiment.dataset.name}: {len(events):,} purchases. {experiment.dataset.header.licence}")
+    result = train_run(experiment)
+    show_evaluation(result, console)
+    recommender = open_recommender(run)
+    titles = item_titles(recommender)
+    # Three customers of the test weeks, with short, middling and long histories.
+    counts = result.queries["history"]
+    order = counts.argsort(kind="stable")
+    chosen = [int(result.queries["user"][order[int(len(order) * share)]]) for share in (0.25, 0.5, 0.9)]
+    users = experiment.dataset.users.external(chosen)
+    found = recommender.recommend(users, 5)
+    for place, user in enumerate(users):
+        last = recommender.tables.histories.gather(experiment.dataset.users.rows([user]).astype("int64"), 3)[0]
+        bought = [titles.get(item, str(item)) for item in experiment.dataset.items.external(last) if item is not None]
+        show_list(
+            f"Customer {user}, who last bought {'; '.join(bought)}",
+            found.item_ids[place],
+            found.scores[place].tolist(),
+            titles,
+            console,
+        )
+    if find_spec("altair") is None:
+        console.print("For the page: pip install 'corral[report]', then corral report " + str(run))
+    else:
+        from corral.cli.report import write_report
+
+        console.print(f"The page to look at: {write_report(run, run / 'report.html')}")
+    console.print(f"Done in {time.perf_counter() - began:.0f} s. The run is in {run}.")

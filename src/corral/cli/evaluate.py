@@ -1,0 +1,38 @@
+"""corral evaluate: judge a run's funnel again, or show how it was judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory made by corral train.")],
+    part: Annotated[Literal["test", "valid"], typer.Option(help="Which part to judge on.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Also save it (evaluation.json and .npz) here.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Judge each stage and the whole funnel over the full catalogue, and print the protocol beside the numbers.
+
+    Nothing is trained: a run that is not finished is refused.
+    """
+    from rich.console import Console
+
+    from corral.cli.experiment import MANIFEST_FILE, Experiment
+    from corral.cli.run import judge, train_models
+    from corral.cli.show import evaluation_json, show_evaluation
+    from corral.data.split import Part
+
+    if not (run / MANIFEST_FILE).is_file():
+        raise ValueError(f"{run}: not a finished run; give its recipe to corral train again to finish it")
+    experiment = Experiment.open(run, quiet=quiet)
+    result = judge(experiment, train_models(experiment), Part[part.upper()])
+    if out is not None:
+        result.save(out)
+    if as_json:
+        print(evaluation_json(result))
+    else:
+        show_evaluation(result, Console())

@@ -1,0 +1,86 @@
+"""corral recommend: lists for users, from a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _id(text: str, id_type: str, what: str) -> Any:
+    """An id from the command line in the vocabulary's type."""
+    if id_type == "string":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{what} {text!r}: the ids of this data set are whole numbers") from error
+
+
+def recommend(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run directory that holds one.")],
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id; may be given again.", show_default=False)] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(help="Item ids, oldest first, separated by commas: in place of the stored history.", show_default=False),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="Length of the list.")] = 10,
+    seen: Annotated[bool, typer.Option("--seen", help="Also recommend items that the user had before.")] = False,
+    allow: Annotated[str | None, typer.Option(help="Only these item ids, separated by commas.", show_default=False)] = None,
+    deny: Annotated[str | None, typer.Option(help="Never these item ids, separated by commas.", show_default=False)] = None,
+    explain: Annotated[bool, typer.Option(help="With --json: both stages' scores of each item.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, one a list entry.")] = False,
+) -> None:
+    """Recommend items to users: raw ids in, raw ids out.
+
+    A user the data does not know gets popular items, or, with --history, a list of their own.
+    """
+    from rich.console import Console
+
+    from corral.cli.run import open_recommender
+    from corral.cli.show import show_list
+
+    recommender = open_recommender(bundle)
+    users, items = recommender.tables.users.id_type, recommender.tables.items.id_type
+    names = user or ([] if history is None else ["new"])
+    if not names:
+        raise ValueError("say for whom: --user ID, or --history ID,ID for somebody new")
+    if user is None:
+        wanted: list[Any] = ["new" if users == "string" else -1]
+    else:
+        wanted = [_id(name, users, "user") for name in names]
+
+    def several(text: str | None) -> list[Any] | None:
+        return None if text is None else [_id(part, items, "item") for part in text.split(",") if part]
+
+    given = several(history)
+    found = recommender.recommend(
+        wanted,
+        k,
+        filter_seen=not seen,
+        allow=several(allow),
+        deny=several(deny),
+        history=None if given is None else [given] * len(wanted),
+        explain=explain,
+    )
+    if as_json:
+        print(found.to_frame().write_ndjson(), end="")
+        return
+    console, titles = Console(), item_titles(recommender)
+    for place, name in enumerate(names):
+        note = " (nothing known of this user: popular items)" if found.fallback[place] else ""
+        show_list(f"User {name}{note}", found.item_ids[place], found.scores[place].tolist(), titles, console)
+        if found.counts[place] < k:
+            console.print(f"{found.counts[place]} of {k}: no more items pass the filters")
+
+
+def item_titles(recommender: Any) -> dict[Any, str]:
+    """The first text feature of every item, by external id; empty where there is none."""
+    from corral.data.features import FeatureKind
+    from corral.data.vocabulary import FIRST_ROW
+
+    for column in recommender.tables.item_features.columns.values():
+        if column.kind is FeatureKind.TEXT:
+            return dict(zip(recommender.tables.items.ids.to_pylist(), column.texts.to_pylist()[FIRST_ROW:], strict=True))
+    return {}

@@ -1,0 +1,174 @@
+"""corral report: one page from a run, or several runs compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from corral.cli.experiment import Experiment
+    from corral.evaluation.result import Evaluation
+    from corral.report.run_report import ClickResults, RunReport
+    from corral.serving.recommender import TwoStageRecommender
+
+PAGE, COMPARISON = "report.html", "comparison.html"
+STAGES = ("retriever", "ranker")
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories; several are compared with the first.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The file to write [default: RUN/report.html; of several, comparison.html].",
+            show_default=False,
+        ),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Users shown with their lists, at most.")] = 6,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Write one HTML page about a run: it opens offline, everywhere, and needs nothing else.
+
+    Data, learning curves, the funnel with its ceiling, what each stage loses, slices, real users with their
+    lists, protocol, settings, times. Several runs are compared by paired bootstrap, and loudly not compared
+    where they were judged by different rules.
+
+    Examples:
+
+        corral report runs/demo-0
+
+        corral report runs/ml-1m-sasrec-0 runs/ml-1m-gru4rec-0 -o compared.html
+    """
+    where = out or (runs[0] / PAGE if len(runs) == 1 else Path(COMPARISON))
+    print(_write(runs, where, examples, quiet))
+
+
+def write_report(run: Path, out: Path, *, examples: int = 6, quiet: bool = False) -> Path:
+    """Writes the page of one run to ``out`` and returns its path.
+
+    Raises:
+        ModuleNotFoundError: altair or vl-convert-python is not installed.
+        ValueError: there is no finished run.
+    """
+    return _write([run], out, examples, quiet)
+
+
+def _write(runs: Sequence[Path], out: Path, examples: int, quiet: bool) -> Path:
+    from corral import __version__
+    from corral.report.charts import require_altair
+    from corral.report.page import report_page, write_page
+
+    require_altair()
+    names = _names(runs)
+    found = [_gather(run, name, examples, quiet) for run, name in zip(runs, names, strict=True)]
+    return write_page(
+        report_page(found, f"Made by corral {__version__}. This page makes no network request."), out
+    )
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names; with the folders above where two are the same."""
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise ValueError(f"{', '.join(map(str, runs))}: the same run twice")
+    return [str(run) for run in runs]
+
+
+def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
+    """Reads a finished run, and asks its trained models for examples; nothing is trained."""
+    import json
+
+    from corral.cli.experiment import MANIFEST_FILE, SETTINGS_FILE, Experiment
+    from corral.cli.progress import progress
+    from corral.cli.run import BUNDLE, EVALUATION, open_recommender
+    from corral.data.split import Part
+    from corral.evaluation.result import Evaluation
+    from corral.report.data_summary import data_summary
+    from corral.report.example_lists import example_lists
+    from corral.report.run_report import RunReport
+    from corral.retrieval.channels import RetrieverChannel
+
+    experiment = Experiment.open(run, quiet=quiet)
+    for part in (BUNDLE, EVALUATION, MANIFEST_FILE):
+        if not (run / part).exists():
+            raise ValueError(
+                f"{run}: the run is not finished (no {part}); give its corral train command again"
+            )
+    evaluation = Evaluation.open(run / EVALUATION)
+    manifest = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))
+    with progress(f"Report on {name}", quiet=quiet):
+        # The bundle holds the weights and the mixture that were judged: no phase is done again.
+        recommender = open_recommender(run)
+        lists = example_lists(
+            experiment.dataset,
+            experiment.targets(Part.TEST),
+            evaluation,
+            RetrieverChannel(recommender.retriever, recommender.index),
+            recommender.ranker,
+            recommender.mixture,
+            n=examples,
+            device=recommender.device,
+        )
+        logs = {stage: _log(run / stage / "log.jsonl") for stage in STAGES if (run / stage).is_dir()}
+        settings = experiment.settings
+        return RunReport(
+            name=name,
+            evaluation=evaluation,
+            data=data_summary(experiment.dataset, experiment.split),
+            description=settings.description,
+            logs=logs,
+            watched={
+                "retriever": settings.retriever_training.metric,
+                "ranker": settings.ranker_training.metric,
+            },
+            examples=lists,
+            clicks=_clicks(experiment, recommender),
+            settings=settings.model_dump(mode="json"),
+            settings_text=(run / SETTINGS_FILE).read_text(encoding="utf-8"),
+            versions=manifest.get("versions", {}),
+            seconds=_seconds(logs, manifest.get("seconds", {}), evaluation),
+            written=str(manifest.get("time", "")),
+        )
+
+
+def _log(path: Path) -> list[dict[str, float]]:
+    import json
+
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _clicks(experiment: Experiment, recommender: TwoStageRecommender) -> ClickResults | None:
+    """The ranker's logits of the test part's labels, where there are any."""
+    from typing import Any, cast
+
+    from corral.data.split import Part
+    from corral.report.run_report import ClickResults
+
+    if recommender.ranker is None or experiment.labels is None:
+        return None
+    logits, labels, _ = experiment.click_logits(cast(Any, recommender.ranker), Part.TEST)
+    return ClickResults(labels, logits, recommender.calibration)
+
+
+def _seconds(
+    logs: Mapping[str, Sequence[Mapping[str, float]]], phases: Mapping[str, float], evaluation: Evaluation
+) -> dict[str, float]:
+    """Where the time went, in the order of the work."""
+    found = {stage: sum(record["seconds"] for record in records) for stage, records in logs.items()}
+    found |= {name: float(value) for name, value in phases.items() if name != "evaluate"}
+    found |= {name: value for name, value in evaluation.seconds.items() if name != "total"}
+    found["evaluate"] = evaluation.seconds.get("total", float("nan"))
+    return found

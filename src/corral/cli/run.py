@@ -1,0 +1,164 @@
+"""A whole run: both stages trained, the mixture tuned on validation, a bundle saved, the funnel judged on test."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from corral.cli import build
+from corral.cli.experiment import Experiment
+from corral.cli.progress import progress
+from corral.data.split import Part
+from corral.evaluation.calibration import Calibration, fit_calibration
+from corral.evaluation.click_metrics import click_metrics
+from corral.evaluation.evaluate import evaluate
+from corral.evaluation.mixture import Mixture, MixtureTuning
+from corral.evaluation.result import Evaluation, Stage
+from corral.retrieval.popularity import PopularityChannel
+from corral.serving.bundle import load_bundle, save_bundle
+from corral.serving.histories import UserHistories
+from corral.serving.recommender import ModuleSpec, ServeBy, ServingTables, TwoStageRecommender
+
+BUNDLE, EVALUATION = "bundle", "evaluation"
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run trained, and how the two scores make the final order."""
+
+    retriever: nn.Module
+    ranker: nn.Module | None
+    tuning: MixtureTuning | None
+    served: Stage
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The tuned mixture, if there are two stages."""
+        return None if self.tuning is None else self.tuning.mixture
+
+
+def _served(experiment: Experiment, tuning: MixtureTuning | None) -> Stage:
+    """What orders the served list: as the recipe says, or the best on validation."""
+    if tuning is None:
+        return Stage.RETRIEVER
+    wish = experiment.settings.evaluation.serve_by
+    if wish == "validation":
+        # The grid holds both ends, so a mixture is chosen only where it beats either stage.
+        return {0.0: Stage.RETRIEVER, 1.0: Stage.RANKER}.get(tuning.mixture.weight, Stage.FUSED)
+    return Stage(wish)
+
+
+def train_models(experiment: Experiment) -> Models:
+    """Both stages; phases that are finished are loaded, interrupted ones go on."""
+    retriever = experiment.train_retriever()
+    if experiment.settings.ranker is None:
+        return Models(retriever, None, None, Stage.RETRIEVER)
+    ranker = experiment.train_ranker(retriever)
+    with progress("Mixture", quiet=experiment.quiet):
+        tuning = experiment.tune(retriever, ranker)
+    return Models(retriever, ranker, tuning, _served(experiment, tuning))
+
+
+def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Evaluation:
+    """The funnel on a part's targets."""
+    settings = experiment.settings.evaluation
+    with progress("Evaluation", quiet=experiment.quiet):
+        result = evaluate(
+            experiment.targets(part),
+            experiment.channel(models.retriever),
+            ranker=models.ranker,
+            num_candidates=settings.num_candidates,
+            mixture=models.mixture,
+            serve_by=models.served,
+            item_counts=experiment.counts,
+            catalogue=experiment.catalogue.numpy(),
+            protocol={**experiment.protocol(), "part": part.name.lower()},
+            batch_size=settings.batch_size,
+            device=experiment.device,
+        )
+    if models.ranker is not None and experiment.labels is not None:
+        logits, labels, users = experiment.click_logits(models.ranker, part)
+        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
+    return result
+
+
+def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
+    dataset = experiment.dataset
+    calibration = Calibration()
+    if models.ranker is not None and experiment.labels is not None:
+        logits, labels, _ = experiment.click_logits(models.ranker, Part.VALID)
+        calibration = fit_calibration(logits, labels)
+    tables = ServingTables(
+        dataset.users,
+        dataset.items,
+        dataset.user_features,
+        dataset.item_features,
+        UserHistories.of(dataset.events),
+    )
+    specs = {
+        stage: ModuleSpec(spec["kind"], {key: value for key, value in spec.items() if key != "kind"})
+        for stage, spec in experiment.specs.items()
+    }
+    return TwoStageRecommender(
+        tables,
+        cast(Any, models.retriever),
+        experiment.channel(models.retriever).index,
+        PopularityChannel(torch.from_numpy(experiment.counts)),
+        ranker=cast(Any, models.ranker),
+        mixture=models.mixture,
+        calibration=calibration,
+        num_candidates=experiment.settings.evaluation.num_candidates,
+        serve_by=ServeBy(models.served.value),
+        history_length=experiment.history_length,
+        specs=specs,
+    )
+
+
+def train_run(experiment: Experiment) -> Evaluation:
+    """Trains, saves the bundle, judges on test, writes the manifest."""
+    began = time.perf_counter()
+    models = train_models(experiment)
+    trained = time.perf_counter()
+    recommender = _recommender(experiment, models)
+    save_bundle(
+        experiment.directory / BUNDLE,
+        recommender,
+        data_name=experiment.dataset.name,
+        data_hash=experiment.dataset.hash,
+    )
+    result = judge(experiment, models)
+    result.save(experiment.directory / EVALUATION)
+    experiment.write_manifest(
+        {
+            "seconds": {"train": trained - began, "evaluate": result.seconds["total"]},
+            "served": models.served.value,
+            "mixture_weight": None if models.mixture is None else models.mixture.weight,
+        }
+    )
+    return result
+
+
+def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
+    """The recommender of a bundle, or of a run directory that holds one.
+
+    Raises:
+        ValueError: neither.
+    """
+    folder = path / BUNDLE if (path / BUNDLE).is_dir() else path
+
+    def make(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
+        whole = {"kind": spec.kind, **spec.settings}
+        if "field_size" in whole:
+            return build.make_ranker(whole, tables.user_features, tables.item_features)
+        counts = torch.zeros(tables.item_features.rows)
+        return build.make_retriever(whole, tables.user_features, tables.item_features, counts)
+
+    try:
+        return load_bundle(folder, make, build.choose_device(device))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: neither a bundle nor a run with one; make one with corral train") from error

@@ -1,0 +1,61 @@
+"""corral train: a recipe becomes a trained, measured, usable recommender."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see --list) or the path of a YAML file.", show_default=False)] = "",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings to change: key.key=value, for example retriever.size=128.", show_default=False),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The run directory [default: runs/RECIPE-SEED].", show_default=False)] = None,
+    list_recipes: Annotated[bool, typer.Option("--list", help="Print the shipped recipes and leave.")] = False,
+    print_settings: Annotated[bool, typer.Option("--settings", help="Print all settings and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Train both stages, tune their mixture, save a bundle, judge the funnel on the test part.
+
+    A run that was interrupted goes on where it was when the same command is given again, and gives the same
+    result as without the interruption. The run directory holds settings.yaml (all settings), manifest.json
+    (versions, data hash, protocol), a log and checkpoints of each stage, the bundle and the evaluation.
+
+    Examples:
+
+        corral train demo
+
+        corral train ml-1m-sasrec seed=1 retriever.size=128 --run runs/wide
+    """
+    from rich.console import Console
+
+    from corral.cli.build import read_recipe, recipe_names
+    from corral.settings import dump_settings
+
+    if list_recipes:
+        for name in recipe_names():
+            print(f"{name:28} {read_recipe(name).description}")
+        return
+    if not recipe:
+        raise ValueError("say which recipe: corral train RECIPE (corral train --list shows them)")
+    settings = read_recipe(recipe, overrides or ())
+    if print_settings:
+        print(dump_settings(settings), end="")
+        return
+    from corral.cli.experiment import Experiment
+    from corral.cli.run import train_run
+    from corral.cli.show import evaluation_json, show_evaluation
+
+    directory = run or Path("runs") / f"{Path(recipe).stem}-{settings.seed}"
+    result = train_run(Experiment.start(settings, directory, quiet=quiet))
+    if as_json:
+        print(evaluation_json(result))
+        return
+    console = Console()
+    show_evaluation(result, console)
+    console.print(f"Run: {directory}. Next: corral report {directory}; corral recommend {directory} --user ID")

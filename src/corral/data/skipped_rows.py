@@ -1,0 +1,108 @@
+"""SkippedRows: bad rows of a table, raised for or dropped, counted and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+MAX_EXAMPLES = 10
+
+LineOf = int | Callable[[int], int] | None
+"""Where row i (from 0) of a frame stands in its file: line ``i + n``, line ``f(i)``, or unknown."""
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """One bad row that was dropped.
+
+    Attributes:
+        file: where it came from.
+        row: its line in a text file (from 1), else its row (from 0).
+        column: the column that was bad.
+        value: the bad value, as text.
+        reason: what is wrong with it.
+    """
+
+    file: str
+    row: int
+    column: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SkippedRows:
+    """How many bad rows were dropped, and the first of them."""
+
+    count: int = 0
+    examples: tuple[SkippedRow, ...] = ()
+
+    def __add__(self, other: SkippedRows) -> SkippedRows:
+        return SkippedRows(self.count + other.count, (self.examples + other.examples)[:MAX_EXAMPLES])
+
+    def __str__(self) -> str:
+        lines = [f"{self.count} bad rows skipped" + (", the first:" if self.examples else "")]
+        lines += [
+            f"  {e.file}, row {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples
+        ]
+        return "\n".join(lines)
+
+
+@dataclass
+class Problems:
+    """Bad rows found so far, column by column."""
+
+    source: str
+    line_of: LineOf
+    names: dict[str, str]
+    found: list[tuple[np.ndarray, str, pl.Series, str]] = field(default_factory=list)
+
+    def add(self, bad: pl.Series, column: str, raw: pl.Series, reason: str) -> None:
+        rows = bad.fill_null(False).arg_true().to_numpy()
+        if len(rows):
+            self.found.append((rows, self.names.get(column, column), raw, reason))
+
+    def examples(self) -> list[SkippedRow]:
+        """The first bad rows in the file's order, one reason a row."""
+        first: dict[int, SkippedRow] = {}
+        for rows, column, raw, reason in self.found:
+            for row in rows[:MAX_EXAMPLES].tolist():
+                if row not in first:
+                    first[row] = SkippedRow(
+                        self.source, _place(self.line_of, row), column, _show(raw[row]), reason
+                    )
+        return [first[row] for row in sorted(first)][:MAX_EXAMPLES]
+
+    def settle(self, frame: pl.DataFrame, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:
+        """Drops the bad rows, or raises for the first one."""
+        if not self.found:
+            return frame, SkippedRows()
+        bad = np.unique(np.concatenate([rows for rows, *_ in self.found]))
+        examples = self.examples()
+        if not skip_bad_rows:
+            one = examples[0]
+            where = "row" if self.line_of is None else "line"
+            origin = " (from 0)" if self.line_of is None else ""
+            more = f" {len(bad)} rows are bad in all." if len(bad) > 1 else ""
+            raise ValueError(
+                f"{self.source}, {where} {one.row}{origin}, column {one.column!r}: {one.value}: {one.reason}."
+                f"{more} Correct the data, or pass skip_bad_rows=True (--skip-bad-rows) to drop and list "
+                "such rows"
+            )
+        keep = np.ones(len(frame), dtype=bool)
+        keep[bad] = False
+        return frame.filter(pl.Series(keep)), SkippedRows(len(bad), tuple(examples))
+
+
+def _place(line_of: LineOf, row: int) -> int:
+    if line_of is None:
+        return row
+    return line_of(row) if callable(line_of) else row + line_of
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,187 @@
+"""Panel: runs side by side, with paired bootstrap; what was judged otherwise is flagged, not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from corral.evaluation.result import differing_rules
+from corral.evaluation.significance import PairedDifference, compare
+from corral.report import charts
+from corral.report.blocks import Block, Chart, Heading, Mark, Panel, Paragraph, Row, Table
+from corral.report.number_text import NOTHING, decimal, plain, signed
+from corral.report.run_report import RunReport
+
+METRICS = ("ndcg@10", "recall@10", "mrr@10", "ndcg@20", "recall@20")
+LISTS = ("coverage@10", "gini@10", "novelty@10", "popularity_bias@10")
+COMPARED = ("ndcg@10", "recall@10")
+
+
+def comparison_panel(runs: Sequence[RunReport]) -> Panel:
+    """The first run against each of the others.
+
+    Args:
+        runs: at least two; names should differ.
+    """
+    blocks: list[Block] = []
+    first, *others = runs
+    strange = {
+        run.name: rules
+        for run in others
+        if (rules := differing_rules(first.evaluation.protocol, run.evaluation.protocol))
+    }
+    if strange:
+        blocks += _flagged(runs, strange)
+    blocks.append(_table(runs, strange))
+    differences = {
+        (run.name, metric): compare([first.evaluation], [run.evaluation], metric)
+        for run in others
+        if run.name not in strange
+        for metric in COMPARED
+        if metric in first.evaluation.per_query and metric in run.evaluation.per_query
+    }
+    if differences:
+        blocks += _differences(first.name, differences)
+    blocks += _settings(runs)
+    return Panel("comparison", "Comparison", blocks)
+
+
+def _flagged(runs: Sequence[RunReport], strange: Mapping[str, Sequence[str]]) -> list[Block]:
+    names = sorted({rule for rules in strange.values() for rule in rules})
+    rows = [
+        Row(
+            (rule.replace("_", " "), *(plain(run.evaluation.protocol.get(rule)) for run in runs)),
+            Mark.WARNING,
+        )
+        for rule in names
+    ]
+    columns = ("rule", *(run.name for run in runs))
+    words = (
+        f"NOT COMPARABLE: {', '.join(strange)} was judged by other rules than {runs[0].name}. The numbers "
+        "below stand beside each other, but a difference between them says nothing about the systems."
+    )
+    return [Paragraph(words, Mark.WARNING), Table("Rules that differ", columns, rows, frozenset(columns))]
+
+
+def _table(runs: Sequence[RunReport], strange: Mapping[str, Sequence[str]]) -> Table:
+    metrics = [name for name in METRICS if any(name in run.evaluation.metrics for run in runs)]
+    lists = [name for name in LISTS if any(name in run.evaluation.metrics for run in runs)]
+    rows = []
+    for run in runs:
+        found, n = run.evaluation.metrics, run.evaluation.num_candidates
+        rows.append(
+            Row(
+                (
+                    run.name + (" (other rules)" if run.name in strange else ""),
+                    run.evaluation.served.value,
+                    *(decimal(found.get(name)) for name in metrics),
+                    f"{decimal(found.get(f'retriever/recall@{n}'))} @{n}",
+                    *(decimal(found.get(name)) for name in lists),
+                ),
+                Mark.WARNING if run.name in strange else Mark.NONE,
+            )
+        )
+    columns = ("run", "serves", *metrics, "ceiling, recall", *lists)
+    return Table("The runs, served lists on the test part", columns, rows, frozenset({"serves"}))
+
+
+def _differences(first: str, found: Mapping[tuple[str, str], PairedDifference]) -> list[Block]:
+    import altair
+
+    one = next(iter(found.values()))
+    rows, points = [], []
+    for (name, metric), pair in found.items():
+        p = f"{pair.p:.4f}" if pair.p >= 0.0001 else "< 0.0001"
+        sure = "better" if pair.low > 0 else "worse" if pair.high < 0 else "not told apart"
+        cells = (
+            name,
+            metric,
+            decimal(pair.first),
+            decimal(pair.second),
+            signed(pair.difference),
+            f"{signed(pair.low)} to {signed(pair.high)}",
+            p,
+            sure,
+        )
+        rows.append(Row(cells, Mark.STRONG if pair.excludes_zero else Mark.NONE))
+        points.append(
+            {"run": name, "metric": metric, "difference": pair.difference, "low": pair.low, "high": pair.high}
+        )
+    names, metrics = (
+        list(dict.fromkeys(name for name, _ in found)),
+        list(dict.fromkeys(metric for _, metric in found)),
+    )
+    label = f"Difference to {first} with {one.level:.0%} intervals. " + " ".join(
+        f"{name}, {metric}: {signed(pair.difference)} ({signed(pair.low)} to {signed(pair.high)})."
+        for (name, metric), pair in found.items()
+    )
+    base = altair.Chart(charts.inline(points)).encode(
+        altair.Y("run", type="nominal", title=None, sort=names, axis=altair.Axis(labelLimit=150)),
+        altair.YOffset("metric", type="nominal", sort=metrics),
+        altair.Color("metric", type="nominal", title=None, sort=metrics),
+        tooltip=[
+            altair.Tooltip("run", type="nominal"),
+            altair.Tooltip("metric", type="nominal"),
+            *(
+                altair.Tooltip(key, type="quantitative", format="+.4f")
+                for key in ("difference", "low", "high")
+            ),
+        ],
+    )
+    low = altair.X("low", type="quantitative", title=f"difference to {first}")
+    zero = altair.Chart(charts.inline([{"low": 0.0}])).mark_rule(style=charts.REFERENCE).encode(low)
+    layers = (
+        zero,
+        base.mark_rule(size=2).encode(low, altair.X2("high")),
+        base.mark_point(filled=True, size=70, opacity=1).encode(altair.X("difference", type="quantitative")),
+    )
+    spec = charts.specification(altair.layer(*layers), label, max(80, 50 * len(names)))
+    columns = (
+        "run",
+        "metric",
+        first,
+        "run's value",
+        "difference",
+        f"{one.level:.0%} interval",
+        "p",
+        "verdict",
+    )
+    note = (
+        f"Paired bootstrap over {one.n_clusters:,} users, {one.n_resamples:,} resamples: what other users "
+        "would say. It does not speak of other seeds; p values are not corrected for looking at several."
+    )
+    return [
+        Heading(f"Differences to {first}"),
+        Chart(
+            "differences",
+            f"Difference to {first}; an interval that does not touch 0 tells the runs apart",
+            label,
+            spec,
+        ),
+        Table(f"Differences to {first}", columns, rows, frozenset({"metric", "verdict"})),
+        Paragraph(note, Mark.NOTE),
+    ]
+
+
+def flattened(settings: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``a.b`` names."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = plain(value)
+    return flat
+
+
+def _settings(runs: Sequence[RunReport]) -> list[Block]:
+    flat = [flattened(run.settings) for run in runs]
+    names = list(dict.fromkeys(name for each in flat for name in each))
+    rows = [
+        Row((name, *(each.get(name, NOTHING) for each in flat)))
+        for name in names
+        if len({each.get(name, NOTHING) for each in flat}) > 1 and name != "description"
+    ]
+    if not rows:
+        return [Paragraph("The runs have the same settings.", Mark.NOTE)]
+    columns = ("setting", *(run.name for run in runs))
+    return [Heading("Settings that differ"), Table("Settings that differ", columns, rows, frozenset(columns))]

@@ -1,0 +1,63 @@
+"""RunReport: all that the page says of one run, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from corral.evaluation.calibration import Calibration
+from corral.evaluation.result import Evaluation
+from corral.report.data_summary import DataSummary
+from corral.report.example_lists import Example
+
+
+@dataclass(frozen=True)
+class ClickResults:
+    """What the ranker said of events whose click label is known.
+
+    Attributes:
+        labels: 0 or 1 [n].
+        logits: the ranker's [n].
+        calibration: what ``predict`` makes of the logits.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One trained and judged system.
+
+    Attributes:
+        name: of the run.
+        description: of the recipe.
+        evaluation: on the test part.
+        data: what it was trained and judged on.
+        logs: records of each stage that was trained, one an epoch, by stage.
+        watched: the validation metric that chose each stage's epoch, by stage.
+        examples: lists of real users.
+        clicks: where the data has click labels.
+        settings: all of them, nested.
+        settings_text: the same as YAML.
+        versions: what produced the result.
+        seconds: time of each phase by name.
+        written: when the run ended.
+    """
+
+    name: str
+    evaluation: Evaluation
+    data: DataSummary
+    description: str = ""
+    logs: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    watched: Mapping[str, str] = field(default_factory=dict)
+    examples: Sequence[Example] = ()
+    clicks: ClickResults | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    settings_text: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    written: str = ""

@@ -1,0 +1,186 @@
+"""``corral data`` as typed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.cli.data import EMBEDDED
+from corral.cli.data_formats import READERS, TAKES
+from corral.cli.main import main
+from corral.data import embedded
+from corral.data.catalog import CATALOG
+from corral.data.dataset import Dataset
+
+
+class Cli:
+    """Runs ``corral data ...`` in a directory of its own."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self.capfd = capfd
+
+    def __call__(self, line: str, code: int = 0) -> str:
+        """Standard output of a run that must end with ``code``; the error line where that is 2."""
+        with pytest.raises(SystemExit) as end:
+            main(["data", *shlex.split(line)])
+        out, err = self.capfd.readouterr()
+        assert (end.value.code or 0) == code, err
+        assert "Traceback" not in err
+        return err if code else out
+
+    def json(self, line: str) -> Any:
+        return json.loads(self(line + " --json"))
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    return Cli(capfd)
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> Path:
+    path = tmp_path / "clicks.csv"
+    rows = [f"{user},{item},{user + item},{item}" for user in range(1, 5) for item in range(1, user + 1)]
+    path.write_text("who,what,when,stars\n" + "\n".join(rows) + "\n")
+    return path
+
+
+MAP = "--format table --user who --item what --timestamp when --value stars"
+
+
+def test_formats_of_the_catalogue_exist() -> None:
+    assert {entry.reader for entry in CATALOG.values() if entry.reader} <= set(READERS)
+    assert set(TAKES) <= set(READERS)
+    assert embedded.NAME == EMBEDDED
+
+
+def test_list_shows_all_three_kinds(cli: Cli, clicks: Path, tmp_path: Path) -> None:
+    assert "No data sets in data yet" in cli("list")
+    cli(f"add mine --from {clicks} {MAP}")
+    (tmp_path / "data" / "broken").mkdir()
+    (tmp_path / "data" / "broken" / "header.json").write_text("{")
+    out = cli("list")
+    assert "online-retail" in out
+    assert "ml-1m" in out
+    assert "mine" in out
+    listed = cli.json("list")
+    assert [found["name"] for found in listed["datasets"]] == ["broken", "mine"]
+    assert "error" in listed["datasets"][0]
+    assert listed["datasets"][1]["events"] == 10
+    assert {entry["name"] for entry in listed["catalog"]} == set(CATALOG)
+
+
+def test_add_table_and_describe(cli: Cli, clicks: Path) -> None:
+    added = cli.json(f"add mine --from {clicks} {MAP} --min-item-events 2 --licence 'my own'")
+    assert added["counts"]["events"] == 9
+    assert Path(added["path"]) == Path("data/mine")
+    described = cli.json("describe mine --verify")
+    assert described["verified"] is True
+    assert described["licence"] == "my own"
+    assert described["counts"]["items"] == 3
+    assert described["hash"] == added["hash"]
+    text = cli("describe data/mine")
+    assert "my own" in text
+    assert "tied in time" in text
+
+
+def test_k_core(cli: Cli, clicks: Path) -> None:
+    assert cli.json(f"add core --from {clicks} {MAP} --k-core 2")["counts"]["events"] == 8
+    error = cli(f"add core2 --from {clicks} {MAP} --k-core 3 --min-user-events 2", code=2)
+    assert "--k-core sets both" in error
+
+
+def test_features_and_impressions(cli: Cli, clicks: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("what,title,size\n1,One,2.5\n2,Two,\n")
+    (tmp_path / "shown.csv").write_text("who,what,when\n1,2,3\n")
+    cli(f"add mine --from {clicks} {MAP} --item-features items.csv --text title --impressions shown.csv")
+    described = cli.json("describe mine")
+    assert described["impressions"] == 1
+    kinds = {one["name"]: one["kind"] for one in described["item_features"]}
+    assert kinds == {"title": "text", "size": "numeric"}
+
+
+def test_the_data_that_comes_with_corral(cli: Cli) -> None:
+    assert cli.json("add online-retail --out shop")["counts"]["events"] == 396_244
+    assert Dataset.open("shop").header.licence.startswith("CC BY 4.0")
+    error = cli("add online-retail --out other --user who", code=2)
+    assert "not for the data that comes with corral" in error
+
+
+def test_bad_rows(cli: Cli, clicks: Path) -> None:
+    clicks.write_text(clicks.read_text() + "9,9,never,1\n")
+    error = cli(f"add mine --from {clicks} {MAP}", code=2)
+    assert "line 12" in error
+    assert "'never'" in error
+    assert not Path("data/mine").exists()
+    assert "1 bad rows skipped" in cli(f"add mine --from {clicks} {MAP} --skip-bad-rows")
+    assert len(cli.json("describe mine")["skipped_examples"]) == 1
+
+
+def test_existing_data_is_not_replaced_by_accident(cli: Cli, clicks: Path) -> None:
+    cli(f"add mine --from {clicks} {MAP}")
+    assert "exists already" in cli(f"add mine --from {clicks} {MAP}", code=2)
+    cli(f"add mine --from {clicks} {MAP} --overwrite")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("add mine", "say where mine is"),
+        ("add mine --from clicks.csv", "say what clicks.csv is"),
+        ("add mine --from clicks.csv --format tables", "unknown format 'tables'"),
+        ("add mine --from clicks.csv --format movielens --user who", "--user is not for --format movielens"),
+        (
+            "add mine --from clicks.csv --format bars --part x",
+            "--part is not for --format bars, only for",
+        ),
+        ("add mine --from nothing.csv --format table", "nothing.csv"),
+        ("add mine --from nothing --format movielens", "nothing: there is no such file or directory"),
+        ("add mine --from clicks.csv --format table", "no column 'user_id'"),
+        ("describe nothing", "nothing: no such directory"),
+        ("get ml-1mm", "did you mean ml-1m"),
+        ("get online-retail", "comes with corral"),
+        ("get tmall", "needs a log-in"),
+        ("get ml-1m", "licence was not accepted"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    cli: Cli, clicks: Path, line: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
+    error = cli(line, code=2)
+    assert said in error
+    assert len([one for one in error.splitlines() if one.startswith("Error")]) == 1
+
+
+def test_describe_verify_finds_damage(cli: Cli, clicks: Path) -> None:
+    cli(f"add mine --from {clicks} {MAP}")
+    file = next(Path("data/mine").rglob("item.npy"))
+    body = bytearray(file.read_bytes())
+    body[-4] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(bytes(body))
+    assert "damaged" in cli("describe mine --verify", code=2)
+
+
+def test_get_an_archive_put_there_by_hand(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+    import zipfile
+    from dataclasses import replace
+
+    (tmp_path / "downloads").mkdir()
+    archive = tmp_path / "downloads" / "ml-100k.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("ml-100k/u.data", "1\t2\t3\t881250949\n4\t2\t5\t881250950\n")
+    checksum = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setitem(CATALOG, "ml-100k", replace(CATALOG["ml-100k"], checksum=checksum))
+    got = cli.json("get ml-100k")
+    assert got["next"] == "corral data add ml-100k --from downloads/ml-100k/ml-100k --format movielens"
+    assert cli.json(got["next"].removeprefix("corral data "))["counts"]["events"] == 2
+    # The format is known for names of the catalogue.
+    assert cli.json("add ml-100k --from downloads/ml-100k/ml-100k --out again")["counts"]["users"] == 2

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("altair")
+
+from corral.data.dataset import Dataset
+from corral.data.split import Part, time_cut
+from corral.report.blocks import Block, Mark, Paragraph, Table
+from corral.report.comparison_panel import comparison_panel, flattened
+from corral.report.data_summary import data_summary
+from corral.report.example_lists import choose, example_lists
+from corral.report.examples_panel import examples_panel
+from corral.report.funnel_panel import losses_panel, recall_curve
+from corral.report.learning_panel import learning_panel
+from corral.report.run_report import RunReport
+
+
+def tables(blocks: Any) -> list[Table]:
+    found = []
+    for block in blocks:
+        found += [block] if isinstance(block, Table) else tables(getattr(block, "blocks", ()))
+    return found
+
+
+def words(blocks: list[Block]) -> str:
+    return " ".join(block.text for block in blocks if isinstance(block, Paragraph))
+
+
+def test_the_recall_curve_is_the_recall_that_was_measured(full: RunReport) -> None:
+    curve = recall_curve(full.evaluation)
+    assert len(curve) == 100, "the longest list that was judged"
+    assert (np.diff(curve) >= 0).all()
+    for k in (10, 15, 30, 100):
+        assert curve[k - 1] == pytest.approx(full.evaluation.metrics[f"retriever/recall@{k}"], abs=1e-9)
+
+
+def test_each_target_has_one_fate(full: RunReport) -> None:
+    (table,) = tables(losses_panel(full.evaluation).blocks)
+    for row in table.rows:
+        number, *parts = (int(str(cell).split()[0].replace(",", "")) for cell in row.cells[1:])
+        assert sum(parts) == number
+    assert table.rows[0].cells[1] == f"{len(full.evaluation.targets['item']):,}"
+
+
+def test_parts_of_the_split_by_hand(dataset: Dataset) -> None:
+    split = time_cut(dataset)
+    summary = data_summary(dataset, split)
+    events = dataset.events
+    train = set(events.item[split.rows(Part.TRAIN)].tolist())
+    rows = split.rows(Part.TEST)
+    part = summary.parts[Part.TEST]
+    cold = [item not in train for item in events.item[rows].tolist()]
+    assert part.events == len(rows)
+    assert part.cold_item_events == sum(cold)
+    assert part.items == len(set(events.item[rows].tolist()))
+    assert summary.dates
+    assert sum(int(str(row["events"])) for row in summary.timeline) == len(events)
+    assert summary.popularity[0]["events"] == split.train_counts(dataset).max()
+    assert summary.popularity[-1]["rank"] == len(train)
+
+
+def test_examples_are_the_judged_queries(system: Any) -> None:
+    evaluation = system.evaluation
+    from_rule = choose(evaluation, 6)
+    assert from_rule == choose(evaluation, 6)
+    assert 3 <= len(from_rule) <= 6
+    ranker = type("Order", (), {"__call__": lambda self, query, items: -items.float()})()
+    examples = example_lists(
+        system.dataset, system.targets, evaluation, system.channel, ranker, None, n=6, shown=15
+    )
+    events = system.dataset.events
+    for (query, _), example in zip(from_rule, examples, strict=True):
+        event = int(evaluation.queries["event"][query])
+        user = int(events.user[event])
+        start = int(events.offsets[user])
+        before = system.dataset.items.external(events.item[start:event][-6:])
+        assert [item.id for item in example.history] == before, "history as of the event"
+        hits = {entry.item.id: entry.place for entry in example.served if entry.hit}
+        recalled = {entry.item.id: entry.place for entry in example.candidates}
+        for target in example.targets:
+            assert hits.get(target.item.id, 0) == target.served_place
+            assert recalled.get(target.item.id, 0) == target.retriever_place
+        for entry in example.served:
+            assert recalled[entry.item.id] == entry.retriever_place
+        scores = [entry.final_score for entry in example.served]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_examples_of_another_evaluation_are_refused(system: Any) -> None:
+    other = replace(system.targets, event=system.targets.event + 1)
+    with pytest.raises(ValueError, match="not of this data"):
+        example_lists(system.dataset, other, system.evaluation, system.channel, None, None)
+
+
+def test_items_without_a_title_show_their_id(full: RunReport) -> None:
+    cells = [
+        row.cells[0] for table in tables(examples_panel(full.examples, True).blocks) for row in table.rows
+    ]
+    assert any(isinstance(cell, str) and cell.startswith("i") for cell in cells)
+    assert any(isinstance(cell, tuple) and cell[1].startswith("i") for cell in cells)
+
+
+def test_the_chosen_epoch_is_marked() -> None:
+    log = [
+        {"epoch": e, "step": e, "seconds": 1.0, "loss/total": 1.0, "ndcg@10": v}
+        for e, v in enumerate((0.1, 0.3, 0.2))
+    ]
+    (table,) = tables(learning_panel({"retriever": log}, {"retriever": "ndcg@10"}).blocks)
+    assert [row.mark for row in table.rows] == [Mark.NONE, Mark.STRONG, Mark.NONE]
+    assert table.rows[1].cells[0] == "2 (chosen)"
+    unjudged = [{"epoch": 0, "step": 1, "seconds": 1.0, "loss/total": 1.0}]
+    assert tables(learning_panel({"ranker": unjudged}, {"ranker": "auc"}).blocks)[0].rows[0].mark is Mark.NONE
+
+
+def test_runs_judged_alike_are_compared(full: RunReport, bare: RunReport) -> None:
+    panel = comparison_panel([full, bare])
+    captions = [table.caption for table in tables(panel.blocks)]
+    assert f"Differences to {full.name}" in captions
+    assert "NOT COMPARABLE" not in words(panel.blocks)
+
+
+def test_runs_judged_by_other_rules_are_flagged_and_not_compared(full: RunReport, bare: RunReport) -> None:
+    rules = {**bare.evaluation.protocol, "split": "leave-last-two-out"}
+    strange = replace(bare, evaluation=replace(bare.evaluation, protocol=rules))
+    panel = comparison_panel([full, strange])
+    loud = [block for block in panel.blocks if isinstance(block, Paragraph) and block.mark is Mark.WARNING]
+    assert "NOT COMPARABLE: bare" in loud[0].text
+    differing = tables(panel.blocks)[0]
+    assert [row.cells for row in differing.rows] == [("split", "time-cut", "leave-last-two-out")]
+    assert not [table for table in tables(panel.blocks) if table.caption.startswith("Differences")]
+
+
+def test_nested_settings_become_dotted_names() -> None:
+    assert flattened({"a": {"b": {"c": 1}}, "d": None}) == {"a.b.c": "1", "d": "–"}
