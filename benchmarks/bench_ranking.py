@@ -4,7 +4,7 @@ A training step: 256 queries with a history of 50, the clicked item and 20 negat
 softmax loss, backward pass, one step of the row-wise Adam. Serving: one query, 300 candidates, no gradient.
 
     python benchmarks/bench_ranking.py
-    python benchmarks/bench_ranking.py --seeds 0 --steps 5     # a quick look
+    python benchmarks/bench_ranking.py --seeds 0 --steps 5 --systems din --folder runs    # a quick look at some
 
 Prints a table and writes docs/results/ranking.json and ranking.md.
 """
@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import polars as pl
 import torch
@@ -152,17 +153,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--systems", default="", help="only those whose name contains this")
+    parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows: list[Row] = []
     for dataset, features in (("ids", None), ("ids + 4 item features", item_features())):
-        for system in SYSTEMS:
+        for system in [name for name in SYSTEMS if options.systems in name]:
             for seed in options.seeds:
                 metrics = measure(system, features, seed, options.steps)
                 rows.append({"dataset": dataset, "system": system, "seed": seed, "metrics": metrics})
+                print(
+                    dataset,
+                    system,
+                    seed,
+                    {key: round(value, 1) for key, value in metrics.items()},
+                    flush=True,
+                )
     shown = [*(f"- {key}: {value}" for key, value in PROTOCOL.items()), "", *table(rows, COLUMNS, digits=1)]
     print("\n".join(shown))
-    write_results("ranking", rows, PROTOCOL, shown)
+    write_results("ranking", rows, PROTOCOL, shown, options.folder)
 
 
 if __name__ == "__main__":

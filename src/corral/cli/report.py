@@ -29,7 +29,7 @@ def report(
         typer.Option(
             "--out",
             "-o",
-            help="The file to write [default: RUN/report.html; of several, comparison.html].",
+            help="The file to write; if not given, RUN/report.html, or comparison.html.",
             show_default=False,
         ),
     ] = None,

@@ -71,8 +71,8 @@ def _parts(data: DataSummary) -> Table:
         "cold users",
         "items",
         "cold items",
-        "events of cold users",
-        "events of cold items",
+        "cold-user events",
+        "cold-item events",
     )
     rows = []
     for part in data.parts:

@@ -8,7 +8,7 @@ from corral.report.blocks import Block, Cell, Heading, Mark, Panel, Paragraph, R
 from corral.report.example_lists import Example, Item, Listed
 from corral.report.number_text import count, decimal
 
-WORDS = frozenset({"item", "taken", "in stage 1", "in the served list"})
+WORDS = frozenset({"item", "in stage 1", "in the served list"})
 
 
 def examples_panel(examples: Sequence[Example], fused: bool) -> Panel:

@@ -95,9 +95,15 @@ def _stage(stage: str, records: Sequence[Mapping[str, float]], watched: str | No
 
 
 def _drawn(metrics: Sequence[str], watched: str | None) -> list[str]:
-    """At most five lines in one chart, the watched one first."""
-    first = [name for name in metrics if name == watched]
-    return [*first, *(name for name in metrics if name != watched)][:5]
+    """At most five lines in one chart, the watched one first; what repeats another or only says of how many
+    users it is stays in the table.
+    """
+    kept = [
+        name
+        for name in metrics
+        if "coverage" not in name and not (name.startswith("retriever/") and name[10:] in metrics)
+    ]
+    return sorted(kept, key=lambda name: name != watched)[:5]
 
 
 def _ends(rows: Sequence[Mapping[str, object]]) -> str:
