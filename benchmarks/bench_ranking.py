@@ -4,7 +4,7 @@ A training step: 256 queries with a history of 50, the clicked item and 20 negat
 softmax loss, backward pass, one step of the row-wise Adam. Serving: one query, 300 candidates, no gradient.
 
     python benchmarks/bench_ranking.py
-    python benchmarks/bench_ranking.py --seeds 0 --steps 5 --systems din --folder runs    # a quick look at some
+    python benchmarks/bench_ranking.py --seeds 0 --steps 5 --systems din --folder runs    # a quick look
 
 Prints a table and writes docs/results/ranking.json and ranking.md.
 """

@@ -29,8 +29,9 @@ from corral.evaluation.evaluate import evaluate
 from corral.evaluation.funnel import Funnel, evaluation_mode
 from corral.evaluation.metrics import list_metrics, ranks_by_score, relevant_counts
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
-from corral.retrieval.channels import RetrieverChannel
+from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
 from corral.retrieval.index import ExactIndex
+from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import CausalRetriever
 from corral.settings import Settings, TrainingSettings, dump_settings, load_settings
 from corral.training.fit import FitState, Loader, fit
@@ -186,11 +187,20 @@ class Experiment:
         )
         return model.to(self.device)
 
-    def channel(self, retriever: Any) -> RetrieverChannel:
-        """Stage 1 with an exact index of its current item vectors."""
+    def index(self, retriever: Any) -> ExactIndex:
+        """An exact index of stage 1's current item vectors, over the catalogue."""
+        catalogue = self.catalogue.to(self.device)
         with torch.no_grad(), evaluation_mode(retriever):
-            vectors = retriever.encode_items(self.catalogue.to(self.device))
-        return RetrieverChannel(retriever, ExactIndex(vectors.float(), self.catalogue.to(self.device)))
+            return ExactIndex(retriever.encode_items(catalogue).float(), catalogue)
+
+    @cached_property
+    def popularity(self) -> PopularityChannel:
+        """What stage 1 gives to users without history."""
+        return PopularityChannel(torch.from_numpy(self.counts))
+
+    def channel(self, retriever: Any) -> ColdStartChannel:
+        """Stage 1 as it is served."""
+        return ColdStartChannel(RetrieverChannel(retriever, self.index(retriever)), self.popularity)
 
     def train_retriever(self) -> nn.Module:
         """Stage 1, trained (or loaded, if it was trained before)."""

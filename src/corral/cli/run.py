@@ -19,10 +19,9 @@ from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
 from corral.evaluation.result import Evaluation, Stage
-from corral.retrieval.popularity import PopularityChannel
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ModuleSpec, ServeBy, ServingTables, TwoStageRecommender
+from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
 
 BUNDLE, EVALUATION = "bundle", "evaluation"
 
@@ -107,13 +106,13 @@ def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
     return TwoStageRecommender(
         tables,
         cast(Any, models.retriever),
-        experiment.channel(models.retriever).index,
-        PopularityChannel(torch.from_numpy(experiment.counts)),
+        experiment.index(models.retriever),
+        experiment.popularity,
         ranker=cast(Any, models.ranker),
         mixture=models.mixture,
         calibration=calibration,
         num_candidates=experiment.settings.evaluation.num_candidates,
-        serve_by=ServeBy(models.served.value),
+        serve_by=models.served,
         history_length=experiment.history_length,
         specs=specs,
     )

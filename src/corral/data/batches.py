@@ -34,6 +34,16 @@ class Query:
     def __len__(self) -> int:
         return self.user.shape[0]
 
+    def where(self, mask: Tensor) -> Query:
+        """The queries for which ``mask`` [B] is True."""
+        return Query(
+            self.user[mask],
+            self.event[mask],
+            self.history[mask],
+            self.time[mask],
+            {name: value[mask] for name, value in self.features.items()},
+        )
+
     def to(self, device: torch.device | str) -> Query:
         """The same query with its tensors on ``device``."""
         return Query(

@@ -81,24 +81,37 @@ def lines(
     """
     import altair
 
-    scale = altair.Scale(type="log", nice=False) if log else altair.Scale(zero=False, nice=not whole_x)
     values = [float(str(row[x])) for row in rows]
-    axis = altair.Axis(format="~s" if log else "d", tickMinStep=1) if whole_x or log else altair.Axis()
-    if whole_x and not log and values and max(values) - min(values) <= 12:
-        axis = altair.Axis(format="d", values=sorted({round(value) for value in values}))
-    y_scale = altair.Scale(type="log") if log else altair.Scale(zero=False)
+    if log:
+        scale, y_scale = altair.Scale(type="log", nice=False), altair.Scale(type="log")
+        powers = altair.Axis(format="~s", values=[10**power for power in range(10)])
+        axis, y_axis = powers, powers
+    else:
+        # A lone value has no range of its own: show it above zero.
+        y_scale = altair.Scale(zero=len(set(values)) < 2)
+        scale, axis, y_axis = altair.Scale(zero=False, nice=not whole_x), altair.Axis(), altair.Axis()
+        if whole_x:
+            axis = altair.Axis(format="d", tickMinStep=1)
+            if values and max(values) - min(values) <= 12:
+                axis = altair.Axis(format="d", values=sorted({round(value) for value in values}))
     tooltip = [
         altair.Tooltip(x, type="quantitative", title=x_title),
         altair.Tooltip(y, type="quantitative", title=y_title, format=".4~g"),
     ]
     encoding: dict[str, Any] = {
         "x": altair.X(x, type="quantitative", title=x_title, scale=scale, axis=axis),
-        "y": altair.Y(y, type="quantitative", title=y_title, scale=y_scale),
+        "y": altair.Y(y, type="quantitative", title=y_title, scale=y_scale, axis=y_axis),
         "tooltip": tooltip,
     }
     if colour is not None:
         names = list(dict.fromkeys(str(row[colour]) for row in rows))
-        encoding["color"] = altair.Color(colour, type="nominal", title=None, sort=names)
+        encoding["color"] = altair.Color(
+            colour,
+            type="nominal",
+            title=None,
+            sort=names,
+            legend=altair.Legend(symbolType="stroke", symbolStrokeWidth=3),
+        )
         tooltip.insert(0, altair.Tooltip(colour, type="nominal", title="line"))
     mark = altair.Chart(inline(rows)).mark_line(point=points).encode(**encoding)
     layers = [mark]

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from corral.report.blocks import Block, Cell, Heading, Mark, Panel, Paragraph, Row, SideBySide, Table
 from corral.report.example_lists import Example, Item, Listed
-from corral.report.number_text import count, decimal
+from corral.report.number_text import NOTHING, count, decimal
 
+# Targets shown: a wholesaler takes a hundred items at once.
+TARGETS = 12
 WORDS = frozenset({"item", "in stage 1", "in the served list"})
 
 
@@ -50,7 +52,7 @@ def _example(example: Example, fused: bool) -> list[Block]:
     older = (
         f"the last {shown} of {example.history_length} known items"
         if example.history_length > shown
-        else "all known items"
+        else ("all known items" if shown else "none")
     )
     history = [Row((_cell(item), str(place - shown))) for place, item in enumerate(example.history)]
     ranked = any(entry.logit is not None for entry in example.served)
@@ -92,26 +94,33 @@ def _example(example: Example, fused: bool) -> list[Block]:
     def place(value: int) -> str:
         return f"place {count(value)}" if value else "missed"
 
+    ordered = sorted(example.targets, key=lambda each: (each.served_place == 0, each.served_place))
     targets = [
         Row(
             (
                 _cell(each.item),
                 place(each.retriever_place),
-                place(each.served_place) if each.retriever_place else "–",
-            )
+                place(each.served_place) if each.retriever_place else NOTHING,
+            ),
+            Mark.HIT if any(entry.hit and entry.item == each.item for entry in example.served) else Mark.NONE,
         )
-        for each in example.targets
+        for each in ordered[:TARGETS]
     ]
+    more = len(ordered) - len(targets)
+    taken = "What the user then took" + (f", the {TARGETS} best placed of {len(ordered)}" if more else "")
     user = f"user {example.user}"
     return [
         Heading(f"User {example.user}, {example.time}"),
         Paragraph(f"Shown because: {example.reason}. {_hits(example)}"),
         SideBySide(
             [
-                Table(f"History of {user}: {older}, the latest last", ("item", "event"), history, WORDS),
                 Table(
-                    "What the user then took", ("item", "in stage 1", "in the served list"), targets, WORDS
+                    f"History of {user}: {older}{', the latest last' if shown else ''}",
+                    ("item", "event"),
+                    history,
+                    WORDS,
                 ),
+                Table(taken, ("item", "in stage 1", "in the served list"), targets, WORDS),
             ]
         ),
         SideBySide(

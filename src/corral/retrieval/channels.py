@@ -15,6 +15,7 @@ from torch import Tensor
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.retrieval.index import ItemIndex
+from corral.retrieval.popularity import PopularityChannel
 
 
 @runtime_checkable
@@ -64,6 +65,51 @@ class RetrieverChannel:
     ) -> Candidates:
         """The k items of greatest inner product with the encoded queries; see ``RecallChannel``."""
         return self.index.search(self.retriever.encode_queries(query), k, exclude, allow)
+
+
+class ColdStartChannel:
+    """A retriever's channel, with popular items for queries without any history. A ``RecallChannel``.
+
+    The same object recalls in evaluation and in serving, so that what is measured is what is served.
+
+    Args:
+        channel: for everybody else.
+        popularity: train counts; only items of the channel's index are recommended.
+    """
+
+    def __init__(self, channel: RetrieverChannel, popularity: PopularityChannel) -> None:
+        self.channel, self.popularity = channel, popularity
+        self.name, self.retriever = channel.name, channel.retriever
+        items = channel.index.items
+        self._indexed = torch.zeros(len(popularity.counts), dtype=torch.bool, device=items.device)
+        self._indexed[items] = True
+
+    @staticmethod
+    def cold(query: Query) -> Tensor:
+        """True [B] where nothing is known of the user: no history."""
+        if query.history.shape[1] == 0:
+            return torch.ones(len(query), dtype=torch.bool, device=query.user.device)
+        return query.history[:, -1] == 0
+
+    @torch.no_grad()
+    def recall(
+        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
+    ) -> Candidates:
+        """As ``RetrieverChannel.recall``; the scores of popular items are their train counts."""
+        cold = self.cold(query)
+        if not cold.any():
+            return self.channel.recall(query, k, exclude, allow)
+        mask = self._indexed if allow is None else self._indexed & allow
+        hidden = None if exclude is None else exclude[cold]
+        popular = self.popularity.most_popular(int(cold.sum()), k, hidden, mask)
+        items = torch.zeros(len(query), k, dtype=torch.int64, device=query.user.device)
+        scores = torch.full((len(query), k), -torch.inf, device=query.user.device)
+        items[cold], scores[cold] = popular.items.to(items.device), popular.scores.to(scores.device)
+        if not cold.all():
+            hidden = None if exclude is None else exclude[~cold]
+            known = self.channel.recall(query.where(~cold), k, hidden, allow)
+            items[~cold], scores[~cold] = known.items, known.scores
+        return Candidates(items, scores)
 
 
 @dataclass(frozen=True)

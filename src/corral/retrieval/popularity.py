@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
-
-FIRST_ITEM_ROW = 2
+from corral.data.vocabulary import FIRST_ROW
 
 
 class PopularityChannel:
@@ -27,12 +26,12 @@ class PopularityChannel:
     """
 
     def __init__(self, counts: Tensor, *, name: str = "popularity", block_bytes: int = 64 << 20) -> None:
-        if counts.ndim != 1 or len(counts) < FIRST_ITEM_ROW:
+        if counts.ndim != 1 or len(counts) < FIRST_ROW:
             raise ValueError(f"need counts [rows] with the two reserved rows, got {list(counts.shape)}")
         self.name = name
         self.counts = counts.detach().to(torch.float32, copy=True)
         self.block_bytes = block_bytes
-        self._order = self.counts[FIRST_ITEM_ROW:].argsort(descending=True, stable=True) + FIRST_ITEM_ROW
+        self._order = self.counts[FIRST_ROW:].argsort(descending=True, stable=True) + FIRST_ROW
 
     @classmethod
     def of_items(cls, items: Tensor, rows: int, *, name: str = "popularity") -> PopularityChannel:

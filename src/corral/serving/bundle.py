@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from corral.data.atomic_directory import atomic_directory
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
+from corral.evaluation.result import Stage
 from corral.retrieval.faiss_index import open_index
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.manifest import MANIFEST_FILE, read_manifest, verify_files, write_manifest
-from corral.serving.recommender import ModuleSpec, ServeBy, ServingTables, TwoStageRecommender
+from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
 from corral.serving.table_bundle import read_tables, write_tables
 
 SETTINGS_FILE = "settings.json"
@@ -129,7 +130,7 @@ def load_bundle(path: Path, build: Builder, device: torch.device | str = "cpu") 
         mixture=None if mixture is None else Mixture(**mixture),
         calibration=Calibration(**settings["calibration"]),
         num_candidates=settings["num_candidates"],
-        serve_by=ServeBy(settings["serve_by"]),
+        serve_by=Stage(settings["serve_by"]),
         history_length=settings["history_length"],
         batch_size=settings["batch_size"],
         specs=specs,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,9 @@ from corral.evaluation.calibration import Calibration
 from corral.evaluation.funnel import evaluation_mode
 from corral.evaluation.metrics import ranking_order
 from corral.evaluation.mixture import Mixture
+from corral.evaluation.result import Stage
 from corral.ranking.ranker import Ranker
+from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
 from corral.retrieval.index import ItemIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
@@ -31,14 +32,6 @@ from corral.serving.histories import UserHistories
 from corral.serving.pair_blocks import pair_blocks
 from corral.serving.recommendations import Neighbours, PredictionKind, Predictions, Recommendations
 from corral.serving.similarity import Cosines
-
-
-class ServeBy(StrEnum):
-    """Whose score sorts the list that is served."""
-
-    RETRIEVER = "retriever"
-    RANKER = "ranker"
-    FUSED = "fused"
 
 
 @dataclass(frozen=True)
@@ -73,8 +66,8 @@ class TwoStageRecommender:
 
     Fixed answers (all tested):
 
-    - A user without a usable history, unknown or not: the most popular items that pass the filters;
-      ``fallback`` says so. A history given in the call makes an unknown user a normal one: the models see
+    - A user without a usable history, unknown or not: stage 1 gives the most popular items that pass the
+      filters (its scores are then their train counts), stage 2 ranks them; ``fallback`` says so. A history given in the call makes an unknown user a normal one: the models see
       the unknown user (row 1) with this history.
     - A given history takes the place of the stored one for the models; ``filter_seen`` hides the items of
       both. Items of it that the catalogue lacks are ignored and counted. If none is left, or None is given
@@ -89,7 +82,7 @@ class TwoStageRecommender:
         tables: vocabularies, features and histories.
         retriever: stage 1.
         index: a snapshot of its item vectors.
-        popularity: the answer where nothing is known of the user.
+        popularity: stage 1 where nothing is known of the user.
         ranker: stage 2; None = the retriever's order is served.
         mixture: fuses both stages' scores.
         calibration: turns the ranker's logits into probabilities, where it was fitted on click labels.
@@ -115,7 +108,7 @@ class TwoStageRecommender:
         mixture: Mixture | None = None,
         calibration: Calibration | None = None,
         num_candidates: int = 100,
-        serve_by: ServeBy | None = None,
+        serve_by: Stage | None = None,
         history_length: int = 50,
         batch_size: int = 512,
         specs: Mapping[str, ModuleSpec] | None = None,
@@ -126,11 +119,11 @@ class TwoStageRecommender:
                 f"got {num_candidates}, {history_length} and {batch_size}"
             )
         if serve_by is None:
-            serve_by = ServeBy.RANKER if ranker is not None else ServeBy.RETRIEVER
-            serve_by = ServeBy.FUSED if mixture is not None else serve_by
-        if serve_by is not ServeBy.RETRIEVER and ranker is None:
+            serve_by = Stage.RANKER if ranker is not None else Stage.RETRIEVER
+            serve_by = Stage.FUSED if mixture is not None else serve_by
+        if serve_by is not Stage.RETRIEVER and ranker is None:
             raise ValueError(f"serve_by={serve_by.value} needs a ranker")
-        if serve_by is ServeBy.FUSED and mixture is None:
+        if serve_by is Stage.FUSED and mixture is None:
             raise ValueError("serve_by=fused needs a mixture")
         if len(index.items) and int(index.items[-1]) >= len(tables.items):
             raise ValueError(
@@ -151,8 +144,7 @@ class TwoStageRecommender:
         self.num_candidates, self.serve_by = num_candidates, serve_by
         self.history_length, self.batch_size = history_length, batch_size
         self.specs = dict(specs or {})
-        self._indexed = torch.zeros(len(tables.items), dtype=torch.bool)
-        self._indexed[index.items.cpu()] = True
+        self._channel = ColdStartChannel(RetrieverChannel(retriever, index), popularity)
         self._item_cosines: Cosines | None = None
         self._user_cosines: Cosines | None = None
 
@@ -204,8 +196,6 @@ class TwoStageRecommender:
         stage_scores = np.full((2, len(rows), width), np.nan) if explain else None
         fallback = np.zeros(len(rows), dtype=bool)
         mask = allow_mask(self.tables.items, allow, deny)
-        # the popular items, too, come from the catalogue that is served
-        popular = self._indexed if mask is None else self._indexed & mask
         with evaluation_mode(self.retriever, self.ranker):
             for start in range(0, len(rows) if width else 0, self.batch_size):
                 block = slice(start, start + self.batch_size)
@@ -216,20 +206,11 @@ class TwoStageRecommender:
                 own = {name: value[block] for name, value in (features or {}).items()}
                 query = self._query(rows[block], recent, time, own)
                 exclude = self._seen(rows[block], given, block) if filter_seen else None
-                cold = query.history[:, -1] == 0
-                fallback[block] = cold.numpy()
-                place = start + cold.nonzero().squeeze(1).numpy()
-                if len(place):
-                    hidden = None if exclude is None else exclude[cold]
-                    found = self.popularity.most_popular(len(place), width, hidden, popular)
-                    items[place], scores[place] = found.items.numpy(), found.scores.double().numpy()
-                place = start + (~cold).nonzero().squeeze(1).numpy()
-                if len(place):
-                    hidden = None if exclude is None else exclude[~cold]
-                    lists, both = self._two_stages(_some(query, ~cold), width, hidden, mask, explain)
-                    items[place], scores[place] = lists.items.numpy(), lists.scores.numpy()
-                    if stage_scores is not None:
-                        stage_scores[:, place] = both
+                fallback[block] = ColdStartChannel.cold(query).numpy()
+                lists, both = self._two_stages(query, width, exclude, mask, explain)
+                items[block], scores[block] = lists.items.numpy(), lists.scores.numpy()
+                if stage_scores is not None:
+                    stage_scores[:, block] = both
         counts = (items != 0).sum(axis=1)
         longest = int(counts.max(initial=0))
         kept = None if stage_scores is None else stage_scores[:, :, :longest]
@@ -254,14 +235,15 @@ class TwoStageRecommender:
         """The served lists [B, k], on the CPU in float64, and both stages' scores of them [2, B, k]."""
         query = query.to(self.device)
         wide = min(max(k, self.num_candidates), len(self.tables.items) - FIRST_ROW)
-        found = self.index.search(self.retriever.encode_queries(query), wide, exclude, mask)
+        hidden = None if exclude is None else exclude.to(self.device)
+        found = self._channel.recall(query, wide, hidden, None if mask is None else mask.to(self.device))
         logits = None
         final = found.scores.double()
-        if self.ranker is not None and (explain or self.serve_by is not ServeBy.RETRIEVER):
+        if self.ranker is not None and (explain or self.serve_by is not Stage.RETRIEVER):
             logits = self.ranker(query, found.items)
-            if self.serve_by is ServeBy.RANKER:
+            if self.serve_by is Stage.RANKER:
                 final = logits.double()
-            elif self.serve_by is ServeBy.FUSED:
+            elif self.serve_by is Stage.FUSED:
                 assert self.mixture is not None
                 final = self.mixture(found.scores, logits, found.mask).double()
         final = final.masked_fill(~found.mask, -torch.inf)

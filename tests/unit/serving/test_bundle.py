@@ -24,7 +24,8 @@ from corral.evaluation.mixture import Mixture
 from corral.retrieval.faiss_index import FaissIndex
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.manifest import FORMAT_VERSION, read_manifest
-from corral.serving.recommender import ModuleSpec, ServeBy, TwoStageRecommender
+from corral.evaluation.result import Stage
+from corral.serving.recommender import ModuleSpec, TwoStageRecommender
 
 USERS = [f"u{number:02d}" for number in range(8)]
 
@@ -75,7 +76,7 @@ def assert_same_answers(one: TwoStageRecommender, two: TwoStageRecommender) -> N
         {},
         {"ranker": False},
         {"mixture": Mixture(0.35), "num_candidates": 9, "history_length": 3, "batch_size": 4},
-        {"mixture": Mixture(0.35), "serve_by": ServeBy.RETRIEVER, "calibration": Calibration(1.25, -0.1, 7)},
+        {"mixture": Mixture(0.35), "serve_by": Stage.RETRIEVER, "calibration": Calibration(1.25, -0.1, 7)},
     ],
 )
 def test_round_trip_is_bit_identical(

@@ -13,7 +13,7 @@ from small_system import SmallSystem, small_system
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
 from corral.serving.recommendations import Recommendations
-from corral.serving.recommender import ServeBy
+from corral.evaluation.result import Stage
 
 USERS = [f"u{number:02d}" for number in range(8)]
 
@@ -82,7 +82,7 @@ def test_seen_items_stay_when_asked(system: SmallSystem) -> None:
 
 
 def test_serve_by(system: SmallSystem) -> None:
-    by_retriever = system.recommender(serve_by=ServeBy.RETRIEVER).recommend(USERS[1:], 6, explain=True)
+    by_retriever = system.recommender(serve_by=Stage.RETRIEVER).recommend(USERS[1:], 6, explain=True)
     assert by_retriever.served_by == "retriever"
     np.testing.assert_array_equal(by_retriever.scores, by_retriever.retriever_scores)
     assert by_retriever.ranker_logits is not None
@@ -90,7 +90,7 @@ def test_serve_by(system: SmallSystem) -> None:
     assert alone.item_ids == by_retriever.item_ids
     assert alone.ranker_logits is None
     # the ends of the mixture are the stages
-    for weight, serve_by in ((0.0, ServeBy.RETRIEVER), (1.0, ServeBy.RANKER)):
+    for weight, serve_by in ((0.0, Stage.RETRIEVER), (1.0, Stage.RANKER)):
         fused = system.recommender(mixture=Mixture(weight)).recommend(USERS[1:], 6)
         assert fused.served_by == "fused"
         assert_sorted(fused)
@@ -99,9 +99,9 @@ def test_serve_by(system: SmallSystem) -> None:
 
 def test_parts_that_do_not_fit_are_refused(system: SmallSystem) -> None:
     with pytest.raises(ValueError, match="serve_by=ranker needs a ranker"):
-        system.recommender(ranker=False, serve_by=ServeBy.RANKER)
+        system.recommender(ranker=False, serve_by=Stage.RANKER)
     with pytest.raises(ValueError, match="serve_by=fused needs a mixture"):
-        system.recommender(serve_by=ServeBy.FUSED)
+        system.recommender(serve_by=Stage.FUSED)
     with pytest.raises(ValueError, match="must be positive"):
         system.recommender(num_candidates=0)
     other = small_system(n_items=20)
@@ -127,7 +127,7 @@ def test_training_mode_is_left_alone_and_not_used(system: SmallSystem) -> None:
 
 
 def test_unknown_user_gets_popular_items(system: SmallSystem) -> None:
-    answer = system.recommender().recommend(["nobody", "u01", "u00"], 4)
+    answer = system.recommender(serve_by=Stage.RETRIEVER).recommend(["nobody", "u01", "u00"], 4)
     assert answer.fallback.tolist() == [True, False, True]  # u00 is known, but has no history
     order = np.argsort(-system.counts[2:], kind="stable")[:4] + 2
     assert answer.item_ids[0] == answer.item_ids[2] == system.tables.items.external(order)
@@ -135,8 +135,16 @@ def test_unknown_user_gets_popular_items(system: SmallSystem) -> None:
     assert_sorted(answer)
 
 
+def test_the_ranker_orders_the_popular_items_of_an_unknown_user(system: SmallSystem) -> None:
+    answer = system.recommender(num_candidates=6).recommend(["nobody"], 6, explain=True)
+    order = np.argsort(-system.counts[2:], kind="stable")[:6] + 2
+    assert set(answer.item_ids[0]) == set(system.tables.items.external(order))
+    assert answer.ranker_logits is not None
+    assert_sorted(answer)
+
+
 def test_popular_items_pass_the_same_filters(system: SmallSystem) -> None:
-    recommender = system.recommender()
+    recommender = system.recommender(serve_by=Stage.RETRIEVER)
     best = recommender.recommend(["nobody"], 4).item_ids[0]
     denied = recommender.recommend(["nobody"], 3, deny=best[:1])
     assert denied.item_ids[0] == best[1:]
@@ -276,7 +284,7 @@ def test_to_frame(system: SmallSystem) -> None:
     ]
     assert frame["rank"].to_list() == [1, 2, 3, 1, 2, 3]
     assert frame["item_id"].to_list() == answer.item_ids[0] + answer.item_ids[1]
-    assert np.isnan(frame["ranker_logit"].to_numpy()[3:]).all()
+    assert np.isfinite(frame["ranker_logit"].to_numpy()).all()
 
 
 def test_predict_says_what_it_gives(system: SmallSystem) -> None:
