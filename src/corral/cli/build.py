@@ -210,7 +210,7 @@ def make_ranker(spec: dict[str, Any], users: FeatureTable, items: FeatureTable) 
         "din": lambda: DIN(*sizes, hidden=hidden, dropout=dropout, attention_size=spec["attention_size"]),
     }
     ctr: Any = makers[kind]()
-    return FieldRanker(fields, ctr, embedding_dropout=spec["embedding_dropout"])
+    return FieldRanker(fields, ctr, embedding_dropout=spec["embedding_dropout"], history_length=spec["history_length"])
 
 
 def choose_device(name: str) -> torch.device:

@@ -44,6 +44,11 @@ class Query:
             {name: value[mask] for name, value in self.features.items()},
         )
 
+    def recent(self, length: int) -> Query:
+        """The same queries with the last ``length`` items of each history."""
+        start = max(self.history.shape[1] - length, 0)
+        return Query(self.user, self.event, self.history[:, start:], self.time, self.features)
+
     def to(self, device: torch.device | str) -> Query:
         """The same query with its tensors on ``device``."""
         return Query(

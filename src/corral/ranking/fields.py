@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
-from corral.ranking.entity_fields import EntityFields
-from corral.ranking.feature_fields import NumericScale, embedding_table
 from corral.ranking.history_pooling import mean_pooling
+from corral.retrieval.entity_fields import EntityFields
+from corral.retrieval.feature_fields import NumericScale, embedding_table
 
 
 class RequestFields(nn.Module):

@@ -52,10 +52,19 @@ class FieldRanker(nn.Module):
         ctr: a ``CtrModel``.
         embedding_dropout: dropout of embedding coordinates in training, with **one** mask per query for all
             its items and history slots, so that the items of a query stay comparable, and with the history.
+        history_length: the ranker reads so many of the latest items; None: as many as the query has.
     """
 
-    def __init__(self, fields: Fields, ctr: CtrModel, *, embedding_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        fields: Fields,
+        ctr: CtrModel,
+        *,
+        embedding_dropout: float = 0.0,
+        history_length: int | None = None,
+    ) -> None:
         super().__init__()
+        self.history_length = history_length
         if not 0.0 <= embedding_dropout < 1.0:
             raise ValueError(f"embedding_dropout must be in [0, 1), got {embedding_dropout}")
         self.fields = fields
@@ -75,6 +84,8 @@ class FieldRanker(nn.Module):
     def encode(self, query: Query) -> EncodedQuery:
         """The part that is the same for every item of a query."""
         fields = self.fields
+        if self.history_length is not None:
+            query = query.recent(self.history_length)
         needed = self.ctr.uses_history or fields.pool_history
         history = fields.history(query) if needed else None
         context = fields.context(query, history)

@@ -53,7 +53,7 @@ class GRU4Rec(nn.Module):
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
-        history = query.history[:, -self.max_length :]
+        history = query.recent(self.max_length).history
         if history.shape[1] == 0:
             return self.empty_query.expand(len(query), -1)
         used = int((history != 0).sum(1).max().clamp(min=1))

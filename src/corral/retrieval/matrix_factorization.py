@@ -20,7 +20,13 @@ class MatrixFactorization(nn.Module):
     """
 
     def __init__(
-        self, num_users: int, num_items: int, *, size: int = 64, user_dropout: float = 0.05, sparse: bool = False
+        self,
+        num_users: int,
+        num_items: int,
+        *,
+        size: int = 64,
+        user_dropout: float = 0.05,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         self.user_dropout = user_dropout

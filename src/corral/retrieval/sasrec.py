@@ -85,12 +85,14 @@ class SASRec(nn.Module):
     def encode_positions(self, sequence: SequenceBatch) -> Tensor:
         """Query vectors at every position [B, L + 1, D]."""
         if sequence.items.shape[1] > self.max_length:
-            raise ValueError(f"sequences of {sequence.items.shape[1]} items, but max_length={self.max_length}")
+            raise ValueError(
+                f"sequences of {sequence.items.shape[1]} items, but max_length={self.max_length}"
+            )
         return self._encode(sequence.items)
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
-        history = query.history[:, -self.max_length :]
+        history = query.recent(self.max_length).history
         if history.shape[1] == 0:
             return self.empty_query.expand(len(query), -1)
         used = int((history != 0).sum(1).max().clamp(min=1))

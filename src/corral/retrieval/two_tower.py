@@ -95,13 +95,15 @@ class TwoTower(nn.Module):
             embedding_std=size**-0.5,
         )
         if not len(self.items):
-            raise ValueError("item_id=False, and the data set has no item features: the item tower sees nothing")
+            raise ValueError(
+                "item_id=False, and the data set has no item features: the item tower sees nothing"
+            )
         self.query_tower = _Tower((len(self.users) + len(self.items)) * size, hidden, size, dropout)
         self.item_tower = _Tower(len(self.items) * size, hidden, size, dropout)
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D]."""
-        history = query.history[:, max(query.history.shape[1] - self.history_length, 0) :]
+        history = query.recent(self.history_length).history
         seen = (history != 0).unsqueeze(-1)
         mean = (self.items(history).flatten(2) * seen).sum(1) / seen.sum(1).clamp(min=1)
         if not len(self.users):

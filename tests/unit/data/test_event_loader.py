@@ -86,9 +86,7 @@ def test_order_and_choice_change_with_epoch_and_seed() -> None:
     assert split is not None
 
     def chosen(seed: int, epoch: int, at_most: int = 0) -> list[int]:
-        loader = EventLoader(
-            dataset, split, history_length=2, batch_size=7, seed=seed, max_per_user=at_most
-        )
+        loader = EventLoader(dataset, split, history_length=2, batch_size=7, seed=seed, max_per_user=at_most)
         return torch.cat([batch.query.event for batch in loader.epoch(epoch)]).tolist()
 
     assert chosen(0, 0) == chosen(0, 0)

@@ -24,7 +24,9 @@ def same(left: SequenceBatch, right: SequenceBatch) -> bool:
 def windows(loader: SequenceLoader, epoch: int) -> list[tuple[int, ...]]:
     """The event rows of every window of an epoch."""
     return [
-        tuple(event for event in row if event >= 0) for batch in loader.epoch(epoch) for row in batch.event.tolist()
+        tuple(event for event in row if event >= 0)
+        for batch in loader.epoch(epoch)
+        for row in batch.event.tolist()
     ]
 
 
@@ -78,9 +80,7 @@ def test_resume_gives_the_tail_of_the_epoch(events: list[Event], batch_size: int
     dataset = small_dataset(events)
     split = split_of(dataset, "leave-last-two-out")
     assert split is not None
-    whole, other = (
-        SequenceLoader(dataset, split, length=4, batch_size=batch_size, seed=3) for _ in range(2)
-    )
+    whole, other = (SequenceLoader(dataset, split, length=4, batch_size=batch_size, seed=3) for _ in range(2))
     batches = list(whole.epoch(epoch))
     for first in range(len(batches) + 1):
         tail = list(other.epoch(epoch, first))
@@ -104,7 +104,9 @@ def test_cuts_shift_from_epoch_to_epoch() -> None:
     starts = [{window[0] for window in windows(loader, epoch) if len(window) > 3} for epoch in range(6)]
     assert len({frozenset(start) for start in starts}) == 6
     # Every event of the first long user, but its very first, is now and then inside a window.
-    inside = set().union(*({e for window in windows(loader, epoch) for e in window[1:]} for epoch in range(40)))
+    inside = set().union(
+        *({e for window in windows(loader, epoch) for e in window[1:]} for epoch in range(40))
+    )
     assert inside >= set(range(1, 60))
 
 

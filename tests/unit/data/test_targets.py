@@ -26,7 +26,9 @@ from corral.data.targets import TargetBatch, targets
 Asked = tuple[int, int, list[int], list[int], set[int]]  # user, time, items, history, excluded
 
 
-def reference(dataset: Dataset, split: Split, part: Part, length: int, repeats: bool) -> tuple[list[Asked], int]:
+def reference(
+    dataset: Dataset, split: Split, part: Part, length: int, repeats: bool
+) -> tuple[list[Asked], int]:
     """Queries in the order of the log, and the number of dropped repeats."""
     rows, dropped = plain_rows(dataset, split), 0
     baskets: dict[tuple[int, int], list[int]] = {}
@@ -99,7 +101,10 @@ def test_histories_hold_earlier_events_only(events: list[Event]) -> None:
         asked = targets(dataset, split, part, history_length=50, repeats=True)
         for batch in asked.batches(8):
             for user, time, history in zip(
-                batch.query.user.tolist(), batch.query.time.tolist(), batch.query.history.tolist(), strict=True
+                batch.query.user.tolist(),
+                batch.query.time.tolist(),
+                batch.query.history.tolist(),
+                strict=True,
             ):
                 earlier = [row.item for row in rows if row.user == user and row.time < time]
                 assert history == padded(earlier, 50)
@@ -149,7 +154,10 @@ def test_a_sample_is_some_of_the_queries(events: list[Event], queries: int, seed
     whole = targets(dataset, split, Part.TEST, history_length=5, repeats=True)
     some = whole.sample(queries, seed)
     assert len(some) == min(queries, len(whole))
-    known = {int(event): query for event, query in zip(whole.event, read(whole.batch(np.arange(len(whole)))), strict=True)}
+    known = {
+        int(event): query
+        for event, query in zip(whole.event, read(whole.batch(np.arange(len(whole)))), strict=True)
+    }
     found = read(some.batch(np.arange(len(some))))
     assert found == [known[int(event)] for event in some.event]
     again = whole.sample(queries, seed)

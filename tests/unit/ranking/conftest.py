@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query
-from corral.data.features import FeatureTable
-from corral.data.vocabulary import Vocabulary
 from corral.ranking.ctr.ctr_model import FieldVectors
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
@@ -21,21 +18,6 @@ from corral.ranking.ranker import FieldRanker
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def item_features() -> FeatureTable:
-    """Four items, rows 2 to 5, with features of every kind."""
-    frame = pl.DataFrame(
-        {
-            "item_id": [10, 11, 12, 13],
-            "brand": ["a", "b", None, "a"],
-            "genres": [["x", "y", "z"], ["y"], [], ["z"]],
-            "price": [1.0, 3.0, None, 0.5],
-            "title": ["one", "two", "three", "four"],
-        }
-    )
-    return FeatureTable.build(frame, "item_id", Vocabulary.of(frame["item_id"]), ["title"])
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import Vocabulary
-from corral.ranking.feature_fields import NumericScale
 from corral.ranking.fields import Fields
+from corral.retrieval.feature_fields import NumericScale
 
 
 @pytest.fixture

@@ -7,7 +7,13 @@ import torch
 
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import Vocabulary
-from corral.ranking.feature_fields import CategoricalField, MultiField, NumericField, NumericScale, fit_scales
+from corral.retrieval.feature_fields import (
+    CategoricalField,
+    MultiField,
+    NumericField,
+    NumericScale,
+    fit_scales,
+)
 
 ROWS = torch.tensor([0, 1, 2, 3, 4, 5, 3])
 

@@ -4,7 +4,7 @@ import torch
 
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import UNKNOWN
-from corral.ranking.entity_fields import EntityFields
+from corral.retrieval.entity_fields import EntityFields
 
 
 def test_gradients_do_not_depend_on_looking_up_distinct_rows(item_features: FeatureTable) -> None:
