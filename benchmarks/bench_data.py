@@ -55,9 +55,7 @@ def generate(path: Path, events: int, ids: str, seed: int) -> None:
     weights = np.arange(1, ITEMS + 1) ** -0.8
     popularity = np.cumsum(weights / weights.sum())
     user = generator.integers(0, USERS, events)
-    item = generator.permutation(ITEMS)[
-        np.searchsorted(popularity, generator.random(events)).clip(max=ITEMS - 1)
-    ]
+    item = generator.permutation(ITEMS)[np.searchsorted(popularity, generator.random(events)).clip(max=ITEMS - 1)]
     stamp = 1_600_000_000 + generator.integers(0, SECONDS, events)
     if ids == "dense":
         user, item = user + 1, item + 1
@@ -233,25 +231,15 @@ def save(results: Path, rows: list[dict], command: str) -> str:
 
 def main() -> None:
     """Runs what is asked for and is not there yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument(
-        "--datasets", nargs="+", choices=ID_KINDS, default=list(ID_KINDS), help="kinds of ids"
-    )
+    parser.add_argument("--datasets", nargs="+", choices=ID_KINDS, default=list(ID_KINDS), help="kinds of ids")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument(
-        "--work", type=Path, help="where the files go, and stay; by default a temporary directory"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "docs" / "results", help="where data.json goes"
-    )
+    parser.add_argument("--work", type=Path, help="where the files go, and stay; by default a temporary directory")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="where data.json goes")
     parser.add_argument("--again", action="store_true", help="measure again what is there")
-    parser.add_argument(
-        "--one", nargs=4, metavar=("SYSTEM", "PARQUET", "DATASET", "SEED"), help=argparse.SUPPRESS
-    )
+    parser.add_argument("--one", nargs=4, metavar=("SYSTEM", "PARQUET", "DATASET", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         system, parquet, dataset, seed = options.one

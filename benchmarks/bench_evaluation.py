@@ -118,9 +118,7 @@ def measure(seed: int, repeats: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -161,9 +159,7 @@ def main() -> None:
     lines = [
         "# evaluation: how long judging takes",
         "",
-        f"`{result['command']}`; "
-        + "; ".join(f"{key}: {value}" for key, value in result["protocol"].items())
-        + ".",
+        f"`{result['command']}`; " + "; ".join(f"{key}: {value}" for key, value in result["protocol"].items()) + ".",
         "",
         "| system | what | seconds (worst seed) | CPU seconds | queries a second |",
         "|---|---|---|---|---|",

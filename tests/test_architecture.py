@@ -234,6 +234,4 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 if __name__ == "__main__":
-    ARCHITECTURE.write_text(
-        TREE.sub(lambda _: "\n".join(tree()) + "\n", ARCHITECTURE.read_text("utf-8")), "utf-8"
-    )
+    ARCHITECTURE.write_text(TREE.sub(lambda _: "\n".join(tree()) + "\n", ARCHITECTURE.read_text("utf-8")), "utf-8")

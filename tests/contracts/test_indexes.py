@@ -63,9 +63,7 @@ def brute_force(
     return found, best
 
 
-def small_world(
-    seed: int = 0, m: int = 60, b: int = 11, grid: int | None = 2
-) -> tuple[Tensor, Tensor, Tensor]:
+def small_world(seed: int = 0, m: int = 60, b: int = 11, grid: int | None = 2) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors of small integers (``grid``): exact in floating point, and full of ties."""
     generator = torch.Generator().manual_seed(seed)
     if grid is None:

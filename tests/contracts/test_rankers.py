@@ -42,9 +42,7 @@ USER_FEATURES, ITEM_FEATURES = features(USERS, "user_id"), features(ITEMS, "item
 
 
 def make_fields(field_size: int = SIZE, **keywords: Any) -> Fields:
-    return Fields(
-        USERS, ITEMS, USER_FEATURES, ITEM_FEATURES, field_size=field_size, embedding_std=0.5, **keywords
-    )
+    return Fields(USERS, ITEMS, USER_FEATURES, ITEM_FEATURES, field_size=field_size, embedding_std=0.5, **keywords)
 
 
 def rank_by(model: Callable[..., nn.Module], fields: Fields, **keywords: Any) -> FieldRanker:
@@ -117,9 +115,7 @@ def test_shape_and_finite(ranker: nn.Module, queries: int, items: int) -> None:
 def test_logits_move_with_their_items(ranker: nn.Module) -> None:
     query, items = make_query(5), make_items(5, 12)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(
-        ranker(query, items[:, order]), ranker(query, items)[:, order], rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(ranker(query, items[:, order]), ranker(query, items)[:, order], rtol=0, atol=1e-12)
 
 
 def test_a_logit_does_not_depend_on_the_other_items(ranker: nn.Module) -> None:
@@ -239,6 +235,4 @@ def test_saved_weights_are_all_it_needs(request: pytest.FixtureRequest, ranker: 
     query, items = make_query(5), make_items(5, 12)
     twin.load_state_dict(ranker.state_dict())
     assert torch.equal(twin(query, items), ranker(query, items))
-    assert all(
-        value.is_floating_point() or "num_batches" in name for name, value in ranker.state_dict().items()
-    )
+    assert all(value.is_floating_point() or "num_batches" in name for name, value in ranker.state_dict().items())

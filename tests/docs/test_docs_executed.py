@@ -45,9 +45,7 @@ class Block:
 
 def blocks(text: str) -> Iterator[Block]:
     for match in BLOCK.finditer(text):
-        yield Block(
-            match["language"], match["code"], text.count("\n", 0, match.start("code")) + 1, match["reason"]
-        )
+        yield Block(match["language"], match["code"], text.count("\n", 0, match.start("code")) + 1, match["reason"])
 
 
 def commands(block: Block) -> str:
@@ -60,16 +58,12 @@ def run_document(text: str, folder: Path) -> None:
     """Run all blocks; an error names the block's line in the document."""
     names: dict[str, object] = {}
     for number, block in enumerate(blocks(text)):
-        assert block.language in RUNS | SHOWN_ONLY, (
-            f"line {block.line}: use console or python, not {block.language}"
-        )
+        assert block.language in RUNS | SHOWN_ONLY, f"line {block.line}: use console or python, not {block.language}"
         if block.reason or block.language not in RUNS:
             continue
         if block.language == "python":
             script = folder / f".block_{number}.py"
-            script.write_text(
-                "\n" * (block.line - 1) + block.code, "utf-8"
-            )  # tracebacks show the document's lines
+            script.write_text("\n" * (block.line - 1) + block.code, "utf-8")  # tracebacks show the document's lines
             names |= runpy.run_path(str(script), names)
             continue
         run_console(commands(block), block.line)
@@ -99,9 +93,7 @@ def test_the_code_of_a_document_runs(document: Path, tmp_path: Path, monkeypatch
     run_document(document.read_text("utf-8"), tmp_path)
 
 
-def test_names_and_files_are_shared_within_a_document(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_and_files_are_shared_within_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_document(
         "```python\nword = 'kept'\n```\nthen\n"
@@ -124,9 +116,7 @@ def test_names_and_files_are_shared_within_a_document(
         "<!-- not run: -->\n```console\n$ false\n```\n",
     ],
 )
-def test_a_block_that_fails_fails_the_test(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_block_that_fails_fails_the_test(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AssertionError):
         run_document(text, tmp_path)

@@ -54,9 +54,7 @@ SAMPLERS = ("uniform", "popularity")
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
     return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in files("corral.recipes").iterdir()
-        if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml") for entry in files("corral.recipes").iterdir() if entry.name.endswith(".yaml")
     )
 
 
@@ -155,8 +153,8 @@ def make_sampler(kind: str, catalogue: Tensor, counts: Tensor) -> Sampler:
     return UniformSampler(catalogue)
 
 
-def _scales(specs: dict[str, Any] | None) -> dict[str, NumericScale]:
-    return {name: NumericScale(*values) for name, values in (specs or {}).items()}
+def _scales(spec: dict[str, Any], key: str) -> dict[str, NumericScale]:
+    return {name: NumericScale(*values) for name, values in (spec.get(key) or {}).items()}
 
 
 def scale_specs(dataset: Dataset, split: Split) -> dict[str, dict[str, list[float]]]:
@@ -181,24 +179,63 @@ def make_retriever(spec: dict[str, Any], users: FeatureTable, items: FeatureTabl
         items: features by item row.
         counts: train events by item row.
     """
-    given_spec = dict(spec)
-    kind, sparse = given_spec.pop("kind"), given_spec.pop("sparse", False)
-    scales = {key: _scales(given_spec.pop(key, None)) for key in ("user_scales", "item_scales")}
-    if kind == "popularity":
-        return PopularityRetriever(counts)
-    if kind == "mf":
-        return MatrixFactorization(users.rows, items.rows, sparse=sparse, **given_spec)
-    if kind == "two-tower":
-        return TwoTower(users.rows, items.rows, users, items, sparse=sparse, **scales, **given_spec)
-    return {"gru4rec": GRU4Rec, "sasrec": SASRec}[kind](items.rows, **given_spec)
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "popularity": lambda: PopularityRetriever(counts),
+        "mf": lambda: MatrixFactorization(
+            users.rows,
+            items.rows,
+            size=spec["size"],
+            user_dropout=spec["user_dropout"],
+            sparse=spec["sparse"],
+        ),
+        "two-tower": lambda: TwoTower(
+            users.rows,
+            items.rows,
+            users,
+            items,
+            user_scales=_scales(spec, "user_scales"),
+            item_scales=_scales(spec, "item_scales"),
+            size=spec["size"],
+            hidden=spec["hidden"],
+            dropout=spec["dropout"],
+            history_length=spec["history_length"],
+            user_id=spec["user_id"],
+            item_id=spec["item_id"],
+            sparse=spec["sparse"],
+        ),
+        "gru4rec": lambda: GRU4Rec(
+            items.rows,
+            size=spec["size"],
+            hidden=spec["hidden"],
+            layers=spec["layers"],
+            dropout=spec["dropout"],
+            max_length=spec["max_length"],
+        ),
+        "sasrec": lambda: SASRec(
+            items.rows,
+            size=spec["size"],
+            max_length=spec["max_length"],
+            blocks=spec["blocks"],
+            heads=spec["heads"],
+            dropout=spec["dropout"],
+        ),
+    }
+    return makers[spec["kind"]]()
 
 
 def make_ranker(spec: dict[str, Any], users: FeatureTable, items: FeatureTable) -> nn.Module:
     """A ranker from its settings; arguments as for :func:`make_retriever`."""
     kind, size = spec["kind"], 1 if spec["kind"] == "lr" else spec["field_size"]
-    scales = {key: _scales(spec.get(key)) for key in ("user_scales", "item_scales")}
     fields = Fields(
-        users.rows, items.rows, users, items, field_size=size, id_dropout=spec["id_dropout"], sparse=True, **scales
+        users.rows,
+        items.rows,
+        users,
+        items,
+        field_size=size,
+        user_scales=_scales(spec, "user_scales"),
+        item_scales=_scales(spec, "item_scales"),
+        id_dropout=spec["id_dropout"],
+        sparse=True,
     )
     sizes = (size, fields.num_context_fields, fields.num_item_fields)
     hidden, dropout = spec["hidden"], spec["dropout"]

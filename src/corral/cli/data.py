@@ -63,9 +63,7 @@ def list_sets(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
     out.print("[bold]Public[/bold]: corral data get NAME")
     table = Table("name", "what", "licence", box=None)
     for entry in CATALOG.values():
-        notes = [
-            note for note, holds in (("log-in", entry.login), ("no reader yet", not entry.reader)) if holds
-        ]
+        notes = [note for note, holds in (("log-in", entry.login), ("no reader yet", not entry.reader)) if holds]
         title = entry.title + (f" ({', '.join(notes)})" if notes else "")
         table.add_row(entry.name, escape(title), escape(entry.licence))
     table.columns[0].no_wrap = True
@@ -85,16 +83,12 @@ def list_sets(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help=f"What to call it; {EMBEDDED} needs no --from.")],
-    source: Annotated[
-        Path | None, typer.Option("--from", help="The maker's file or directory, or your table.")
-    ] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="The maker's file or directory, or your table.")] = None,
     data_format: Annotated[
         str | None,
         typer.Option("--format", help=f"One of: {', '.join(READERS)}. Known for names of the catalogue."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Directory to write; by default ROOT/NAME.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory to write; by default ROOT/NAME.")] = None,
     root: RootOption = DEFAULT_ROOT,
     user: Annotated[str | None, typer.Option(help="Column of the user (table, atomic, bars).")] = None,
     item: Annotated[str | None, typer.Option(help="Column of the item (table, atomic, bars).")] = None,
@@ -106,20 +100,14 @@ def add(
         str | None,
         typer.Option(help="Column with 1 clicked, 0 shown and not clicked (which makes impressions)."),
     ] = None,
-    part: Annotated[
-        str | None, typer.Option(help="Column of a given split: train, valid, test (table).")
-    ] = None,
+    part: Annotated[str | None, typer.Option(help="Column of a given split: train, valid, test (table).")] = None,
     time_unit: Annotated[
         str | None,
-        typer.Option(
-            help="Unit of the times: seconds (default), milliseconds, minutes, hours, days (table)."
-        ),
+        typer.Option(help="Unit of the times: seconds (default), milliseconds, minutes, hours, days (table)."),
     ] = None,
     user_features: Annotated[Path | None, typer.Option(help="Table of user features (table).")] = None,
     item_features: Annotated[Path | None, typer.Option(help="Table of item features (table).")] = None,
-    impressions: Annotated[
-        Path | None, typer.Option(help="Table of what was shown and not clicked (table).")
-    ] = None,
+    impressions: Annotated[Path | None, typer.Option(help="Table of what was shown and not clicked (table).")] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(help="Feature column for display only, such as a title; may be repeated."),
@@ -133,9 +121,7 @@ def add(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop, count and list bad rows instead of stopping.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the data set that is there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set that is there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read raw events and write a data set: a directory of columns that opens in milliseconds.
@@ -202,9 +188,7 @@ def add(
 @app.command("describe")
 def describe(
     dataset: Annotated[str, typer.Argument(help="Directory of a data set, or its name under --root.")],
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every file and compare its checksum.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its checksum.")] = False,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
@@ -229,9 +213,7 @@ def describe(
 @app.command("get")
 def get(
     name: Annotated[str, typer.Argument(help="Name in `corral data list`.")],
-    to: Annotated[
-        Path, typer.Option("--to", help="Directory for archives and unpacked sets.")
-    ] = DEFAULT_DOWNLOADS,
+    to: Annotated[Path, typer.Option("--to", help="Directory for archives and unpacked sets.")] = DEFAULT_DOWNLOADS,
     yes: Annotated[bool, typer.Option("--yes", help="Accept the licence without being asked.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -44,9 +44,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     columns = list(summary["events_per_user"])
     table = Table("events per", *columns, title="How many", title_justify="left")
     for side in ("user", "item"):
-        table.add_row(
-            side, *(f"{number:,.1f}".removesuffix(".0") for number in summary[f"events_per_{side}"].values())
-        )
+        table.add_row(side, *(f"{number:,.1f}".removesuffix(".0") for number in summary[f"events_per_{side}"].values()))
     out.print(table)
     table = Table("of", "feature", "kind", "values", "coverage", title="Features", title_justify="left")
     for side in ("user", "item"):

@@ -9,7 +9,9 @@ import typer
 
 
 def demo(
-    run: Annotated[Path, typer.Option(help="Where the run goes; what is there from an earlier demo is replaced.")] = Path("runs/demo"),
+    run: Annotated[
+        Path, typer.Option(help="Where the run goes; what is there from an earlier demo is replaced.")
+    ] = Path("runs/demo"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Train on real purchases, judge each stage and the whole, recommend to real customers, write a report.

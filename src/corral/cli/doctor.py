@@ -25,9 +25,7 @@ def doctor(
     findings = list(examine(run_dir))
     healthy = all(finding.state is not State.BROKEN for finding in findings)
     if as_json:
-        print(
-            json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in findings]}, indent=2)
-        )
+        print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
         _print(findings)
     raise typer.Exit(0 if healthy else 1)

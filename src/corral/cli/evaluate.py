@@ -11,7 +11,9 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory made by corral train.")],
     part: Annotated[Literal["test", "valid"], typer.Option(help="Which part to judge on.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Also save it (evaluation.json and .npz) here.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also save it (evaluation.json and .npz) here.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:

@@ -164,9 +164,7 @@ def _memory() -> Iterator[Finding]:
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
     meminfo = Path("/proc/meminfo")  # counts the caches that can be given up, which the pages above do not
-    if meminfo.exists() and (
-        match := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
-    ):
+    if meminfo.exists() and (match := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)):
         free = min(int(match[1]) * 1024, total)
     value = f"{total / GIB:.1f} GiB, {free / GIB:.1f} GiB available"
     if free < GIB:

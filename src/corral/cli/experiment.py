@@ -21,6 +21,7 @@ from corral.cli import build
 from corral.cli.progress import progress
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
+from corral.data.examples import Examples
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, Split
 from corral.data.targets import TargetBatch, Targets, targets
@@ -36,9 +37,9 @@ from corral.retrieval.retriever import CausalRetriever
 from corral.settings import Settings, TrainingSettings, dump_settings, load_settings
 from corral.training.fit import FitState, Loader, fit
 from corral.training.optimizers import RowWiseAdam, warmup_constant, warmup_cosine
-from corral.training.tensorboard import tensorboard_writer
 from corral.training.ranking_objectives import BinaryRankingObjective, ClickObjective, SoftmaxRankingObjective
 from corral.training.retrieval_objectives import FullSoftmaxObjective, InBatchObjective, SampledSoftmaxObjective
+from corral.training.tensorboard import tensorboard_writer
 
 SETTINGS_FILE, MANIFEST_FILE = "settings.yaml", "manifest.json"
 Validate = Callable[[], Mapping[str, float]]
@@ -150,13 +151,25 @@ class Experiment:
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """Click labels of all events, where the recipe says what a click is."""
+        """Click labels of all events, where the recipe says what a click is; None: every event is one."""
         mark = self.settings.ranker_training.label_at_least
         if mark is None:
             return None
         if self.dataset.events.value is None:
             raise ValueError("ranker_training.label_at_least: the data set has no value column")
         return (np.asarray(self.dataset.events.value) >= mark).astype(np.float32)
+
+    @property
+    def has_clicks(self) -> bool:
+        """Whether the ranker learns from labels, so that click metrics and probabilities mean something."""
+        if self.settings.ranker is None or self.settings.ranker_training.loss != "clicks":
+            return False
+        if self.labels is None and self.dataset.impressions is None:
+            raise ValueError(
+                "ranker_training.loss=clicks needs events that were not clicked: impressions in the data set, or "
+                "ranker_training.label_at_least, the value from which on an event counts as a click"
+            )
+        return True
 
     def protocol(self) -> dict[str, object]:
         """The rules that are printed beside every result."""
@@ -167,7 +180,7 @@ class Experiment:
             "filters": f"users >= {data.min_user_events} events, items >= {data.min_item_events}"
             + (", iterated" if data.iterate else ""),
             "split": split.name,
-            **{key: value for key, value in split.facts.items()},
+            **split.facts,
             "history_rule": split.history_rule.value,
             "repeats": "recommended and counted" if self.settings.split.repeats else "left out of lists and targets",
             "catalogue": "items with a train event",
@@ -228,7 +241,8 @@ class Experiment:
                 self.dataset, self.split, length=length, batch_size=chosen.batch_size, seed=self.settings.seed
             )
         else:
-            loader = self._events(chosen, getattr(self.settings.retriever, "history_length", 0))
+            length = getattr(self.settings.retriever, "history_length", 0)
+            loader = self._events(chosen, length, Examples.of(self.dataset, self.split, Part.TRAIN))
         few = self.validation.sample(chosen.validation_queries, seed=0)
         depth = self.settings.evaluation.num_candidates
 
@@ -237,28 +251,30 @@ class Experiment:
                 few,
                 self.channel(model),
                 num_candidates=depth,
-                cutoffs=(10,),
+                cutoffs=(10, depth),
                 recall_cutoffs=(depth,),
                 batch_size=self.settings.evaluation.batch_size,
                 device=self.device,
             )
-            return {name: result.metrics[name] for name in ("ndcg@10", "recall@10", "mrr@10", f"recall@{depth}") if name in result.metrics} | {
-                f"retriever/recall@{depth}": result.metrics[f"retriever/recall@{depth}"]
-            }
+            return {name: result.metrics[name] for name in ("ndcg@10", "recall@10", "mrr@10", f"recall@{depth}")}
 
         self._fit("retriever", objective.to(self.device), loader, chosen, validate)
         return model
 
-    def _events(self, chosen: TrainingSettings, history_length: int, label: np.ndarray | None = None) -> EventLoader:
+    def _events(self, chosen: TrainingSettings, history_length: int, examples: Examples) -> EventLoader:
         return EventLoader(
-            self.dataset,
-            self.split,
+            examples,
             history_length=history_length,
             batch_size=chosen.batch_size,
             seed=self.settings.seed,
             max_per_user=getattr(chosen, "max_per_user", 0),
-            label=label,
         )
+
+    def examples(self, part: Part) -> Examples:
+        """Clicks of a part; with impressions and labels where the ranker learns from clicks."""
+        if self.settings.ranker_training.loss != "clicks":
+            return Examples.of(self.dataset, self.split, part)
+        return Examples.of(self.dataset, self.split, part, label=self.labels, impressions=True)
 
     def _fit(
         self, stage: str, objective: nn.Module, loader: Loader, chosen: TrainingSettings, validate: Validate
@@ -266,9 +282,7 @@ class Experiment:
         """Trains one stage under ``directory/stage`` and notes its time there."""
         per_epoch = loader.batches_per_epoch()
         total = max(chosen.epochs * per_epoch, 1)
-        schedule = (
-            warmup_cosine(chosen.warmup_steps, total) if chosen.cosine else warmup_constant(chosen.warmup_steps)
-        )
+        schedule = warmup_cosine(chosen.warmup_steps, total) if chosen.cosine else warmup_constant(chosen.warmup_steps)
         optimizer = RowWiseAdam(
             objective,
             learning_rate=chosen.learning_rate,
@@ -309,9 +323,9 @@ class Experiment:
     def ranker(self) -> nn.Module:
         """A fresh stage 2."""
         torch.manual_seed(self.settings.seed + 1)
-        return build.make_ranker(
-            self.specs["ranker"], self.dataset.user_features, self.dataset.item_features
-        ).to(self.device)
+        return build.make_ranker(self.specs["ranker"], self.dataset.user_features, self.dataset.item_features).to(
+            self.device
+        )
 
     def train_ranker(self, retriever: nn.Module) -> nn.Module:
         """Stage 2, trained (or loaded); it is judged by the order of stage 1's candidates, or by its clicks."""
@@ -319,17 +333,15 @@ class Experiment:
         assert self.settings.ranker is not None
         length = self.settings.ranker.history_length
         objective: nn.Module
-        if chosen.loss == "clicks":
-            if self.labels is None:
-                raise ValueError("ranker_training.loss=clicks needs ranker_training.label_at_least")
+        if self.has_clicks:
             objective = ClickObjective(model)
         else:
             kind = {"softmax": SoftmaxRankingObjective, "bce": BinaryRankingObjective}[chosen.loss]
             sampler = build.make_sampler(chosen.sampler, self.catalogue, torch.from_numpy(self.counts))
             objective = kind(model, sampler, num_negatives=chosen.num_negatives, seed=self.settings.seed + 1)
-        loader = self._events(chosen, length, self.labels if chosen.loss == "clicks" else None)
+        loader = self._events(chosen, length, self.examples(Part.TRAIN))
         few = self.validation.sample(chosen.validation_queries, seed=0)
-        judge = self._click_judge(model, Part.VALID) if chosen.loss == "clicks" else self._order_judge(model, retriever, few)
+        judge = self._click_judge(model, Part.VALID) if self.has_clicks else self._order_judge(model, retriever, few)
         self._fit("ranker", objective.to(self.device), loader, chosen, judge)
         return model
 
@@ -357,16 +369,15 @@ class Experiment:
 
     def click_logits(self, ranker: nn.Module, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Logits, labels and users [n] of a part's events."""
-        assert self.labels is not None
         assert self.settings.ranker is not None
-        loader = self._events(self.settings.ranker_training, self.settings.ranker.history_length, self.labels)
-        rows = self.split.rows(part)
+        examples = self.examples(part)
         logits = []
         with torch.no_grad(), evaluation_mode(ranker):
-            for start in range(0, len(rows), 4096):
-                batch = loader.batch(rows[start : start + 4096]).to(self.device)
+            for start in range(0, len(examples), 4096):
+                at = np.arange(start, min(start + 4096, len(examples)))
+                batch = examples.batch(at, self.settings.ranker.history_length).to(self.device)
                 logits.append(ranker(batch.query, batch.item[:, None])[:, 0].double().cpu().numpy())
-        return np.concatenate(logits), self.labels[rows], np.asarray(self.dataset.events.user[rows])
+        return np.concatenate(logits), examples.label, np.asarray(examples.user)
 
     def _click_judge(self, ranker: nn.Module, part: Part) -> Validate:
         def validate() -> Mapping[str, float]:
@@ -402,5 +413,10 @@ class Experiment:
         """Adds facts to the run's manifest."""
         path = self.directory / MANIFEST_FILE
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known |= {"versions": self.versions(), "protocol": self.protocol(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
+        known |= {
+            "versions": self.versions(),
+            "protocol": self.protocol(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **facts,
+        }
         write_text(path, json.dumps(known, indent=1, default=str) + "\n")

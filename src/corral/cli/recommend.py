@@ -20,15 +20,23 @@ def _id(text: str, id_type: str, what: str) -> Any:
 
 def recommend(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a run directory that holds one.")],
-    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id; may be given again.", show_default=False)] = None,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "-u", help="User id; may be given again.", show_default=False)
+    ] = None,
     history: Annotated[
         str | None,
-        typer.Option(help="Item ids, oldest first, separated by commas: in place of the stored history.", show_default=False),
+        typer.Option(
+            help="Item ids, oldest first, separated by commas: in place of the stored history.", show_default=False
+        ),
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Length of the list.")] = 10,
     seen: Annotated[bool, typer.Option("--seen", help="Also recommend items that the user had before.")] = False,
-    allow: Annotated[str | None, typer.Option(help="Only these item ids, separated by commas.", show_default=False)] = None,
-    deny: Annotated[str | None, typer.Option(help="Never these item ids, separated by commas.", show_default=False)] = None,
+    allow: Annotated[
+        str | None, typer.Option(help="Only these item ids, separated by commas.", show_default=False)
+    ] = None,
+    deny: Annotated[
+        str | None, typer.Option(help="Never these item ids, separated by commas.", show_default=False)
+    ] = None,
     explain: Annotated[bool, typer.Option(help="With --json: both stages' scores of each item.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, one a list entry.")] = False,
 ) -> None:
@@ -82,5 +90,7 @@ def item_titles(recommender: Any) -> dict[Any, str]:
 
     for column in recommender.tables.item_features.columns.values():
         if column.kind is FeatureKind.TEXT:
-            return dict(zip(recommender.tables.items.ids.to_pylist(), column.texts.to_pylist()[FIRST_ROW:], strict=True))
+            return dict(
+                zip(recommender.tables.items.ids.to_pylist(), column.texts.to_pylist()[FIRST_ROW:], strict=True)
+            )
     return {}

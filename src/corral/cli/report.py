@@ -70,9 +70,7 @@ def _write(runs: Sequence[Path], out: Path, examples: int, quiet: bool) -> Path:
     require_altair()
     names = _names(runs)
     found = [_gather(run, name, examples, quiet) for run, name in zip(runs, names, strict=True)]
-    return write_page(
-        report_page(found, f"Made by corral {__version__}. This page makes no network request."), out
-    )
+    return write_page(report_page(found, f"Made by corral {__version__}. This page makes no network request."), out)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -102,9 +100,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     experiment = Experiment.open(run, quiet=quiet)
     for part in (BUNDLE, EVALUATION, MANIFEST_FILE):
         if not (run / part).exists():
-            raise ValueError(
-                f"{run}: the run is not finished (no {part}); give its corral train command again"
-            )
+            raise ValueError(f"{run}: the run is not finished (no {part}); give its corral train command again")
     evaluation = Evaluation.open(run / EVALUATION)
     manifest = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))
     with progress(f"Report on {name}", quiet=quiet):
@@ -157,7 +153,7 @@ def _clicks(experiment: Experiment, recommender: TwoStageRecommender) -> ClickRe
     from corral.data.split import Part
     from corral.report.run_report import ClickResults
 
-    if recommender.ranker is None or experiment.labels is None:
+    if recommender.ranker is None or not experiment.has_clicks:
         return None
     logits, labels, _ = experiment.click_logits(cast(Any, recommender.ranker), Part.TEST)
     return ClickResults(labels, logits, recommender.calibration)

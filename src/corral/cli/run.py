@@ -80,7 +80,7 @@ def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Eva
             batch_size=settings.batch_size,
             device=experiment.device,
         )
-    if models.ranker is not None and experiment.labels is not None:
+    if models.ranker is not None and experiment.has_clicks:
         logits, labels, users = experiment.click_logits(models.ranker, part)
         result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
     return result
@@ -89,7 +89,7 @@ def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Eva
 def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
     dataset = experiment.dataset
     calibration = Calibration()
-    if models.ranker is not None and experiment.labels is not None:
+    if models.ranker is not None and experiment.has_clicks:
         logits, labels, _ = experiment.click_logits(models.ranker, Part.VALID)
         calibration = fit_calibration(logits, labels)
     tables = ServingTables(

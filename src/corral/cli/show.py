@@ -21,15 +21,17 @@ def evaluation_json(evaluation: Evaluation) -> str:
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """The funnel table, and the protocol it was judged by."""
-    columns = funnel_columns(evaluation)
+    """The funnel table (its main columns: the report has all), and the protocol it was judged by."""
+    wanted = ("ndcg@10", "recall@10", "mrr@10", f"recall@{evaluation.num_candidates}")
+    columns = [column for column in funnel_columns(evaluation, (10,)) if column in wanted]
     table = Table(title="The funnel", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("what it is")
-    for row in funnel_table(evaluation):
-        cells = ["" if value is None else f"{value:.4f}" for value in row.values.values()]
+    for row in funnel_table(evaluation, (10,)):
+        values = [row.values.get(column) for column in columns]
+        cells = ["" if value is None else f"{value:.4f}" for value in values]
         table.add_row(row.name, *cells, row.meaning, style="bold" if row.name == "served" else None)
     console.print(table)
     clicks = {name: value for name, value in evaluation.metrics.items() if name.startswith("click/")}

@@ -9,12 +9,16 @@ import typer
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see --list) or the path of a YAML file.", show_default=False)] = "",
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe (see --list) or the path of a YAML file.", show_default=False)
+    ] = "",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Settings to change: key.key=value, for example retriever.size=128.", show_default=False),
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="The run directory [default: runs/RECIPE-SEED].", show_default=False)] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run directory [default: runs/RECIPE-SEED].", show_default=False)
+    ] = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="Print the shipped recipes and leave.")] = False,
     print_settings: Annotated[bool, typer.Option("--settings", help="Print all settings and leave.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

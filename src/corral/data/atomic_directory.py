@@ -140,13 +140,9 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
     path = Path(os.path.abspath(path))
     if path.exists() or path.is_symlink():
         if not overwrite:
-            raise FileExistsError(
-                f"{path}: exists already: choose another place, or pass overwrite=True (--overwrite)"
-            )
+            raise FileExistsError(f"{path}: exists already: choose another place, or pass overwrite=True (--overwrite)")
         if not (path / marker).is_file():
-            raise FileExistsError(
-                f"{path}: has no {marker}, so it is not ours to replace: choose another place"
-            )
+            raise FileExistsError(f"{path}: has no {marker}, so it is not ours to replace: choose another place")
         path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(6)}"

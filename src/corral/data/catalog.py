@@ -214,14 +214,10 @@ _ENTRIES: tuple[CatalogEntry, ...] = (
     _amazon_2014("Musical_Instruments", "c541cf84fcc75d98cc595ebd856b0ebd351efce134671171c2de0d54b9573b9c"),
     _amazon_2018("All_Beauty", "b3d9260771f9fe489a61180b9ff407e15e10f481a287848f69bc4709b669246f"),
     _amazon_2018("Luxury_Beauty", "5e1ab08a0147412d6a15ab4b8259df7fbc1fe09c747ba5c46486081ee4d68d24"),
-    _amazon_2018(
-        "Magazine_Subscriptions", "40287d71ee0c49030ee222888fb21a95941c2c31344e15bdd2e58e0f63831c2d"
-    ),
+    _amazon_2018("Magazine_Subscriptions", "40287d71ee0c49030ee222888fb21a95941c2c31344e15bdd2e58e0f63831c2d"),
     _amazon_2018("Video_Games", "c3fec1cce4ee67f0d51f8b53a7e294d8bbe6f75ca1d8732256e900b3c46606d8"),
     _amazon_2023("All_Beauty", "54b894e68ad965aa73cdb80d8695c1ed37679c46f38b6f97b21ab0fb585aab24"),
-    _amazon_2023(
-        "Beauty_and_Personal_Care", "dd89a914e8c71d811c49a7e8fbdfc251c08bffb461b9544275e94018cb17f741"
-    ),
+    _amazon_2023("Beauty_and_Personal_Care", "dd89a914e8c71d811c49a7e8fbdfc251c08bffb461b9544275e94018cb17f741"),
     _amazon_2023("Toys_and_Games", "170fc8a18797c6091cf1b07bb3d97c13c94bfa030cf76c430bb8cac0dfb47a9f"),
     _amazon_2023("Sports_and_Outdoors", "110617511c7303ca34d157b7d62fd20a02e412c3639b4c6e307a951fadf0414c"),
     _amazon_2023("Video_Games", "30692f9806e33a7b5d8b599b73d7ca33dbfefb0abdfc1578052a101f2e64b3cd"),

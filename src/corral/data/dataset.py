@@ -158,8 +158,7 @@ class Dataset:
             if size != entry.bytes:
                 what = "truncated" if size < entry.bytes else "damaged"
                 raise ValueError(
-                    f"{path / file}: {what}: {size} bytes where the header says {entry.bytes}: "
-                    "build the data set again"
+                    f"{path / file}: {what}: {size} bytes where the header says {entry.bytes}: build the data set again"
                 )
         users = Vocabulary.open(path / "users.arrow")
         items = Vocabulary.open(path / "items.arrow")
@@ -188,9 +187,7 @@ class Dataset:
                 while chunk := stream.read(_CHUNK_BYTES):
                     digest.update(chunk)
             if digest.hexdigest() != entry.sha256:
-                raise ValueError(
-                    f"{self.path / file}: damaged: its checksum is not the header's: build it again"
-                )
+                raise ValueError(f"{self.path / file}: damaged: its checksum is not the header's: build it again")
             done += entry.bytes
             if progress is not None:
                 progress(file, done / total)
@@ -245,9 +242,7 @@ def _open_log(path: Path, header: DatasetHeader, block: str) -> EventLog:
     )
 
 
-def _open_features(
-    path: Path, header: DatasetHeader, entries: tuple[FeatureEntry, ...], rows: int
-) -> FeatureTable:
+def _open_features(path: Path, header: DatasetHeader, entries: tuple[FeatureEntry, ...], rows: int) -> FeatureTable:
     columns = {}
     for entry in entries:
         offsets = vocabulary = texts = None

@@ -122,9 +122,7 @@ class DatasetHeader(_Strict):
         """
         path = directory / HEADER_FILE
         if not path.is_file():
-            what = (
-                "no header.json in it: not a Dataset directory" if directory.is_dir() else "no such directory"
-            )
+            what = "no header.json in it: not a Dataset directory" if directory.is_dir() else "no such directory"
             raise FileNotFoundError(f"{directory}: {what}")
         advice = "build the data set again"
         try:

@@ -143,13 +143,9 @@ def _number(interactions: Interactions, min_user: int, min_item: int, iterate: b
     while True:
         before = int(keep.sum())
         # Counted on what is left; the thresholds of 1 keep those known from impressions only.
-        good_items &= np.bincount(events.item[keep], minlength=len(items)) >= (
-            min_item if min_item > 1 else 0
-        )
+        good_items &= np.bincount(events.item[keep], minlength=len(items)) >= (min_item if min_item > 1 else 0)
         keep &= good_items[events.item]
-        good_users &= np.bincount(events.user[keep], minlength=len(users)) >= (
-            min_user if min_user > 1 else 0
-        )
+        good_users &= np.bincount(events.user[keep], minlength=len(users)) >= (min_user if min_user > 1 else 0)
         keep &= good_users[events.user]
         left = int(keep.sum())
         if not left:
@@ -173,9 +169,7 @@ def _number(interactions: Interactions, min_user: int, min_item: int, iterate: b
     new_user, new_item = (np.cumsum(good, dtype=np.int32) - 1 for good in (good_users, good_items))
     events = _Rows(new_user[events.user[keep]], new_item[events.item[keep]], keep)
     if impressions is not None:
-        impressions = _Rows(
-            new_user[impressions.user[shown_keep]], new_item[impressions.item[shown_keep]], shown_keep
-        )
+        impressions = _Rows(new_user[impressions.user[shown_keep]], new_item[impressions.item[shown_keep]], shown_keep)
     kept = [
         Vocabulary(vocabulary.ids.take(np.flatnonzero(good[FIRST_ROW:])))
         for vocabulary, good in ((users, good_users), (items, good_items))
@@ -216,9 +210,7 @@ def _write_features(files: DirectoryFiles, block: str, table: FeatureTable) -> t
     return tuple(entries)
 
 
-def _content_hash(
-    files: DirectoryFiles, features: dict[str, tuple[FeatureEntry, ...]], time_unit: str
-) -> str:
+def _content_hash(files: DirectoryFiles, features: dict[str, tuple[FeatureEntry, ...]], time_unit: str) -> str:
     digest = hashlib.sha256(time_unit.encode())
     for name in sorted(files.contents):
         digest.update(f"\n{name} {files.contents[name]}".encode())

@@ -96,17 +96,12 @@ def _mismatch(entry: CatalogEntry, path: Path) -> str | None:
     return None if got == expected else f"{algorithm}:{got}"
 
 
-def _report_mismatch(
-    entry: CatalogEntry, found: str, what_now: str, warn: Callable[[str], None] | None
-) -> None:
+def _report_mismatch(entry: CatalogEntry, found: str, what_now: str, warn: Callable[[str], None] | None) -> None:
     message = f"{entry.name}: wrong checksum: expected {entry.checksum}, got {found}; {what_now}"
     if not entry.changes:
         raise DownloadError(message)
     if warn is not None:
-        warn(
-            f"{entry.name}: its maker replaces this file from time to time; "
-            f"expected {entry.checksum}, got {found}"
-        )
+        warn(f"{entry.name}: its maker replaces this file from time to time; expected {entry.checksum}, got {found}")
 
 
 def _download(
@@ -135,9 +130,7 @@ def _download(
                 ) from error
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 reason = getattr(error, "reason", None) or error
-                raise DownloadError(
-                    f"{entry.name}: cannot download {entry.address} ({reason}). {by_hand}"
-                ) from error
+                raise DownloadError(f"{entry.name}: cannot download {entry.address} ({reason}). {by_hand}") from error
             out.flush()
             os.fsync(out.fileno())
         if entry.checksum is None and warn is not None:
@@ -151,9 +144,7 @@ def _download(
         temporary.unlink(missing_ok=True)
 
 
-def _stream(
-    address: str, write: Callable[[bytes], int], progress: Progress | None, timeout_seconds: float
-) -> None:
+def _stream(address: str, write: Callable[[bytes], int], progress: Progress | None, timeout_seconds: float) -> None:
     """Copy the body of ``address`` to ``write``; raise where it ends early."""
     request = urllib.request.Request(address, headers={"User-Agent": "corral"})
     with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
@@ -208,9 +199,7 @@ def extract_zip(archive: Path, target: Path) -> None:
             for member in zipped.infolist():
                 zipped.extract(member, target)
     except zipfile.BadZipFile as error:
-        raise DownloadError(
-            f"{archive}: not a whole zip file ({error}); move it away and get it again"
-        ) from error
+        raise DownloadError(f"{archive}: not a whole zip file ({error}); move it away and get it again") from error
 
 
 def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
@@ -218,9 +207,7 @@ def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
     parts = PurePosixPath(name).parts
     is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
     if is_link or name.startswith("/") or ".." in parts or ":" in name:
-        raise DownloadError(
-            f"{archive}: refused, its member {member.filename!r} would be written outside the target"
-        )
+        raise DownloadError(f"{archive}: refused, its member {member.filename!r} would be written outside the target")
 
 
 def _extract_tar(archive: Path, target: Path) -> None:
@@ -228,10 +215,6 @@ def _extract_tar(archive: Path, target: Path) -> None:
         raise DownloadError(f"{archive}: unpacking it safely needs Python 3.11.4 or newer; unpack it by hand")
     try:
         with tarfile.open(archive) as tarred:
-            tarred.extractall(
-                target, filter="data"
-            )  # the "data" filter refuses paths and links that lead out
+            tarred.extractall(target, filter="data")  # the "data" filter refuses paths and links that lead out
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DownloadError(
-            f"{archive}: refused or damaged ({error}); move it away and get it again"
-        ) from error
+        raise DownloadError(f"{archive}: refused or damaged ({error}); move it away and get it again") from error

@@ -122,17 +122,13 @@ def _check_time(values: pl.Series, problems: Problems) -> pl.Series:
         times = values.cast(pl.Int64)
     else:
         name = problems.names.get("timestamp", "timestamp")
-        raise ValueError(
-            f"{problems.source}: column {name!r} has type {dtype}: times are numbers or dates; cast it"
-        )
+        raise ValueError(f"{problems.source}: column {name!r} has type {dtype}: times are numbers or dates; cast it")
     if times.null_count():
         problems.add(values.is_null(), "timestamp", values, "missing time")
         problems.add(values.is_not_null() & times.is_null(), "timestamp", values, reason)
     lowest = times.min()
     if lowest is not None and lowest < 0:  # type: ignore[operator]
-        problems.add(
-            times < 0, "timestamp", values, "negative time: times count from 1970 (or any start) upwards"
-        )
+        problems.add(times < 0, "timestamp", values, "negative time: times count from 1970 (or any start) upwards")
     return times.alias("timestamp")
 
 

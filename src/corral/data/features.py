@@ -120,9 +120,7 @@ def _column(values: pl.Series, is_text: bool) -> FeatureColumn:
         texts = values.cast(pl.String).fill_null("").rechunk().to_arrow().cast(pa.large_string())
         return FeatureColumn(name, FeatureKind.TEXT, np.empty(0, dtype=np.int32), texts=texts)
     if dtype.is_float() or dtype.is_decimal():
-        return FeatureColumn(
-            name, FeatureKind.NUMERIC, values.cast(pl.Float32).fill_null(np.nan).to_numpy().copy()
-        )
+        return FeatureColumn(name, FeatureKind.NUMERIC, values.cast(pl.Float32).fill_null(np.nan).to_numpy().copy())
     if isinstance(dtype, pl.List | pl.Array):
         lists = values.cast(pl.List(dtype.inner)).rechunk()
         lists = lists.list.drop_nulls()

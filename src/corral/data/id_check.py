@@ -19,9 +19,7 @@ def check_ids(values: pl.Series, column: str, problems: Problems, text: bool = F
     if dtype.is_integer():
         ids = values if dtype == pl.Int64 else values.cast(pl.Int64, strict=False)
         if dtype == pl.UInt64:
-            problems.add(
-                values.is_not_null() & ids.is_null(), column, values, "does not fit into int64; use strings"
-            )
+            problems.add(values.is_not_null() & ids.is_null(), column, values, "does not fit into int64; use strings")
     elif dtype.is_float():
         ids = _whole_floats(values, column, problems)
     elif dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
@@ -33,9 +31,7 @@ def check_ids(values: pl.Series, column: str, problems: Problems, text: bool = F
         ids = values.cast(pl.String)
     else:
         name = problems.names.get(column, column)
-        raise ValueError(
-            f"{problems.source}: column {name!r} has type {dtype}: ids are integers or strings; cast it"
-        )
+        raise ValueError(f"{problems.source}: column {name!r} has type {dtype}: ids are integers or strings; cast it")
     if values.null_count() or ids.null_count():
         noted = np.zeros(len(values), dtype=bool)
         for rows, noted_column, *_ in problems.found:
@@ -75,13 +71,10 @@ def _from_objects(values: pl.Series, column: str, problems: Problems) -> pl.Seri
         bad = pl.Series([kind == main for kind in kinds])
         problems.add(bad, column, values, f"a {main} is not an id: ids are integers or strings")
     other = pl.Series([bool(kind) and kind != main for kind in kinds])
-    reason = (
-        f"ids of mixed type: this one is not a {main} as most are; make all of them strings, or all integers"
-    )
+    reason = f"ids of mixed type: this one is not a {main} as most are; make all of them strings, or all integers"
     problems.add(other, column, values, reason)
     good = [
-        v if kind == main and main in ("integer", "string") else None
-        for v, kind in zip(objects, kinds, strict=True)
+        v if kind == main and main in ("integer", "string") else None for v, kind in zip(objects, kinds, strict=True)
     ]
     if main == "integer":
         return pl.Series(values.name, [None if v is None else int(v) for v in good], dtype=pl.Int64)
@@ -91,9 +84,7 @@ def _from_objects(values: pl.Series, column: str, problems: Problems) -> pl.Seri
 def _kind(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "bool"
-    if isinstance(value, int | np.integer) or (
-        isinstance(value, float | np.floating) and float(value).is_integer()
-    ):
+    if isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and float(value).is_integer()):
         return "integer"
     return "string" if isinstance(value, str) else type(value).__name__
 

@@ -101,9 +101,7 @@ class Interactions:
             if features is not None:
                 require_columns(features.columns, [key], f"{self.source} ({key[:4]} features)")
                 if features[key].is_duplicated().any() or features[key].null_count():
-                    raise ValueError(
-                        f"{self.source}: {key} of the {key[:4]} features must be unique and without nulls"
-                    )
+                    raise ValueError(f"{self.source}: {key} of the {key[:4]} features must be unique and without nulls")
                 if features[key].dtype != self.events[key].dtype:
                     raise ValueError(
                         f"{self.source}: {key} is {features[key].dtype} in the features and "
@@ -151,9 +149,7 @@ class Interactions:
         total = skipped or SkippedRows()
         if "timestamp" not in events.columns:
             time_unit = "order"
-        events, dropped = check_events(
-            events, source=source, line_offset=line_offset, skip_bad_rows=skip_bad_rows
-        )
+        events, dropped = check_events(events, source=source, line_offset=line_offset, skip_bad_rows=skip_bad_rows)
         total += dropped
         if impressions is not None and not impressions.is_empty():
             impressions, dropped = check_events(
@@ -169,9 +165,7 @@ class Interactions:
             if events.is_empty():
                 raise ValueError(f"{source}: the label is 0 in every row: there are no clicks")
             if not shown.is_empty():
-                impressions = (
-                    shown if impressions is None else pl.concat([impressions, shown], how="vertical_relaxed")
-                )
+                impressions = shown if impressions is None else pl.concat([impressions, shown], how="vertical_relaxed")
         features: dict[str, pl.DataFrame | None] = {"user_id": user_features, "item_id": item_features}
         for key, frame in features.items():
             if frame is not None:

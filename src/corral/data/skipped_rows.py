@@ -45,9 +45,7 @@ class SkippedRows:
 
     def __str__(self) -> str:
         lines = [f"{self.count} bad rows skipped" + (", the first:" if self.examples else "")]
-        lines += [
-            f"  {e.file}, row {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples
-        ]
+        lines += [f"  {e.file}, row {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples]
         return "\n".join(lines)
 
 
@@ -71,9 +69,7 @@ class Problems:
         for rows, column, raw, reason in self.found:
             for row in rows[:MAX_EXAMPLES].tolist():
                 if row not in first:
-                    first[row] = SkippedRow(
-                        self.source, _place(self.line_of, row), column, _show(raw[row]), reason
-                    )
+                    first[row] = SkippedRow(self.source, _place(self.line_of, row), column, _show(raw[row]), reason)
         return [first[row] for row in sorted(first)][:MAX_EXAMPLES]
 
     def settle(self, frame: pl.DataFrame, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:

@@ -81,9 +81,7 @@ def _with_facts(dataset: Dataset, split: Split, facts: Mapping[str, object]) -> 
         counted[f"{name}_events"] = len(rows)
         counted[f"{name}_cold_user_events"] = int((~seen_user[events.user[rows]]).sum())
         counted[f"{name}_cold_item_events"] = int((~seen_item[events.item[rows]]).sum())
-    return Split(
-        split.name, split.part, split.history_rule, split.train_history_only, counted, split.warning
-    )
+    return Split(split.name, split.part, split.history_rule, split.train_history_only, counted, split.warning)
 
 
 def time_cut(
@@ -113,7 +111,7 @@ def time_cut(
     time = dataset.events.time
     n = len(time)
     if valid_from is None or test_from is None:
-        if not (0 < valid_fraction and 0 < test_fraction and valid_fraction + test_fraction < 1):
+        if not (valid_fraction > 0 and test_fraction > 0 and valid_fraction + test_fraction < 1):
             raise ValueError(
                 f"valid_fraction={valid_fraction} and test_fraction={test_fraction} must be positive and sum to < 1"
             )
@@ -136,7 +134,7 @@ def time_cut(
 
 
 def leave_last_two_out(dataset: Dataset) -> Split:
-    """Each user's last event is the test, the one before it the validation; users with fewer than 3 events train only."""
+    """Each user's last event is the test, the one before it the validation; users with fewer than 3 only train."""
     offsets = dataset.events.offsets
     part = np.zeros(len(dataset.events.item), dtype=np.uint8)
     enough = np.flatnonzero(np.diff(offsets) >= 3)

@@ -104,9 +104,7 @@ def checkerboard_world(
     starts = np.searchsorted(item_group[by_group], np.arange(groups + 1))
     group = np.repeat(user_group, length)
     place = starts[group] + (random.random(len(group)) * np.diff(starts)[group]).astype(np.int64)
-    item = np.where(
-        random.random(len(group)) < noise, random.integers(0, items, len(group)), by_group[place]
-    )
+    item = np.where(random.random(len(group)) < noise, random.integers(0, items, len(group)), by_group[place])
     # Few distinct times: baskets, as in real logs.
     events = pl.DataFrame(
         {
@@ -136,9 +134,7 @@ def checkerboard_world(
         }
     )
     return CheckerboardWorld(
-        Interactions.of(
-            events, user_features=user_features, item_features=item_features, source="checkerboard world"
-        ),
+        Interactions.of(events, user_features=user_features, item_features=item_features, source="checkerboard world"),
         user_group,
         item_group,
         float((np.repeat(user_group, length) == item_group[item]).mean()),

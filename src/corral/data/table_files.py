@@ -83,9 +83,7 @@ def _load_binary(path: Path, columns: list[str] | None, kind: str) -> pl.DataFra
         frame = pl.read_parquet(path, columns=wanted) if parquet else pl.read_ipc(path, columns=wanted)
     except (pl.exceptions.PolarsError, OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path}: damaged or truncated {kind[1:]} file ({reason}): fetch or write it again"
-        ) from error
+        raise ValueError(f"{path}: damaged or truncated {kind[1:]} file ({reason}): fetch or write it again") from error
     # The columns that were not read are kept in name only, so that a missing one can name its nearest.
     if columns is not None and len(wanted) < len(columns):
         return frame.with_columns(pl.lit(None).alias(name) for name in names if name not in wanted)
@@ -104,9 +102,7 @@ def _load_text(
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}: damaged or truncated gzip file ({error}): fetch it again") from error
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}: byte {error.start} is not {encoding}: give the file's encoding"
-            ) from error
+            raise ValueError(f"{path}: byte {error.start} is not {encoding}: give the file's encoding") from error
     text = _Text(path, source, separator)
     with text.lines() as stream:
         header = next(csv.reader(stream, delimiter=separator), None)
@@ -122,9 +118,7 @@ def _load_text(
         if "more fields" not in str(error):
             reason = str(error).splitlines()[0]
             hint = ": give the file's encoding (latin-1?)" if "utf-8" in reason else ""
-            raise ValueError(
-                f"{path}: cannot be read as text with separator {separator!r} ({reason}){hint}"
-            ) from error
+            raise ValueError(f"{path}: cannot be read as text with separator {separator!r} ({reason}){hint}") from error
         return _load_ragged(text, header, skip_bad_rows)
     lines: LineOf = text.line_of
     blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series() if frame.width else pl.Series([])
@@ -179,9 +173,7 @@ class _Text:
 
     def lines(self) -> io.TextIOBase:
         if isinstance(self.source, bytes):
-            return io.TextIOWrapper(
-                io.BytesIO(self.source), encoding="utf-8-sig", errors="replace", newline=""
-            )
+            return io.TextIOWrapper(io.BytesIO(self.source), encoding="utf-8-sig", errors="replace", newline="")
         return open(self.source, encoding="utf-8-sig", errors="replace", newline="")
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
@@ -214,9 +206,7 @@ def _frame_of(table: Any) -> pl.DataFrame:
         return frame
     if hasattr(table, "columns") and hasattr(table, "dtypes") and hasattr(table, "iloc"):
         return pl.DataFrame([_pandas_column(str(name), table[name]) for name in table.columns])
-    raise ValueError(
-        f"a {type(table).__name__} is no table: give a path, or a polars, pandas or pyarrow table"
-    )
+    raise ValueError(f"a {type(table).__name__} is no table: give a path, or a polars, pandas or pyarrow table")
 
 
 def _pandas_column(name: str, column: Any) -> pl.Series:

@@ -129,9 +129,7 @@ def _had_before(
     return (pairs[at] == key[rows]) & (seen[first[at]] < basket)
 
 
-def targets(
-    dataset: Dataset, split: Split, part: Part, *, history_length: int, repeats: bool = False
-) -> Targets:
+def targets(dataset: Dataset, split: Split, part: Part, *, history_length: int, repeats: bool = False) -> Targets:
     """The queries and targets of a part.
 
     Histories are as of each query: everything the split's history rule allows, later parts included

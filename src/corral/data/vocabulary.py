@@ -113,9 +113,7 @@ class Vocabulary:
         if few:
             return np.fromiter((self._find(value) for value in wanted.to_pylist()), np.int32, len(wanted))
         found = pc.index_in(wanted, value_set=self.ids, skip_nulls=True)
-        return (found.fill_null(UNKNOWN - FIRST_ROW).to_numpy(zero_copy_only=False) + FIRST_ROW).astype(
-            np.int32
-        )
+        return (found.fill_null(UNKNOWN - FIRST_ROW).to_numpy(zero_copy_only=False) + FIRST_ROW).astype(np.int32)
 
     def external(self, rows: Iterable[int] | np.ndarray) -> list[Any]:
         """External ids of rows [n], None for rows 0 and 1.
@@ -183,9 +181,7 @@ def _table_fits(span: int, count: int) -> bool:
     return span <= min(max(_TABLE_ENTRIES_PER_ID * count, _TABLE_ENTRIES_FREE), _TABLE_ENTRIES_MAX)
 
 
-def _number_dense(
-    cls: type[Vocabulary], ids: np.ndarray, low: int, high: int
-) -> tuple[Vocabulary, np.ndarray]:
+def _number_dense(cls: type[Vocabulary], ids: np.ndarray, low: int, high: int) -> tuple[Vocabulary, np.ndarray]:
     offsets = ids - low if low else ids
     present = np.zeros(high - low + 1, dtype=bool)
     present[offsets] = True

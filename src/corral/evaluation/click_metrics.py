@@ -18,9 +18,7 @@ def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if labels.shape != scores.shape or labels.ndim != 1 or not len(labels):
-        raise ValueError(
-            f"click metrics: labels {labels.shape} and scores {scores.shape}; need the same [n], n > 0"
-        )
+        raise ValueError(f"click metrics: labels {labels.shape} and scores {scores.shape}; need the same [n], n > 0")
     if not np.isin(labels, (0.0, 1.0)).all():
         raise ValueError(f"click metrics: label {labels[~np.isin(labels, (0.0, 1.0))][0]} is neither 0 nor 1")
     if np.isnan(scores).any():
@@ -181,9 +179,7 @@ def calibration_table(labels: np.ndarray, probabilities: np.ndarray, bins: int =
 
 def _check_probabilities(probabilities: np.ndarray) -> None:
     if probabilities.min() < 0.0 or probabilities.max() > 1.0:
-        raise ValueError(
-            f"probabilities must lie in [0, 1], not {probabilities.min()}..{probabilities.max()}"
-        )
+        raise ValueError(f"probabilities must lie in [0, 1], not {probabilities.min()}..{probabilities.max()}")
 
 
 def click_metrics(labels: np.ndarray, logits: np.ndarray, users: np.ndarray) -> dict[str, float]:

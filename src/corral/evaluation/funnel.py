@@ -88,12 +88,7 @@ def _models(part: object) -> Iterator[nn.Module]:
 @contextmanager
 def evaluation_mode(*parts: object) -> Iterator[None]:
     """Modules without dropout inside, each submodule's own training flag restored after."""
-    flags = [
-        (module, module.training)
-        for part in parts
-        if isinstance(part, nn.Module)
-        for module in part.modules()
-    ]
+    flags = [(module, module.training) for part in parts if isinstance(part, nn.Module) for module in part.modules()]
     for module, _ in flags:
         module.training = False
     try:
@@ -123,9 +118,7 @@ class Funnel:
         if self.num_candidates < 1:
             raise ValueError(f"num_candidates: {self.num_candidates}, must be at least 1")
 
-    def run(
-        self, targets: Targets, depth: int, batch_size: int, device: torch.device | str
-    ) -> Iterator[FunnelBatch]:
+    def run(self, targets: Targets, depth: int, batch_size: int, device: torch.device | str) -> Iterator[FunnelBatch]:
         """Both stages over all targets, without gradients.
 
         The candidates are the first N of a list of ``depth`` where that is what the channel gives when
@@ -152,9 +145,7 @@ class Funnel:
                     candidates = again
                 refuse_duplicates(candidates.items, self.channel.name)
                 logits = None if self.ranker is None else self.rank(query, candidates.items)
-            yield FunnelBatch(
-                query, batch.item.to(device), batch.owner.to(device), batch, recalled, candidates, logits
-            )
+            yield FunnelBatch(query, batch.item.to(device), batch.owner.to(device), batch, recalled, candidates, logits)
 
     def rank(self, query: Query, items: Tensor) -> Tensor:
         """The ranker's logits [B, N] of item rows [B, N].

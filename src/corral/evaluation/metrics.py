@@ -142,9 +142,7 @@ def relevant_counts(owner: Tensor, n_queries: int) -> Tensor:
     return counts
 
 
-def list_metrics(
-    rank: Tensor, owner: Tensor, n_relevant: Tensor, cutoffs: Iterable[int]
-) -> dict[str, Tensor]:
+def list_metrics(rank: Tensor, owner: Tensor, n_relevant: Tensor, cutoffs: Iterable[int]) -> dict[str, Tensor]:
     """nDCG, recall, hit, MRR and MAP of each query at each cutoff.
 
     With R = n_relevant: recall@k = hits / R; nDCG@k = DCG / DCG of min(R, k) targets on top, gain 1,
@@ -168,9 +166,7 @@ def list_metrics(
     place = rank.clamp(min=1).double()
     gain, precision = 1.0 / torch.log2(place + 1.0), ordinals(rank, owner, n_queries) / place
     deepest = max([*cutoffs, 1])
-    ideal = (1.0 / torch.log2(torch.arange(2, deepest + 2, dtype=torch.float64, device=rank.device))).cumsum(
-        0
-    )
+    ideal = (1.0 / torch.log2(torch.arange(2, deepest + 2, dtype=torch.float64, device=rank.device))).cumsum(0)
     metrics = {}
     for k in cutoffs:
         inside = (found & (rank <= k)).double()

@@ -68,9 +68,7 @@ class QueryResults:
             ValueError: a query was not judged.
         """
         if not self._judged.all():
-            raise ValueError(
-                f"evaluate: the targets gave {self._judged.sum()} of {len(self._judged)} queries"
-            )
+            raise ValueError(f"evaluate: the targets gave {self._judged.sum()} of {len(self._judged)} queries")
         joined = {name: np.concatenate([part[name] for part in self._targets]) for name in self._targets[0]}
         order = np.argsort(joined["query"], kind="stable")
         return {name: values[order] for name, values in joined.items()}

@@ -97,9 +97,7 @@ class Evaluation:
         path = directory / "evaluation.json"
         header = json.loads(path.read_text(encoding="utf-8"))
         if header["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: format {header['format_version']}, this version reads {FORMAT_VERSION}"
-            )
+            raise ValueError(f"{path}: format {header['format_version']}, this version reads {FORMAT_VERSION}")
         groups: dict[str, dict[str, np.ndarray]] = {"query": {}, "target": {}, "metric": {}}
         with np.load(directory / "evaluation.npz", allow_pickle=False) as arrays:
             for key in arrays.files:
@@ -107,9 +105,7 @@ class Evaluation:
                 groups[kind][name] = arrays[key]
         per_query = groups["metric"]
         prefix = f"{header['system']['serve_by']}/"
-        served = {
-            name.removeprefix(prefix): values for name, values in per_query.items() if name.startswith(prefix)
-        }
+        served = {name.removeprefix(prefix): values for name, values in per_query.items() if name.startswith(prefix)}
         return cls(
             {name: float("nan") if value is None else value for name, value in header["metrics"].items()},
             {**per_query, **{name: values for name, values in served.items() if name in header["metrics"]}},

@@ -97,9 +97,7 @@ def paired_difference(
     for start in range(0, n_resamples, step):
         drawn = generator.integers(0, n, (min(step, n_resamples - start), n))
         total = sums[drawn].sum(axis=1)
-        means[start : start + len(drawn)] = total / (
-            n * sizes[0] if equal_sizes else sizes[drawn].sum(axis=1)
-        )
+        means[start : start + len(drawn)] = total / (n * sizes[0] if equal_sizes else sizes[drawn].sum(axis=1))
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     side = min(int((means <= 0.0).sum()), int((means >= 0.0).sum()))
     return PairedDifference(
@@ -156,15 +154,12 @@ def compare(
     for run in runs:
         rules = differing_rules(runs[0].protocol, run.protocol)
         if rules:
-            told = "; ".join(
-                f"{name}: {runs[0].protocol.get(name)!r} != {run.protocol.get(name)!r}" for name in rules
-            )
+            told = "; ".join(f"{name}: {runs[0].protocol.get(name)!r} != {run.protocol.get(name)!r}" for name in rules)
             raise ValueError(f"compare: the runs were not judged alike: {told}")
         if metric not in run.per_query:
             raise ValueError(f"compare: a run has no per-query {metric!r}; it has {sorted(run.per_query)}")
     values = [
-        np.mean([run.per_query[metric].astype(np.float64) for run in system], axis=0)
-        for system in (first, second)
+        np.mean([run.per_query[metric].astype(np.float64) for run in system], axis=0) for system in (first, second)
     ]
     return paired_difference(
         values[0],

@@ -62,9 +62,7 @@ def slices(evaluation: Evaluation, k: int = 10) -> list[Slice]:
     for by, name, mask in parts:
         if mask.any():
             names = [f"ndcg@{k}", f"recall@{k}", ceiling]
-            means = {
-                metric: float(evaluation.per_query[metric][mask].mean(dtype=np.float64)) for metric in names
-            }
+            means = {metric: float(evaluation.per_query[metric][mask].mean(dtype=np.float64)) for metric in names}
             found.append(Slice(by, name, int(mask.sum()), means))
     rank, recalled = evaluation.targets[evaluation.served.value], evaluation.targets["retriever"]
     inside = (rank > 0) & (rank <= k)

@@ -49,9 +49,7 @@ class RequestFields(nn.Module):
         """[B, F, D]."""
         absent = [name for name in self.names if name not in query.features]
         if absent:
-            raise ValueError(
-                f"the query lacks the request features {absent}; it has {sorted(query.features)}"
-            )
+            raise ValueError(f"the query lacks the request features {absent}; it has {sorted(query.features)}")
         parts = [table(query.features[name]) for name, table in zip(self.names, self.tables, strict=False)]
         for number, (name, scale) in enumerate(self.scales.items()):
             values = (query.features[name].to(self.weights.dtype) - scale.shift) / scale.scale

@@ -108,9 +108,7 @@ class TargetAttention(nn.Module):
         by_target, by_history, by_difference, by_product = self.first.weight.split(size, dim=1)
         folded = torch.addcmul(by_history - by_difference, target.unsqueeze(2), by_product)  # [b, n, H, S]
         constant = functional.linear(target, by_target + by_difference, self.first.bias)  # [b, n, H]
-        hidden = torch.baddbmm(
-            constant.view(queries, 1, -1), history, folded.view(queries, -1, size).transpose(1, 2)
-        )
+        hidden = torch.baddbmm(constant.view(queries, 1, -1), history, folded.view(queries, -1, size).transpose(1, 2))
         # In place on a whole tensor: on a view of one, autograd would clear and copy the whole once more.
         vectors = torch.relu_(hidden).view(queries * length * items, -1)
         for layer in self.deeper:

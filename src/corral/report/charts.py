@@ -181,9 +181,7 @@ def bars(
             tooltip=[
                 altair.Tooltip(name, type="nominal", title="part"),
                 altair.Tooltip(colour, type="nominal", title="what"),
-                altair.Tooltip(
-                    value, type="quantitative", title=value_title, format=".2%" if percent else ".4~g"
-                ),
+                altair.Tooltip(value, type="quantitative", title=value_title, format=".2%" if percent else ".4~g"),
             ],
         )
     )

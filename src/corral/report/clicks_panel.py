@@ -27,11 +27,7 @@ MEANINGS = {
 def clicks_panel(evaluation: Evaluation, clicks: ClickResults | None) -> Panel:
     """Metrics of the ranker's clicks, and predicted against actual click rates."""
     prefix = "click/"
-    found = {
-        name.removeprefix(prefix): value
-        for name, value in evaluation.metrics.items()
-        if name.startswith(prefix)
-    }
+    found = {name.removeprefix(prefix): value for name, value in evaluation.metrics.items() if name.startswith(prefix)}
     if clicks is None and not found:
         words = "This run has no click labels: the ranker's outputs are scores, not probabilities of a click."
         return Panel("clicks", "Clicks", [Paragraph(words, Mark.NOTE)])
@@ -70,9 +66,7 @@ def _calibration(clicks: ClickResults) -> list[Block]:
     top = max(max(point["predicted"], point["actual"]) for point in points)
     low = min(min(point["predicted"], point["actual"]) for point in points)
     diagonal = altair.Chart(charts.inline([{"predicted": end, "actual": end} for end in (low, top)]))
-    x = altair.X(
-        "predicted", type="quantitative", title="predicted click rate", scale=altair.Scale(zero=False)
-    )
+    x = altair.X("predicted", type="quantitative", title="predicted click rate", scale=altair.Scale(zero=False))
     y = altair.Y("actual", type="quantitative", title="actual click rate", scale=altair.Scale(zero=False))
     lines = (
         altair.Chart(charts.inline(points))

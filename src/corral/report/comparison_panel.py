@@ -121,10 +121,7 @@ def _differences(first: str, found: Mapping[tuple[str, str], PairedDifference]) 
         tooltip=[
             altair.Tooltip("run", type="nominal"),
             altair.Tooltip("metric", type="nominal"),
-            *(
-                altair.Tooltip(key, type="quantitative", format="+.4f")
-                for key in ("difference", "low", "high")
-            ),
+            *(altair.Tooltip(key, type="quantitative", format="+.4f") for key in ("difference", "low", "high")),
         ],
     )
     low = altair.X("low", type="quantitative", title=f"difference to {first}")

@@ -107,11 +107,7 @@ def _over_time(data: DataSummary) -> Chart:
     import altair
 
     kind: Literal["temporal", "quantitative"] = "temporal" if data.dates else "quantitative"
-    title = (
-        None
-        if data.dates
-        else ("place in the log" if data.time_unit == "order" else f"time ({data.time_unit})")
-    )
+    title = None if data.dates else ("place in the log" if data.time_unit == "order" else f"time ({data.time_unit})")
     scale = altair.Scale(type="utc") if data.dates else altair.Scale(zero=False, nice=False)
     parts = list(dict.fromkeys(str(row["part"]) for row in data.timeline))
     label = f"Events over time, by part of the split: {', '.join(parts)}."
@@ -121,9 +117,7 @@ def _over_time(data: DataSummary) -> Chart:
         .encode(
             altair.X("start", type=kind, title=title, scale=scale, bin="binned"),
             altair.X2("end"),
-            altair.Y(
-                "events", type="quantitative", title="events", stack="zero", axis=altair.Axis(format="~s")
-            ),
+            altair.Y("events", type="quantitative", title="events", stack="zero", axis=altair.Axis(format="~s")),
             altair.Color("part", type="nominal", title=None, sort=parts),
             tooltip=[
                 altair.Tooltip("part", type="nominal"),

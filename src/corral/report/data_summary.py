@@ -126,9 +126,7 @@ def data_summary(dataset: Dataset, split: Split) -> DataSummary:
     )
 
 
-def _part(
-    dataset: Dataset, split: Split, part: Part, known_user: np.ndarray, known_item: np.ndarray
-) -> PartSummary:
+def _part(dataset: Dataset, split: Split, part: Part, known_user: np.ndarray, known_item: np.ndarray) -> PartSummary:
     rows, events, unit = split.rows(part), dataset.events, dataset.header.time_unit
     users, items, time = events.user[rows], events.item[rows], events.time[rows]
     timed = len(rows) > 0 and unit != "order"

@@ -98,9 +98,7 @@ def choose(evaluation: Evaluation, n: int) -> list[tuple[int, str]]:
     The same evaluation always gives the same ones.
     """
     history, judged = evaluation.queries["history"], evaluation.targets
-    recalled, candidates, served = (
-        judged[name] for name in ("retriever", "candidates", evaluation.served.value)
-    )
+    recalled, candidates, served = (judged[name] for name in ("retriever", "candidates", evaluation.served.value))
     order = np.argsort(history, kind="stable")
     order = order[history[order] > 0]
     chosen: list[tuple[int, str]] = []
@@ -118,12 +116,8 @@ def choose(evaluation: Evaluation, n: int) -> list[tuple[int, str]]:
             chosen.append((int(judged["query"][rows[np.argmax(by[rows])]]), words))
 
     in_list = (served > 0) & (served <= TOP)
-    of_targets(
-        in_list & (candidates > TOP), candidates, "the second stage lifted what the user took the most"
-    )
-    of_targets(
-        (candidates > 0) & (candidates <= TOP) & ~in_list, served, "the second stage lost what the user took"
-    )
+    of_targets(in_list & (candidates > TOP), candidates, "the second stage lifted what the user took the most")
+    of_targets((candidates > 0) & (candidates <= TOP) & ~in_list, served, "the second stage lost what the user took")
     found = np.zeros(len(evaluation), dtype=bool)
     found[judged["query"][candidates > 0]] = True
     missed = order[~found[order]]
@@ -192,8 +186,7 @@ def example_lists(
                 candidates=both[0][:shown],
                 served=both[1][:shown],
                 targets=[
-                    Wanted(names.item(int(row)), first, last)
-                    for row, first, last in zip(wanted, *places, strict=True)
+                    Wanted(names.item(int(row)), first, last) for row, first, last in zip(wanted, *places, strict=True)
                 ],
             )
         )

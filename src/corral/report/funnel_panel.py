@@ -42,11 +42,7 @@ def summary_panel(evaluation: Evaluation) -> Panel:
     ):
         if name in metrics:
             alone = metrics.get(f"retriever/{name}")
-            detail = (
-                f"stage 1 alone: {decimal(alone)}"
-                if evaluation.served is not Stage.RETRIEVER
-                else "served list"
-            )
+            detail = f"stage 1 alone: {decimal(alone)}" if evaluation.served is not Stage.RETRIEVER else "served list"
             figures.append(Figure(words, decimal(metrics[name]), detail))
     figures.append(Figure(f"Ceiling, recall@{n}", decimal(ceiling), f"of stage 1's {n} candidates"))
     for name, words in (("coverage@10", "Coverage@10"), ("click/auc", "AUC of clicks")):
@@ -144,13 +140,8 @@ def losses_panel(evaluation: Evaluation) -> Panel:
         size = int(mask.sum())
         if size:
             found = [int((fate & mask).sum()) for fate in fates.values()]
-            rows.append(
-                Row((name, count(size), *(f"{count(part)} ({percent(part / size)})" for part in found)))
-            )
-            bars += [
-                {"of": name, "what": fate, "share": part / size}
-                for fate, part in zip(fates, found, strict=True)
-            ]
+            rows.append(Row((name, count(size), *(f"{count(part)} ({percent(part / size)})" for part in found))))
+            bars += [{"of": name, "what": fate, "share": part / size} for fate, part in zip(fates, found, strict=True)]
     label = "What became of the targets. " + " ".join(
         f"{bar['what']}: {percent(float(str(bar['share'])))}." for bar in bars[: len(fates)]
     )
@@ -178,8 +169,6 @@ def losses_panel(evaluation: Evaluation) -> Panel:
             )
         )
     blocks.append(
-        Paragraph(
-            "Head, mid and tail items each got a third of the train events; cold items none.", Mark.NOTE
-        )
+        Paragraph("Head, mid and tail items each got a third of the train events; cold items none.", Mark.NOTE)
     )
     return Panel("losses", "What each stage loses", blocks)

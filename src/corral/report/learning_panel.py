@@ -23,9 +23,7 @@ def learning_panel(logs: Mapping[str, Sequence[Mapping[str, float]]], watched: M
     for stage, records in logs.items():
         blocks.append(Heading(TITLES.get(stage, stage)))
         blocks += (
-            _stage(stage, records, watched.get(stage))
-            if records
-            else [Paragraph("No epoch was finished.", Mark.NOTE)]
+            _stage(stage, records, watched.get(stage)) if records else [Paragraph("No epoch was finished.", Mark.NOTE)]
         )
     if not logs:
         blocks.append(Paragraph("Nothing was trained: this system learns nothing by steps.", Mark.NOTE))
@@ -39,10 +37,7 @@ def _stage(stage: str, records: Sequence[Mapping[str, float]], watched: str | No
         losses = ["loss/total"]
     metrics = list(
         dict.fromkeys(
-            name
-            for record in records
-            for name in record
-            if name not in NO_METRIC and not name.startswith("loss/")
+            name for record in records for name in record if name not in NO_METRIC and not name.startswith("loss/")
         )
     )
     best = None

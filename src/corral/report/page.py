@@ -125,9 +125,7 @@ def render(page: Page, library: str) -> str:
     from markupsafe import Markup
 
     assets = files("corral.report") / "assets"
-    texts = {
-        name: (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
-    }
+    texts = {name: (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

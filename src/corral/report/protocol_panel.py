@@ -25,9 +25,7 @@ def protocol_panel(run: RunReport) -> Panel:
         "protocol",
         "Protocol and versions",
         [
-            Paragraph(
-                "Runs may be compared where these rules agree (seeds aside): corral report RUN RUN checks."
-            ),
+            Paragraph("Runs may be compared where these rules agree (seeds aside): corral report RUN RUN checks."),
             Heading("Protocol"),
             Facts(rules),
             Heading("What was judged"),

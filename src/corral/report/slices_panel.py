@@ -32,9 +32,7 @@ def slices_panel(evaluation: Evaluation) -> Panel:
     for by in dict.fromkeys(part.by for part in found):
         parts = [part for part in found if part.by == by]
         names = list(parts[0].metrics)
-        shown = [
-            f"ceiling, recall@{evaluation.num_candidates}" if name == ceiling else name for name in names
-        ]
+        shown = [f"ceiling, recall@{evaluation.num_candidates}" if name == ceiling else name for name in names]
         title = TITLES.get(by, by)
         bars = [
             {"part": f"{part.name}", "metric": words, "value": part.metrics[name]}
@@ -47,10 +45,7 @@ def slices_panel(evaluation: Evaluation) -> Panel:
         spec = charts.bars(bars, "part", "value", "metric", label=label, value_title="mean")
         chart = Chart(f"slices-{by.replace(' ', '-')}", "Means", label, spec)
         number = "targets" if by == "item popularity" else "queries"
-        rows = [
-            Row((part.name, count(part.count), *(decimal(part.metrics[name]) for name in names)))
-            for part in parts
-        ]
+        rows = [Row((part.name, count(part.count), *(decimal(part.metrics[name]) for name in names))) for part in parts]
         table = Table("The same in numbers", (by, number, *shown), rows)
         blocks += [Heading(title), SideBySide([chart, table])]
     blocks.append(
@@ -71,9 +66,7 @@ def lists_panel(evaluation: Evaluation) -> Panel:
         if name in evaluation.metrics
     ]
     if not rows:
-        return Panel(
-            "lists", "List quality", [Paragraph("Not measured: train counts were not given.", Mark.NOTE)]
-        )
+        return Panel("lists", "List quality", [Paragraph("Not measured: train counts were not given.", Mark.NOTE)])
     return Panel(
         "lists",
         "List quality",
@@ -84,8 +77,6 @@ def lists_panel(evaluation: Evaluation) -> Panel:
                 rows,
                 frozenset({"what it is"}),
             ),
-            Paragraph(
-                "Percentiles: share of the catalogue that is less popular, by train events.", Mark.NOTE
-            ),
+            Paragraph("Percentiles: share of the catalogue that is less popular, by train events.", Mark.NOTE),
         ],
     )

@@ -24,9 +24,7 @@ class RecallChannel(Protocol):
 
     name: str
 
-    def recall(
-        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
-    ) -> Candidates:
+    def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         """The channel's k best items for each query.
 
         Args:
@@ -60,9 +58,7 @@ class RetrieverChannel:
         self.retriever, self.index, self.name = retriever, index, name
 
     @torch.no_grad()
-    def recall(
-        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
-    ) -> Candidates:
+    def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         """The k items of greatest inner product with the encoded queries; see ``RecallChannel``."""
         return self.index.search(self.retriever.encode_queries(query), k, exclude, allow)
 
@@ -92,9 +88,7 @@ class ColdStartChannel:
         return query.history[:, -1] == 0
 
     @torch.no_grad()
-    def recall(
-        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
-    ) -> Candidates:
+    def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         """As ``RetrieverChannel.recall``; the scores of popular items are their train counts."""
         cold = self.cold(query)
         if not cold.any():
@@ -151,9 +145,7 @@ class MergedChannel:
             raise ValueError(f"need one quota >= 0 for each of {names}, got {list(quotas)}")
         self.channels, self.quotas, self.name = tuple(channels), quotas, name
 
-    def recall(
-        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
-    ) -> Candidates:
+    def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         """The merged list; see ``RecallChannel``."""
         return self.recall_merged(query, k, exclude, allow).candidates
 

@@ -81,9 +81,7 @@ class FaissIndex:
         return cls(exact, native, {"kind": "faiss-flat"})
 
     @classmethod
-    def ivf(
-        cls, vectors: Tensor, items: Tensor, *, num_lists: int | None = None, num_probes: int = 16
-    ) -> FaissIndex:
+    def ivf(cls, vectors: Tensor, items: Tensor, *, num_lists: int | None = None, num_probes: int = 16) -> FaissIndex:
         """Inverted lists around k-means centres.
 
         Args:

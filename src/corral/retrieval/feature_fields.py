@@ -63,9 +63,7 @@ class CategoricalField(nn.Module):
     def __init__(self, column: FeatureColumn, field_size: int, sparse: bool, std: float) -> None:
         super().__init__()
         self.embedding = embedding_table(column.cardinality, field_size, sparse, std)
-        self.register_buffer(
-            "codes", torch.tensor(np.asarray(column.values, dtype=np.int32)), persistent=False
-        )
+        self.register_buffer("codes", torch.tensor(np.asarray(column.values, dtype=np.int32)), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows [n] -> [n, D]."""
@@ -77,9 +75,7 @@ class MultiField(nn.Module):
 
     codes: Tensor
 
-    def __init__(
-        self, column: FeatureColumn, field_size: int, max_values: int, sparse: bool, std: float
-    ) -> None:
+    def __init__(self, column: FeatureColumn, field_size: int, max_values: int, sparse: bool, std: float) -> None:
         super().__init__()
         self.embedding = embedding_table(column.cardinality, field_size, sparse, std)
         codes = np.asarray(column.padded(max_values), dtype=np.int32)
@@ -105,9 +101,7 @@ class NumericField(nn.Module):
         raw = np.asarray(column.values, dtype=np.float64)
         present = np.isfinite(raw)
         values = np.where(present, (raw - scale.shift) / scale.scale, 0.0)
-        self.register_buffer(
-            "values", torch.tensor(values, dtype=torch.get_default_dtype()), persistent=False
-        )
+        self.register_buffer("values", torch.tensor(values, dtype=torch.get_default_dtype()), persistent=False)
         self.register_buffer("missing", torch.tensor(~present), persistent=False)
         self.weight = nn.Parameter(torch.empty(field_size).normal_(std=std))
         self.bias = nn.Parameter(torch.zeros(field_size))

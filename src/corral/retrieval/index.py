@@ -69,13 +69,9 @@ class ExactIndex:
         ValueError: shapes disagree, rows are reserved or repeated, or a vector is not finite.
     """
 
-    def __init__(
-        self, vectors: Tensor, items: Tensor, *, chunk: int = 65_536, score_bytes: int = 32 << 20
-    ) -> None:
+    def __init__(self, vectors: Tensor, items: Tensor, *, chunk: int = 65_536, score_bytes: int = 32 << 20) -> None:
         if vectors.ndim != 2 or items.shape != vectors.shape[:1]:
-            raise ValueError(
-                f"need vectors [M, D] and items [M], got {list(vectors.shape)} and {list(items.shape)}"
-            )
+            raise ValueError(f"need vectors [M, D] and items [M], got {list(vectors.shape)} and {list(items.shape)}")
         if chunk < 1 or score_bytes < 1:
             raise ValueError(f"chunk and score_bytes must be positive, got {chunk} and {score_bytes}")
         # a snapshot: a copy, so that later training steps cannot reach it
@@ -113,9 +109,7 @@ class ExactIndex:
 
     def to(self, device: torch.device | str) -> ExactIndex:
         """The same index on ``device``."""
-        return ExactIndex(
-            self._vectors.to(device), self._items, chunk=self.chunk, score_bytes=self.score_bytes
-        )
+        return ExactIndex(self._vectors.to(device), self._items, chunk=self.chunk, score_bytes=self.score_bytes)
 
     def positions(self, items: Tensor) -> Tensor:
         """Where item rows [...] stand in ``items`` [...], int64; -1 for rows the index does not have."""

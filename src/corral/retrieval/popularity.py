@@ -38,9 +38,7 @@ class PopularityChannel:
         """Count the item rows of train events ([n], int64) in a catalogue of ``rows`` item rows."""
         return cls(torch.bincount(items.reshape(-1), minlength=rows)[:rows], name=name)
 
-    def recall(
-        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
-    ) -> Candidates:
+    def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         """The k most popular items for each query; score = number of train events. See ``RecallChannel``."""
         return self.most_popular(len(query), k, exclude, allow)
 

@@ -85,9 +85,7 @@ class SASRec(nn.Module):
     def encode_positions(self, sequence: SequenceBatch) -> Tensor:
         """Query vectors at every position [B, L + 1, D]."""
         if sequence.items.shape[1] > self.max_length:
-            raise ValueError(
-                f"sequences of {sequence.items.shape[1]} items, but max_length={self.max_length}"
-            )
+            raise ValueError(f"sequences of {sequence.items.shape[1]} items, but max_length={self.max_length}")
         return self._encode(sequence.items)
 
     def encode_queries(self, query: Query) -> Tensor:

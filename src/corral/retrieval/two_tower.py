@@ -4,6 +4,7 @@ Yi et al. 2019. The retriever that knows new users and new items by their featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class _Tower(nn.Module):
         super().__init__()
         widths = [inputs, *hidden]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
         self.deep = nn.Sequential(*layers, nn.Linear(widths[-1], size))
         # The straight way lets the tower start as a factorization and learn its corrections.
@@ -95,9 +96,7 @@ class TwoTower(nn.Module):
             embedding_std=size**-0.5,
         )
         if not len(self.items):
-            raise ValueError(
-                "item_id=False, and the data set has no item features: the item tower sees nothing"
-            )
+            raise ValueError("item_id=False, and the data set has no item features: the item tower sees nothing")
         self.query_tower = _Tower((len(self.users) + len(self.items)) * size, hidden, size, dropout)
         self.item_tower = _Tower(len(self.items) * size, hidden, size, dropout)
 

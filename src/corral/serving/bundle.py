@@ -71,9 +71,7 @@ def save_bundle(
     }
     for name in modules:
         if name not in recommender.specs:
-            raise ValueError(
-                f"the recommender does not say how to build its {name}: pass specs={{{name!r}: ...}}"
-            )
+            raise ValueError(f"the recommender does not say how to build its {name}: pass specs={{{name!r}: ...}}")
         settings["parts"][name] = asdict(recommender.specs[name])
         try:
             same = json.loads(json.dumps(settings["parts"][name], allow_nan=False))
@@ -85,9 +83,7 @@ def save_bundle(
         settings["tables"] = write_tables(files, recommender.tables)
         for name, module in modules.items():
             # clones, because safetensors refuses tied weights; they are tied again by the module itself
-            weights = {
-                key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()
-            }
+            weights = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
             save_file(weights, files.directory / f"{name}.safetensors")
         recommender.index.save(files.directory / "index")
         files.array("popularity.npy", recommender.popularity.counts.cpu().numpy())

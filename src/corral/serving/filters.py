@@ -44,9 +44,7 @@ class GivenHistories:
         ignored: items of each user that it does not know [B], int64.
     """
 
-    def __init__(
-        self, items: Vocabulary, histories: Sequence[Sequence[Any] | None] | None, n_users: int
-    ) -> None:
+    def __init__(self, items: Vocabulary, histories: Sequence[Sequence[Any] | None] | None, n_users: int) -> None:
         given: list[Sequence[Any]] = [()] * n_users
         if histories is not None:
             if isinstance(histories, str | bytes) or len(histories) != n_users:

@@ -21,9 +21,7 @@ from corral.serving.histories import UserHistories
 from corral.serving.recommender import ServingTables, TwoStageRecommender
 
 
-def add_items(
-    recommender: TwoStageRecommender, new_items: pl.DataFrame, build: Builder
-) -> TwoStageRecommender:
+def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: Builder) -> TwoStageRecommender:
     """A recommender whose catalogue also has new items; the one given stays as it is.
 
     The parts are built again for the longer catalogue, with the trained weights. In tables by item row a new
@@ -47,9 +45,7 @@ def add_items(
     moved = np.arange(len(old.items))
     moved[FIRST_ROW:] = items.rows(old.items.ids)
     features = _longer_features(old.item_features, new_items, items, moved)
-    histories = UserHistories(
-        moved[old.histories.items].astype(np.int32), old.histories.offsets, old.histories.as_of
-    )
+    histories = UserHistories(moved[old.histories.items].astype(np.int32), old.histories.offsets, old.histories.as_of)
     tables = ServingTables(old.users, items, old.user_features, features, histories)
     rebuilt: dict[str, Any] = {}
     for name in ("retriever", "ranker"):
@@ -142,9 +138,7 @@ def _longer_features(
     """The feature table by the new rows; the codes stay those of training."""
     extra = [name for name in new_items.columns if name != "item_id" and name not in table.columns]
     if extra:
-        raise ValueError(
-            f"new items: the catalogue has no feature {extra[0]!r}; it has {list(table.columns)}"
-        )
+        raise ValueError(f"new items: the catalogue has no feature {extra[0]!r}; it has {list(table.columns)}")
     place = items.rows(new_items["item_id"])
     columns = {}
     for name, column in table.columns.items():

@@ -67,8 +67,8 @@ class TwoStageRecommender:
     Fixed answers (all tested):
 
     - A user without a usable history, unknown or not: stage 1 gives the most popular items that pass the
-      filters (its scores are then their train counts), stage 2 ranks them; ``fallback`` says so. A history given in the call makes an unknown user a normal one: the models see
-      the unknown user (row 1) with this history.
+      filters (its scores are then their train counts), stage 2 ranks them; ``fallback`` says so. A history
+      given in the call makes an unknown user a normal one: the models see the unknown user (row 1) with it.
     - A given history takes the place of the stored one for the models; ``filter_seen`` hides the items of
       both. Items of it that the catalogue lacks are ignored and counted. If none is left, or None is given
       for a user, the stored one is used.
@@ -130,13 +130,10 @@ class TwoStageRecommender:
                 f"the index has item row {int(index.items[-1])}, but the vocabulary {len(tables.items)} rows"
             )
         if len(popularity.counts) != len(tables.items):
-            raise ValueError(
-                f"popularity has {len(popularity.counts)} item rows, the vocabulary {len(tables.items)}"
-            )
+            raise ValueError(f"popularity has {len(popularity.counts)} item rows, the vocabulary {len(tables.items)}")
         if len(tables.histories.offsets) != len(tables.users) + 1:
             raise ValueError(
-                f"the histories have {len(tables.histories.offsets) - 1} user rows, "
-                f"the vocabulary {len(tables.users)}"
+                f"the histories have {len(tables.histories.offsets) - 1} user rows, the vocabulary {len(tables.users)}"
             )
         self.tables, self.retriever, self.index, self.popularity = tables, retriever, index, popularity
         self.ranker, self.mixture = ranker, mixture
@@ -224,9 +221,7 @@ class TwoStageRecommender:
             fallback=fallback,
             ignored_history=given.ignored,
             retriever_scores=None if kept is None else kept[0],
-            ranker_logits=None
-            if stage_scores is None or self.ranker is None
-            else stage_scores[1, :, :longest],
+            ranker_logits=None if stage_scores is None or self.ranker is None else stage_scores[1, :, :longest],
         )
 
     def _two_stages(
@@ -260,9 +255,7 @@ class TwoStageRecommender:
         """The stored histories [B, L] of user rows [B]."""
         return self.tables.histories.gather(rows, self.history_length)
 
-    def _query(
-        self, rows: np.ndarray, history: np.ndarray, time: int | None, features: Mapping[str, Tensor]
-    ) -> Query:
+    def _query(self, rows: np.ndarray, history: np.ndarray, time: int | None, features: Mapping[str, Tensor]) -> Query:
         """What the models are asked, on the CPU."""
         moment = self.tables.histories.as_of if time is None else int(time)
         return Query(

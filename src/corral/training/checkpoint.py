@@ -54,13 +54,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 damaged = facts.pop("checksum", None) not in (None, _checksum(tensors))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: damaged or not a corral checkpoint ({error}); delete it and train again"
-        ) from error
+        raise ValueError(f"{path}: damaged or not a corral checkpoint ({error}); delete it and train again") from error
     if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format version {version}, this corral reads up to {FORMAT_VERSION}: update corral"
-        )
+        raise ValueError(f"{path}: format version {version}, this corral reads up to {FORMAT_VERSION}: update corral")
     if damaged:
         raise ValueError(f"{path}: damaged (wrong checksum); delete it and train again")
     return tensors, facts

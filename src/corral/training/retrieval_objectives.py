@@ -116,9 +116,7 @@ class SampledSoftmaxObjective(_RetrievalObjective):
             log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]
         items = torch.cat([target[:, None], drawn.items], 1)
         scores = torch.einsum("pd,pnd->pn", queries, retriever.encode_items(items))
-        loss = sampled_softmax(
-            scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, drawn.items == target[:, None]
-        )
+        loss = sampled_softmax(scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, drawn.items == target[:, None])
         return {"total": loss}
 
 

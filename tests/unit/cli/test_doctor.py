@@ -67,9 +67,7 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("variable", ["OPENBLAS_CORETYPE", "CORRAL_DATA"])
-def test_a_harmful_variable_is_a_warning(
-    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_harmful_variable_is_a_warning(variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
     found = finding(variable, tmp_path)
     assert found.state is State.WARNING

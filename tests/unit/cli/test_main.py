@@ -12,9 +12,7 @@ HEAVY = ("torch", "numpy", "polars", "pyarrow", "pydantic", "faiss", "altair", "
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
 
 def leave_with(words: list[str]) -> int:

@@ -79,10 +79,7 @@ class Row:
 def plain_rows(dataset: Dataset, split: Split) -> list[Row]:
     """The sorted log, row by row."""
     log = dataset.events
-    return [
-        Row(int(log.user[e]), int(log.item[e]), int(log.time[e]), int(split.part[e]))
-        for e in range(len(log.item))
-    ]
+    return [Row(int(log.user[e]), int(log.item[e]), int(log.time[e]), int(split.part[e])) for e in range(len(log.item))]
 
 
 def may_see(rows: list[Row], split: Split, seen: int, event: int) -> bool:

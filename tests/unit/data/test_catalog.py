@@ -188,9 +188,7 @@ def test_login_says_put_the_file_here(tmp_path: Path) -> None:
     assert str(tmp_path / "data_format2.zip") in str(error.value)
 
 
-def test_zip_is_unpacked_into_its_own_directory(
-    address: str, bodies: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_zip_is_unpacked_into_its_own_directory(address: str, bodies: dict[str, bytes], tmp_path: Path) -> None:
     bodies["/tiny.zip"] = zipped({"inner/ratings.csv": b"a,b\n", "inner/README": b"read me"})
     tiny = entry(address, "tiny.zip", sha256(bodies["/tiny.zip"]), folder="inner")
     path = get(tiny, tmp_path, yes)
@@ -210,9 +208,7 @@ def test_tar_is_unpacked(address: str, bodies: dict[str, bytes], tmp_path: Path)
     assert (path / "log.csv").read_bytes() == b"a,b\n"
 
 
-@pytest.mark.parametrize(
-    "member", ["../outside.txt", "/outside.txt", "a/../../outside.txt", "..\\outside.txt"]
-)
+@pytest.mark.parametrize("member", ["../outside.txt", "/outside.txt", "a/../../outside.txt", "..\\outside.txt"])
 def test_zip_that_would_write_outside_is_refused(tmp_path: Path, member: str) -> None:
     archive = tmp_path / "evil.zip"
     archive.write_bytes(zipped({"fine.txt": b"fine", member: b"evil"}))
@@ -234,9 +230,7 @@ def test_zip_with_a_link_is_refused(tmp_path: Path) -> None:
         extract_zip(archive, tmp_path / "target")
 
 
-def test_tar_that_would_write_outside_is_refused(
-    address: str, bodies: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_tar_that_would_write_outside_is_refused(address: str, bodies: dict[str, bytes], tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tarred:
         info = tarfile.TarInfo("../outside.txt")

@@ -81,9 +81,7 @@ def test_events_are_numbered_and_sorted(full: Dataset) -> None:
     assert log.value.tolist() == [2.0, 5.0, 1.0, 3.0, 4.0]
     assert log.part is not None
     assert log.part.tolist() == [1, 0, 0, 2, 0]
-    types = [
-        array.dtype for array in (log.user, log.item, log.time, log.ties, log.offsets, log.value, log.part)
-    ]
+    types = [array.dtype for array in (log.user, log.item, log.time, log.ties, log.offsets, log.value, log.part)]
     assert types == [np.int32, np.int32, np.int64, np.int32, np.int64, np.float32, np.int8]
 
 
@@ -181,9 +179,7 @@ def test_sorting_matches_a_plain_loop(tmp_path_factory: pytest.TempPathFactory, 
     dataset = Dataset.write(tmp_path_factory.mktemp("sort") / "d", Interactions(frame))
     expected = sorted(rows, key=lambda row: (row[0], row[2]))  # Stable: ties keep the source's order.
     log = dataset.events
-    external = zip(
-        dataset.users.external(log.user), dataset.items.external(log.item), log.time.tolist(), strict=True
-    )
+    external = zip(dataset.users.external(log.user), dataset.items.external(log.item), log.time.tolist(), strict=True)
     assert list(external) == expected
     ties = [0]
     for before, row in itertools.pairwise(expected):
@@ -337,9 +333,7 @@ def test_interrupted_writes_leave_nothing(
         assert opened.hash == before
 
 
-def test_every_file_and_directory_is_flushed_before_the_rename(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_file_and_directory_is_flushed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: set[int] = set()
 
     def note(descriptor: int) -> None:

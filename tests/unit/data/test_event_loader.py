@@ -13,6 +13,7 @@ from small_logs import RULES, Event, event_lists, padded, plain_history, plain_r
 
 from corral.data.batches import Batch
 from corral.data.event_loader import EventLoader
+from corral.data.examples import Examples
 from corral.data.split import Part
 
 
@@ -31,9 +32,7 @@ def plain(batch: Batch) -> list[object]:
     epoch=st.integers(0, 3),
 )
 @settings(max_examples=60, deadline=None)
-def test_batches(
-    rule: str, events: list[Event], length: int, batch_size: int, at_most: int, epoch: int
-) -> None:
+def test_batches(rule: str, events: list[Event], length: int, batch_size: int, at_most: int, epoch: int) -> None:
     dataset = small_dataset(events)
     split = split_of(dataset, rule)
     if split is None:
@@ -43,13 +42,11 @@ def test_batches(
 
     def make() -> EventLoader:
         return EventLoader(
-            dataset,
-            split,
+            Examples.of(dataset, split, Part.TRAIN, label=label),
             history_length=length,
             batch_size=batch_size,
             seed=5,
             max_per_user=at_most,
-            label=label,
         )
 
     batches = list(make().epoch(epoch))
@@ -86,7 +83,9 @@ def test_order_and_choice_change_with_epoch_and_seed() -> None:
     assert split is not None
 
     def chosen(seed: int, epoch: int, at_most: int = 0) -> list[int]:
-        loader = EventLoader(dataset, split, history_length=2, batch_size=7, seed=seed, max_per_user=at_most)
+        loader = EventLoader(
+            Examples.of(dataset, split, Part.TRAIN), history_length=2, batch_size=7, seed=seed, max_per_user=at_most
+        )
         return torch.cat([batch.query.event for batch in loader.epoch(epoch)]).tolist()
 
     assert chosen(0, 0) == chosen(0, 0)
@@ -100,6 +99,6 @@ def test_every_event_is_a_click_without_labels() -> None:
     dataset = small_dataset([(0, 1, 1, 0), (0, 2, 2, 0)])
     split = split_of(dataset, "given")
     assert split is not None
-    (batch,) = EventLoader(dataset, split, history_length=3, batch_size=9, seed=0).epoch(0)
+    (batch,) = EventLoader(Examples.of(dataset, split, Part.TRAIN), history_length=3, batch_size=9, seed=0).epoch(0)
     assert batch.label.tolist() == [1.0, 1.0]
     assert batch.label.dtype == torch.float32

@@ -54,9 +54,7 @@ def test_numeric_missing_is_nan() -> None:
     column = _build({"price": [1.5, None, 2.0]}).columns["price"]
     assert column.kind is FeatureKind.NUMERIC
     assert column.values.dtype == np.float32
-    np.testing.assert_array_equal(
-        column.values, np.array([np.nan, np.nan, np.nan, np.nan, 1.5], dtype=np.float32)
-    )
+    np.testing.assert_array_equal(column.values, np.array([np.nan, np.nan, np.nan, np.nan, 1.5], dtype=np.float32))
     with pytest.raises(ValueError, match="'price' is numeric"):
         _ = column.cardinality
     with pytest.raises(ValueError, match="only multi can be padded"):
@@ -88,9 +86,7 @@ def test_multi_without_any_value() -> None:
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(-3, 3)), max_size=4)), min_size=1)
-)
+@given(st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(-3, 3)), max_size=4)), min_size=1))
 def test_multi_matches_a_plain_loop(lists: list) -> None:
     vocabulary = Vocabulary.of(pl.Series(range(len(lists))))
     frame = pl.DataFrame({"item_id": list(range(len(lists))), "m": pl.Series(lists, dtype=pl.List(pl.Int64))})

@@ -34,9 +34,7 @@ def _frame(**columns: list) -> pl.DataFrame:
 # What may be read
 
 
-@pytest.mark.parametrize(
-    "name", ["e.csv", "e.tsv", "e.csv.gz", "e.tsv.gz", "e.parquet", "e.arrow", "e.feather"]
-)
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.csv.gz", "e.tsv.gz", "e.parquet", "e.arrow", "e.feather"])
 def test_files(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if "sv" in name:
@@ -67,9 +65,7 @@ def test_pandas() -> None:
     frame["user_id"] = [17850.0, 17850.0, 2.0]
     assert read_table(frame).events["user_id"].to_list() == [17850, 17850, 2]
     frame["item_id"] = ["a", 7, "b"]
-    with pytest.raises(
-        ValueError, match=r"pandas table, row 1 \(from 0\), column 'item_id': 7: ids of mixed type"
-    ):
+    with pytest.raises(ValueError, match=r"pandas table, row 1 \(from 0\), column 'item_id': 7: ids of mixed type"):
         read_table(frame)
     assert read_table(frame, skip_bad_rows=True).events["item_id"].to_list() == ["a", "b"]
 
@@ -282,9 +278,7 @@ def test_bad_values_of_frames(columns: dict[str, list], message: str) -> None:
 )
 def test_ids_of_mixed_type(values: list, main: list) -> None:
     frame = EVENTS.with_columns(pl.Series("item_id", values, dtype=pl.Object))
-    with pytest.raises(
-        ValueError, match=r"column 'item_id': .*: ids of mixed type.*make all of them strings"
-    ):
+    with pytest.raises(ValueError, match=r"column 'item_id': .*: ids of mixed type.*make all of them strings"):
         check_events(frame, source="here")
     assert check_events(frame, source="here", skip_bad_rows=True)[0]["item_id"].to_list() == main
 
@@ -303,9 +297,7 @@ def test_types_that_are_neither(column: str) -> None:
 
 def test_line_offsets_of_other_readers() -> None:
     frame = _frame(timestamp=[1, -1, -2])
-    with pytest.raises(
-        ValueError, match=r"r\.dat, line 3, column 'timestamp': -1: negative .* 2 rows are bad in all"
-    ):
+    with pytest.raises(ValueError, match=r"r\.dat, line 3, column 'timestamp': -1: negative .* 2 rows are bad in all"):
         check_events(frame, source="r.dat", line_offset=2)
     with pytest.raises(ValueError, match="line 40"):
         check_events(frame, source="r.dat", line_offset=[10, 40, 70].__getitem__)

@@ -13,6 +13,7 @@ import torch
 
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
+from corral.data.examples import Examples
 from corral.data.interactions import Interactions
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, Split, time_cut
@@ -89,9 +90,7 @@ def corrupted(interactions: Interactions, how: Corruption) -> Interactions:
     place = np.sort(random.integers(0, len(past) + 1, len(future)))
     order = np.argsort(np.concatenate([np.arange(len(past)) + 0.5, place]), kind="stable")
     mixed = pl.concat([past, future.select(past.columns).cast(dict(past.schema))])[order]
-    return Interactions(
-        mixed, user_features=interactions.user_features, item_features=interactions.item_features
-    )
+    return Interactions(mixed, user_features=interactions.user_features, item_features=interactions.item_features)
 
 
 def training_inputs(dataset: Dataset, split: Split) -> dict[str, Any]:
@@ -126,9 +125,8 @@ def training_inputs(dataset: Dataset, split: Split) -> dict[str, Any]:
     ]
     label = (np.asarray(dataset.events.value) >= 3).astype(np.float32)
     for at_most in (0, 3):
-        loader = EventLoader(
-            dataset, split, history_length=6, batch_size=32, seed=1, max_per_user=at_most, label=label
-        )
+        examples = Examples.of(dataset, split, Part.TRAIN, label=label)
+        loader = EventLoader(examples, history_length=6, batch_size=32, seed=1, max_per_user=at_most)
         seen[f"event batches, {at_most}"] = [
             (
                 users(batch.query.user),
@@ -178,9 +176,7 @@ def clean(world: CheckerboardWorld, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("how", CORRUPTIONS)
-def test_no_training_input_knows_the_future(
-    world: CheckerboardWorld, clean: Dataset, how: str, tmp_path: Path
-) -> None:
+def test_no_training_input_knows_the_future(world: CheckerboardWorld, clean: Dataset, how: str, tmp_path: Path) -> None:
     other = Dataset.write(tmp_path / "data", corrupted(world.interactions, CORRUPTIONS[how]))
     before, after = training_inputs(clean, cut(clean)), training_inputs(other, cut(other))
     assert len(before["sequence batches"]) > 20

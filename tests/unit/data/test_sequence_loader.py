@@ -24,9 +24,7 @@ def same(left: SequenceBatch, right: SequenceBatch) -> bool:
 def windows(loader: SequenceLoader, epoch: int) -> list[tuple[int, ...]]:
     """The event rows of every window of an epoch."""
     return [
-        tuple(event for event in row if event >= 0)
-        for batch in loader.epoch(epoch)
-        for row in batch.event.tolist()
+        tuple(event for event in row if event >= 0) for batch in loader.epoch(epoch) for row in batch.event.tolist()
     ]
 
 
@@ -104,9 +102,7 @@ def test_cuts_shift_from_epoch_to_epoch() -> None:
     starts = [{window[0] for window in windows(loader, epoch) if len(window) > 3} for epoch in range(6)]
     assert len({frozenset(start) for start in starts}) == 6
     # Every event of the first long user, but its very first, is now and then inside a window.
-    inside = set().union(
-        *({e for window in windows(loader, epoch) for e in window[1:]} for epoch in range(40))
-    )
+    inside = set().union(*({e for window in windows(loader, epoch) for e in window[1:]} for epoch in range(40)))
     assert inside >= set(range(1, 60))
 
 

@@ -26,9 +26,7 @@ from corral.data.targets import TargetBatch, targets
 Asked = tuple[int, int, list[int], list[int], set[int]]  # user, time, items, history, excluded
 
 
-def reference(
-    dataset: Dataset, split: Split, part: Part, length: int, repeats: bool
-) -> tuple[list[Asked], int]:
+def reference(dataset: Dataset, split: Split, part: Part, length: int, repeats: bool) -> tuple[list[Asked], int]:
     """Queries in the order of the log, and the number of dropped repeats."""
     rows, dropped = plain_rows(dataset, split), 0
     baskets: dict[tuple[int, int], list[int]] = {}
@@ -155,8 +153,7 @@ def test_a_sample_is_some_of_the_queries(events: list[Event], queries: int, seed
     some = whole.sample(queries, seed)
     assert len(some) == min(queries, len(whole))
     known = {
-        int(event): query
-        for event, query in zip(whole.event, read(whole.batch(np.arange(len(whole)))), strict=True)
+        int(event): query for event, query in zip(whole.event, read(whole.batch(np.arange(len(whole)))), strict=True)
     }
     found = read(some.batch(np.arange(len(some))))
     assert found == [known[int(event)] for event in some.event]

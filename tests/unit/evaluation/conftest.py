@@ -54,9 +54,7 @@ class TableChannel:
     name: str = "table"
     asked: int = 0
 
-    def recall(
-        self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
-    ) -> Candidates:
+    def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         self.asked += 1
         scores = self.scores[query.event].clone()
         items = torch.arange(2, scores.shape[1] + 2).expand_as(scores).clone()
@@ -101,9 +99,7 @@ class World:
         """Baskets of 1 to 4 targets, scores and logits that know a little of them, with ties."""
         generator = np.random.default_rng(seed)
         lists = [
-            sorted(
-                generator.choice(np.arange(2, items + 2), generator.integers(1, 5), replace=False).tolist()
-            )
+            sorted(generator.choice(np.arange(2, items + 2), generator.integers(1, 5), replace=False).tolist())
             for _ in range(queries)
         ]
         scores = torch.from_numpy(generator.integers(0, 12, (queries, items)).astype(np.float32))

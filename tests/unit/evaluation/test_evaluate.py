@@ -141,9 +141,7 @@ def test_a_channel_whose_short_list_differs_is_asked_for_it(world) -> None:
         def recall(self, query, k, exclude=None, allow=None) -> Candidates:
             found = super().recall(query, 6, exclude)
             # Finds the best item only if asked for many.
-            items, scores = (
-                (found.items, found.scores) if k > 3 else (found.items[:, 1:], found.scores[:, 1:])
-            )
+            items, scores = (found.items, found.scores) if k > 3 else (found.items[:, 1:], found.scores[:, 1:])
             return Candidates(items[:, :k], scores[:, :k])
 
     scores = torch.arange(6, 0, -1).float().repeat(4, 1)
@@ -157,9 +155,7 @@ def test_a_channel_whose_short_list_differs_is_asked_for_it(world) -> None:
     assert got.metrics["retriever/recall@10"] == 1.0
     assert got.metrics["ranker/recall@10"] == 0.0
     exact = world.channel(scores)
-    evaluate(
-        world.make_targets([[2]] * 4), exact, ranker=world.ranker(scores), num_candidates=3, batch_size=2
-    )
+    evaluate(world.make_targets([[2]] * 4), exact, ranker=world.ranker(scores), num_candidates=3, batch_size=2)
     assert exact.asked == 3  # two batches, and once to see that the short list is the same
 
 
@@ -270,9 +266,7 @@ def test_saved_and_opened_again(world, tmp_path: Path) -> None:
         for name in one:
             np.testing.assert_array_equal(one[name], two[name], err_msg=name)
     text = (tmp_path / "run" / "evaluation.json").read_text()
-    (tmp_path / "run" / "evaluation.json").write_text(
-        text.replace('"format_version": 1', '"format_version": 9')
-    )
+    (tmp_path / "run" / "evaluation.json").write_text(text.replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(ValueError, match="format 9"):
         Evaluation.open(tmp_path / "run")
 

@@ -29,9 +29,7 @@ def test_ends_keep_each_stages_order_and_scale_does_not_matter() -> None:
     assert torch.equal(ranked(items, Mixture(1.0)(scores, logits, mask)).items, ranked(items, logits).items)
     fused = Mixture(0.4)(scores, logits, mask)
     assert bool(torch.isneginf(fused[:, 25:]).all())
-    torch.testing.assert_close(
-        fused, Mixture(0.4)(scores * 1000 + 5, logits * 0.01 - 3, mask), atol=1e-3, rtol=0
-    )
+    torch.testing.assert_close(fused, Mixture(0.4)(scores * 1000 + 5, logits * 0.01 - 3, mask), atol=1e-3, rtol=0)
 
 
 def test_an_infinite_weight_is_refused() -> None:

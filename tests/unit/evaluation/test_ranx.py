@@ -13,9 +13,7 @@ def test_equal_to_ranx(world) -> None:
     targets, channel, _ = world.random(7, queries=200, items=60)
     channel.scores = channel.scores + 0.001 * (60 - channel.scores.argsort(1).argsort(1))
     got = evaluate(targets, channel, cutoffs=[5, 10, 20])
-    qrels = ranx.Qrels(
-        {str(q): {str(item): 1 for item in basket} for q, basket in enumerate(targets.target_lists)}
-    )
+    qrels = ranx.Qrels({str(q): {str(item): 1 for item in basket} for q, basket in enumerate(targets.target_lists)})
     run = ranx.Run(
         {
             str(q): {str(column + 2): float(score) for column, score in enumerate(row.tolist())}

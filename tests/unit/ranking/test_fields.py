@@ -24,9 +24,7 @@ def query() -> Query:
     return Query(user, torch.full((3,), -1), history, torch.zeros(3, dtype=torch.int64))
 
 
-def test_shapes_names_and_order(
-    user_features: FeatureTable, item_features: FeatureTable, query: Query
-) -> None:
+def test_shapes_names_and_order(user_features: FeatureTable, item_features: FeatureTable, query: Query) -> None:
     fields = Fields(4, 6, user_features, item_features, field_size=7)
     assert fields.item_names == ("id", "brand", "genres", "price")
     users = ("user.id", "user.age", "user.city")

@@ -17,9 +17,7 @@ def test_mean_of_what_is_there() -> None:
     assert torch.equal(mean_pooling(history[:, :0], mask[:, :0]), torch.zeros(3, 2, 5))
 
 
-def tiled(
-    attention: TargetAttention, target: torch.Tensor, history: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def tiled(attention: TargetAttention, target: torch.Tensor, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The same with the input [t; h; t - h; t * h] written out."""
     asked, seen = target, history
     if attention.projection is not None:

@@ -16,9 +16,7 @@ def make_query(queries: int = 3, length: int = 4) -> Query:
     return Query(torch.arange(queries) + 2, nothing - 1, torch.randint(2, 12, (queries, length)), nothing)
 
 
-def build(
-    model: type[DIN] | type[DeepFM], *, embedding_dropout: float = 0.0, **keywords: object
-) -> FieldRanker:
+def build(model: type[DIN] | type[DeepFM], *, embedding_dropout: float = 0.0, **keywords: object) -> FieldRanker:
     fields = Fields(8, 12, field_size=5, embedding_std=0.5)
     ctr = model(5, fields.num_context_fields, fields.num_item_fields, hidden=(8,), **keywords)  # type: ignore[arg-type]
     return FieldRanker(fields, ctr, embedding_dropout=embedding_dropout)

@@ -143,9 +143,7 @@ def log(epochs: int) -> list[dict[str, float]]:
 def full(dataset: Dataset) -> RunReport:
     """Both stages fused, three epochs, click labels."""
     ranker = RowOrder()
-    return described(
-        judged(dataset, ranker, Stage.FUSED), ranker, {"retriever": log(3), "ranker": log(3)}, clicks=True
-    )
+    return described(judged(dataset, ranker, Stage.FUSED), ranker, {"retriever": log(3), "ranker": log(3)}, clicks=True)
 
 
 @pytest.fixture(scope="session")
@@ -165,8 +163,6 @@ def untitled(tmp_path: Path) -> RunReport:
     """Nothing trained, no titles, no times, no examples to speak of."""
     rng = np.random.default_rng(3)
     frame = pl.DataFrame({"user_id": rng.integers(0, 20, 300), "item_id": rng.integers(0, 25, 300)})
-    interactions = Interactions.of(
-        frame.with_columns(timestamp=pl.int_range(300)), time_unit="days", source="made up"
-    )
+    interactions = Interactions.of(frame.with_columns(timestamp=pl.int_range(300)), time_unit="days", source="made up")
     dataset = Dataset.write(tmp_path / "plain", interactions)
     return described(judged(dataset, None, Stage.RETRIEVER), None, {}, clicks=False)

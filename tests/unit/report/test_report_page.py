@@ -115,9 +115,7 @@ def test_words_inside_a_chart_cannot_end_its_script() -> None:
         Chart("c", wicked, wicked, spec),
         Table(wicked, ("a", wicked), [Row(((wicked, wicked), wicked))]),
     ]
-    text = render(
-        Page(wicked, wicked, [Part("", "", [Panel("p", wicked, [Paragraph(wicked), *blocks])])]), LIBRARY
-    )
+    text = render(Page(wicked, wicked, [Part("", "", [Panel("p", wicked, [Paragraph(wicked), *blocks])])]), LIBRARY)
     assert "<script>alert" not in text
     parsed = outline(text)
     (spec_text,) = [inside for kind, inside in parsed.scripts if kind == "application/json"]
@@ -154,9 +152,7 @@ def test_a_comparison_has_each_run_under_its_own_ids(full: RunReport, bare: RunR
     assert len(set(parsed.ids)) == len(parsed.ids)
 
 
-def test_written_whole_or_not_at_all(
-    bare: RunReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_written_whole_or_not_at_all(bare: RunReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "chart_library", lambda: LIBRARY)
     out = write_page(report_page([bare]), tmp_path / "new" / "page.html")
     first = out.read_text(encoding="utf-8")

@@ -70,9 +70,7 @@ def test_examples_are_the_judged_queries(system: Any) -> None:
     assert from_rule == choose(evaluation, 6)
     assert 3 <= len(from_rule) <= 6
     ranker = type("Order", (), {"__call__": lambda self, query, items: -items.float()})()
-    examples = example_lists(
-        system.dataset, system.targets, evaluation, system.channel, ranker, None, n=6, shown=15
-    )
+    examples = example_lists(system.dataset, system.targets, evaluation, system.channel, ranker, None, n=6, shown=15)
     events = system.dataset.events
     for (query, _), example in zip(from_rule, examples, strict=True):
         event = int(evaluation.queries["event"][query])
@@ -98,17 +96,14 @@ def test_examples_of_another_evaluation_are_refused(system: Any) -> None:
 
 
 def test_items_without_a_title_show_their_id(full: RunReport) -> None:
-    cells = [
-        row.cells[0] for table in tables(examples_panel(full.examples, True).blocks) for row in table.rows
-    ]
+    cells = [row.cells[0] for table in tables(examples_panel(full.examples, True).blocks) for row in table.rows]
     assert any(isinstance(cell, str) and cell.startswith("i") for cell in cells)
     assert any(isinstance(cell, tuple) and cell[1].startswith("i") for cell in cells)
 
 
 def test_the_chosen_epoch_is_marked() -> None:
     log = [
-        {"epoch": e, "step": e, "seconds": 1.0, "loss/total": 1.0, "ndcg@10": v}
-        for e, v in enumerate((0.1, 0.3, 0.2))
+        {"epoch": e, "step": e, "seconds": 1.0, "loss/total": 1.0, "ndcg@10": v} for e, v in enumerate((0.1, 0.3, 0.2))
     ]
     (table,) = tables(learning_panel({"retriever": log}, {"retriever": "ndcg@10"}).blocks)
     assert [row.mark for row in table.rows] == [Mark.NONE, Mark.STRONG, Mark.NONE]

@@ -114,9 +114,7 @@ def small_system(n_users: int = 8, n_items: int = 30, seed: int = 0) -> SmallSys
     rows = torch.arange(2, len(items))
     counts = np.bincount(log.item, minlength=len(items))
     return SmallSystem(
-        ServingTables(
-            users, items, FeatureTable(len(users)), FeatureTable(len(items)), UserHistories.of(log)
-        ),
+        ServingTables(users, items, FeatureTable(len(users)), FeatureTable(len(items)), UserHistories.of(log)),
         retriever,
         ranker,
         counts,

@@ -21,10 +21,10 @@ from corral.data import atomic_directory
 from corral.data.features import FeatureTable
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
+from corral.evaluation.result import Stage
 from corral.retrieval.faiss_index import FaissIndex
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.manifest import FORMAT_VERSION, read_manifest
-from corral.evaluation.result import Stage
 from corral.serving.recommender import ModuleSpec, TwoStageRecommender
 
 USERS = [f"u{number:02d}" for number in range(8)]
@@ -79,9 +79,7 @@ def assert_same_answers(one: TwoStageRecommender, two: TwoStageRecommender) -> N
         {"mixture": Mixture(0.35), "serve_by": Stage.RETRIEVER, "calibration": Calibration(1.25, -0.1, 7)},
     ],
 )
-def test_round_trip_is_bit_identical(
-    system: SmallSystem, tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_round_trip_is_bit_identical(system: SmallSystem, tmp_path: Path, settings: dict[str, object]) -> None:
     saved = save(system, tmp_path / "bundle", **settings)
     loaded = load_bundle(tmp_path / "bundle", system.build)
     assert_same_answers(saved, loaded)
@@ -126,9 +124,7 @@ def test_manifest_tells_the_facts(system: SmallSystem, tmp_path: Path) -> None:
     assert manifest.data == {"name": "small", "hash": "abc"}
     assert manifest.versions["torch"] == str(torch.__version__)
     on_disk = {
-        path.relative_to(tmp_path / "bundle").as_posix()
-        for path in (tmp_path / "bundle").rglob("*")
-        if path.is_file()
+        path.relative_to(tmp_path / "bundle").as_posix() for path in (tmp_path / "bundle").rglob("*") if path.is_file()
     }
     assert set(manifest.files) == on_disk - {"manifest.json"}
     assert {path.suffix for path in map(Path, on_disk)} == {".json", ".safetensors", ".npy", ".arrow"}
@@ -199,9 +195,7 @@ def test_newer_bundle_says_which_corral_is_needed(system: SmallSystem, tmp_path:
     contents = json.loads(path.read_text())
     contents |= {"format_version": FORMAT_VERSION + 1, "corral": "9.8.7", "sha256": "computed otherwise"}
     path.write_text(json.dumps(contents))
-    with pytest.raises(
-        ValueError, match=r"bundle format 2, written by corral 9\.8\.7.*install corral 9\.8\.7"
-    ):
+    with pytest.raises(ValueError, match=r"bundle format 2, written by corral 9\.8\.7.*install corral 9\.8\.7"):
         load_bundle(tmp_path / "bundle", system.build)
 
 

@@ -57,8 +57,6 @@ def test_pair_blocks_cover_every_pair_once(keys: list[int], batch_size: int) -> 
 
 
 def test_a_user_with_very_many_items_becomes_several_queries() -> None:
-    blocks = list(
-        pair_blocks(np.full(3 * MOST_ITEMS + 1, 7), np.ones(3 * MOST_ITEMS + 1, dtype=np.int64), 64)
-    )
+    blocks = list(pair_blocks(np.full(3 * MOST_ITEMS + 1, 7), np.ones(3 * MOST_ITEMS + 1, dtype=np.int64), 64))
     assert max(block.items.shape[1] for block in blocks) == MOST_ITEMS
     assert sum(len(block.pairs) for block in blocks) == 3 * MOST_ITEMS + 1

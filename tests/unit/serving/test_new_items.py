@@ -49,9 +49,7 @@ def recommender() -> TwoStageRecommender:
             "title": ["t", None, "ü"] * 10,
         }
     )
-    tables = replace(
-        system.tables, item_features=FeatureTable.build(frame, "item_id", items, text_columns=["title"])
-    )
+    tables = replace(system.tables, item_features=FeatureTable.build(frame, "item_id", items, text_columns=["title"]))
     torch.manual_seed(0)
     retriever = build(ModuleSpec("two_tower"), tables).eval()
     rows = torch.arange(2, len(items))
@@ -85,9 +83,7 @@ def test_known_items_keep_their_scores(recommender: TwoStageRecommender) -> None
     np.testing.assert_allclose(after.scores, before.scores, rtol=1e-5, atol=1e-6)
     ids = [f"i{number:02d}" for number in range(30)]
     users = [USERS[number % 8] for number in range(30)]
-    np.testing.assert_allclose(
-        longer.predict(users, ids).values, recommender.predict(users, ids).values, rtol=1e-5
-    )
+    np.testing.assert_allclose(longer.predict(users, ids).values, recommender.predict(users, ids).values, rtol=1e-5)
     texts = longer.tables.item_features.columns["title"].texts
     assert texts[longer.tables.items.rows(["i02"])[0]].as_py() == "ü"
     # the old one is as it was

@@ -12,8 +12,8 @@ from small_system import SmallSystem, small_system
 
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
-from corral.serving.recommendations import Recommendations
 from corral.evaluation.result import Stage
+from corral.serving.recommendations import Recommendations
 
 USERS = [f"u{number:02d}" for number in range(8)]
 
@@ -294,9 +294,7 @@ def test_predict_says_what_it_gives(system: SmallSystem) -> None:
     assert logits.known_users.tolist() == [True, True, True, False]
     assert logits.known_items.tolist() == [True, True, False, True]
     user_rows, item_rows = system.tables.users.rows(users), system.tables.items.rows(items)
-    wanted = (
-        (system.ranker.user.weight[user_rows] + system.ranker.item.weight[item_rows]).detach().numpy()[:, 0]
-    )
+    wanted = (system.ranker.user.weight[user_rows] + system.ranker.item.weight[item_rows]).detach().numpy()[:, 0]
     np.testing.assert_allclose(logits.values, wanted, rtol=1e-6)
     calibrated = system.recommender(calibration=Calibration(2.0, -1.0, 100)).predict(
         list(zip(users, items, strict=True))
@@ -307,9 +305,7 @@ def test_predict_says_what_it_gives(system: SmallSystem) -> None:
     scores = system.recommender(ranker=False).predict(["u03"], ["i03"])
     assert scores.kind == "score"
     query = system.retriever.table.weight[stored(system, "u03")].mean(0)
-    assert scores.values[0] == pytest.approx(
-        float((query @ system.retriever.table.weight[5]).detach()), rel=1e-5
-    )
+    assert scores.values[0] == pytest.approx(float((query @ system.retriever.table.weight[5]).detach()), rel=1e-5)
 
 
 def test_predict_many_pairs_in_any_order(system: SmallSystem) -> None:

@@ -246,7 +246,7 @@ def test_in_batch_by_hand() -> None:
     item, log_share = torch.tensor([5, 6, 5, 7]), torch.tensor([0.5, 0.2, 0.5, 0.3]).double().log()
     losses = []
     for row in range(4):
-        scores = [float(q[row] @ v[column] - log_share[column]) for column in range(4)]
+        scores = [float(q[row].detach() @ v[column].detach() - log_share[column]) for column in range(4)]
         others = [column for column in range(4) if column == row or item[column] != item[row]]
         losses.append(-math.log(math.exp(scores[row]) / sum(math.exp(scores[column]) for column in others)))
     assert float(in_batch_softmax(q, v, item, log_share).detach()) == pytest.approx(

@@ -54,6 +54,4 @@ def write_folder(interactions: Interactions, folder: Path) -> None:
         (USERS, interactions.user_features),
         (ITEMS, interactions.item_features),
     ):
-        frame.write_parquet(
-            folder / name, compression="zstd", compression_level=22, row_group_size=len(frame)
-        )
+        frame.write_parquet(folder / name, compression="zstd", compression_level=22, row_group_size=len(frame))

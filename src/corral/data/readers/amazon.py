@@ -96,15 +96,11 @@ def _only_sequence_file(folder: Path) -> Path:
     found = sorted(
         file
         for file in folder.iterdir()
-        if file.name.removesuffix(".gz").endswith(".txt")
-        and "README" not in file.name
-        and "LICENSE" not in file.name
+        if file.name.removesuffix(".gz").endswith(".txt") and "README" not in file.name and "LICENSE" not in file.name
     )
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        raise FileNotFoundError(
-            f"{folder}: expected one sequence file NAME.txt (plain or .gz), found {names}; name it"
-        )
+        raise FileNotFoundError(f"{folder}: expected one sequence file NAME.txt (plain or .gz), found {names}; name it")
     return found[0]
 
 
@@ -113,9 +109,7 @@ def _events(file: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]
     table = read_delimited(file, "\x1f", ("line",), skip_bad_rows=skip_bad_rows)
     problems = table.problems()
     text = table.frame["line"]
-    problems.add(
-        ~text.str.contains(_NUMBERS), "line", text, "not numbers with spaces between (user item item ...)"
-    )
+    problems.add(~text.str.contains(_NUMBERS), "line", text, "not numbers with spaces between (user item item ...)")
     table = table.without(problems, skip_bad_rows)
     ids = table.frame["line"].str.extract_all(r"\d+").list.eval(pl.element().cast(pl.Int64))
     frame = pl.DataFrame({"user_id": ids.list.first(), "item_id": ids.list.slice(1), "line": table.lines})
@@ -145,7 +139,5 @@ def _attributes(file: Path) -> pl.DataFrame:
         keys = pl.Series("item_id", list(attributes), dtype=pl.String).cast(pl.Int64)
         values = pl.Series("attributes", list(attributes.values()), dtype=pl.List(pl.Int64))
     except (json.JSONDecodeError, AttributeError, TypeError, pl.exceptions.PolarsError) as error:
-        raise ValueError(
-            f'{file}: expected {{"item": [attribute, ...], ...}} ({error}); get the file again'
-        ) from error
+        raise ValueError(f'{file}: expected {{"item": [attribute, ...], ...}} ({error}); get the file again') from error
     return pl.DataFrame([keys, values])

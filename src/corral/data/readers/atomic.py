@@ -57,9 +57,7 @@ def read(
         for name, field in (("user_id", columns.user), ("item_id", columns.item)):
             if name not in wanted:
                 raise ValueError(f"{file}, line 1: no field {field!r}; the header has {', '.join(types)}")
-        numbers = dict.fromkeys(
-            (name for name in wanted if name in ("timestamp", "value", "label")), pl.Float64
-        )
+        numbers = dict.fromkeys((name for name in wanted if name in ("timestamp", "value", "label")), pl.Float64)
         named = DelimitedTable(
             table.frame.select(pl.col(field).alias(name) for name, field in wanted.items()),
             table.source,
@@ -85,12 +83,8 @@ def read(
         if checked.is_empty():
             raise ValueError(f"{files[0][1]}: no row has the label 1")
     stem = files[0][1].name.split(".")[0]
-    users, skipped_users = _features(
-        folder, f"{stem}.user", columns.user, "user_id", text_columns, skip_bad_rows
-    )
-    items, skipped_items = _features(
-        folder, f"{stem}.item", columns.item, "item_id", text_columns, skip_bad_rows
-    )
+    users, skipped_users = _features(folder, f"{stem}.user", columns.user, "user_id", text_columns, skip_bad_rows)
+    items, skipped_items = _features(folder, f"{stem}.item", columns.item, "item_id", text_columns, skip_bad_rows)
     present = [*(users.columns if users is not None else ()), *(items.columns if items is not None else ())]
     interactions = Interactions.of(
         checked,

@@ -65,9 +65,7 @@ def read(
         missing = [column for column in wanted.values() if column not in table.frame.columns]
         if missing:
             header = ", ".join(table.frame.columns)
-            raise ValueError(
-                f"{file}, line 1: no column {missing[0]!r}; the header has {header}; map the columns"
-            )
+            raise ValueError(f"{file}, line 1: no column {missing[0]!r}; the header has {header}; map the columns")
         if frames and frames[0].columns[:-1] != table.frame.columns:
             raise ValueError(f"{file}, line 1: the header is not that of {PARTS[0]}.csv; get the files again")
         table = _labelled(table, columns, skip_bad_rows)
@@ -75,9 +73,7 @@ def read(
         frames.append(table.frame.with_columns(part=pl.lit(part, dtype=pl.Int8)))
     every = pl.concat(frames)
     events, _ = check_events(
-        every.select(
-            [*(pl.col(column).alias(name) for name, column in wanted.items() if name != "label"), "part"]
-        ),
+        every.select([*(pl.col(column).alias(name) for name, column in wanted.items() if name != "label"), "part"]),
         source=str(folder),
         text=True,
     )
@@ -126,16 +122,12 @@ def _sides(
     names = [name for name in features.columns if name not in ("user_id", "item_id")]
     for column in (*(user_columns or ()), *(item_columns or ())):
         if column not in names:
-            raise ValueError(
-                f"{folder}: no feature column {column!r}; there are {', '.join(names) or 'none'}"
-            )
+            raise ValueError(f"{folder}: no feature column {column!r}; there are {', '.join(names) or 'none'}")
     sides: list[pl.DataFrame | None] = []
     taken: set[str] = set()
     for key, given in (("user_id", user_columns), ("item_id", item_columns)):
         free = [name for name in names if name not in taken and name not in (item_columns or ())]
-        found = (
-            list(given) if given is not None else [name for name in free if _one_each(features, key, name)]
-        )
+        found = list(given) if given is not None else [name for name in free if _one_each(features, key, name)]
         for column in given or ():
             if not _one_each(features, key, column):
                 user_or_item, twice = key.removesuffix("_id"), _twice(features, key, column)

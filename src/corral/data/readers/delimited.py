@@ -73,9 +73,7 @@ class DelimitedTable:
         """An empty list of bad rows of this file, to add to and give to ``without``."""
         return Problems(self.source, self.line_of, {})
 
-    def without(
-        self, problems: Problems, skip_bad_rows: bool, frame: pl.DataFrame | None = None
-    ) -> DelimitedTable:
+    def without(self, problems: Problems, skip_bad_rows: bool, frame: pl.DataFrame | None = None) -> DelimitedTable:
         """The table without its bad rows, which are counted, or an error for the first."""
         frame = self.frame if frame is None else frame
         if not problems.found:

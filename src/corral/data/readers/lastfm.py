@@ -43,9 +43,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     folder = folder_of(path)
     file = needed_file(folder, (_TAG_FILE,)) if path.is_dir() else path
     table = read_delimited(file, "\t", keep=_TAG_COLUMNS, header=True, skip_bad_rows=skip_bad_rows)
-    table = table.typed(
-        dict.fromkeys(_TAG_COLUMNS, pl.Int64), required=_TAG_COLUMNS, skip_bad_rows=skip_bad_rows
-    )
+    table = table.typed(dict.fromkeys(_TAG_COLUMNS, pl.Int64), required=_TAG_COLUMNS, skip_bad_rows=skip_bad_rows)
     problems = table.problems()
     year = table.frame["year"]
     problems.add(

@@ -67,9 +67,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     ratings = needed_file(folder, RATINGS) if path.is_dir() else path
     kind = next((name for name in RATINGS if ratings.name.removesuffix(".gz") == name), None)
     if kind is None:
-        raise ValueError(
-            f"{path}: not a MovieLens ratings file; expected {', '.join(RATINGS)} (plain or .gz)"
-        )
+        raise ValueError(f"{path}: not a MovieLens ratings file; expected {', '.join(RATINGS)} (plain or .gz)")
     if kind == "ratings.csv":
         table = read_delimited(
             ratings,
@@ -86,9 +84,7 @@ def read(path: str | Path, *, skip_bad_rows: bool = False) -> Interactions:
     table = table.typed(_EVENT_TYPES, required=_EVENT_COLUMNS, skip_bad_rows=skip_bad_rows)
 
     users = maker_file(folder, {"u.data": ["u.user"], "ratings.dat": ["users.dat"]}.get(kind, []))
-    items = maker_file(
-        folder, {"u.data": ["u.item"], "ratings.dat": ["movies.dat"]}.get(kind, ["movies.csv"])
-    )
+    items = maker_file(folder, {"u.data": ["u.item"], "ratings.dat": ["movies.dat"]}.get(kind, ["movies.csv"]))
     user_features, item_features, skipped = None, None, table.skipped
     if users is not None:
         user_features, dropped = _users(users, skip_bad_rows)
@@ -143,9 +139,7 @@ def _items(path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:
                 quoted=True,
                 skip_bad_rows=skip_bad_rows,
             )
-            table = DelimitedTable(
-                table.frame.rename({"movieId": "item_id"}), table.source, table.lines, table.skipped
-            )
+            table = DelimitedTable(table.frame.rename({"movieId": "item_id"}), table.source, table.lines, table.skipped)
     table = table.typed({"item_id": pl.Int64}, required=("item_id",), skip_bad_rows=skip_bad_rows)
     frame, skipped = table.features("item_id", skip_bad_rows=skip_bad_rows)
     return frame.select(

@@ -81,9 +81,7 @@ def read(
     folder = folder_of(path)
     file = needed_file(folder, FILES) if path.is_dir() else path
     if file.suffix.lower() in (".xlsx", ".xls"):
-        raise ValueError(
-            f"{file}: a spreadsheet; save it as CSV (UTF-8) named online_retail.csv, and read that"
-        )
+        raise ValueError(f"{file}: a spreadsheet; save it as CSV (UTF-8) named online_retail.csv, and read that")
     table = read_delimited(file, ",", keep=COLUMNS, header=True, quoted=True, skip_bad_rows=skip_bad_rows)
     table = table.typed(
         {"Quantity": pl.Int64, "UnitPrice": pl.Float64},
@@ -133,9 +131,7 @@ def read(
 
 def with_words(items: pl.DataFrame) -> pl.DataFrame:
     """Adds the distinct words of the title, in their order, as a multi-valued feature."""
-    words = (
-        pl.col("title").fill_null("").str.to_lowercase().str.extract_all(rf"[a-z]{{{_MIN_WORD_LETTERS},}}")
-    )
+    words = pl.col("title").fill_null("").str.to_lowercase().str.extract_all(rf"[a-z]{{{_MIN_WORD_LETTERS},}}")
     return items.with_columns(words=words.list.unique(maintain_order=True))
 
 

@@ -61,9 +61,7 @@ def read(
     if impressions is None:
         return events
     if events.impressions is not None:
-        raise ValueError(
-            "impressions are given twice: by a label column and by a table of their own; choose one"
-        )
+        raise ValueError("impressions are given twice: by a label column and by a table of their own; choose one")
     shown = read_table(
         impressions,
         replace(columns, value=None, label=None),

@@ -44,9 +44,7 @@ class CtrModel(Protocol):
 
     uses_history: bool
 
-    def __call__(
-        self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits of a click.
 
         Args:

@@ -27,9 +27,7 @@ class CrossNetwork(nn.Module):
         size = context_size + item_size
         inner = size if rank is None else rank
         self.inner = nn.ModuleList(nn.Linear(size, inner, bias=rank is None) for _ in range(num_layers))
-        self.outer = nn.ModuleList(
-            nn.Identity() if rank is None else nn.Linear(inner, size) for _ in range(num_layers)
-        )
+        self.outer = nn.ModuleList(nn.Identity() if rank is None else nn.Linear(inner, size) for _ in range(num_layers))
 
     def forward(self, context: Tensor, items: Tensor) -> Tensor:
         """context [B, 1, C], items [B, N, I] -> [B, N, C + I]."""
@@ -73,17 +71,11 @@ class DCNV2(nn.Module):
         self.num_extra = num_extra
         context_size, item_size = num_context_fields * field_size, num_item_fields * field_size + num_extra
         self.cross = CrossNetwork(context_size, item_size, num_cross_layers, rank)
-        self.mlp = (
-            SplitMlp(context_size, item_size, hidden, dropout=dropout, batch_norm=batch_norm)
-            if hidden
-            else None
-        )
+        self.mlp = SplitMlp(context_size, item_size, hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
         deep_size = self.mlp.output_size if self.mlp is not None else 0
         self.output = nn.Linear(context_size + item_size + deep_size, 1)
 
-    def forward(
-        self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """See ``CtrModel``."""
         check_extra(extra, self.num_extra)
         context, items = fields.context.flatten(2), fields.items.flatten(2)

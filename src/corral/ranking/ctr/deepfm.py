@@ -43,9 +43,7 @@ class DeepFM(nn.Module):
         )
         self.output = nn.Linear(self.mlp.output_size, 1, bias=False)
 
-    def forward(
-        self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """See ``CtrModel``."""
         check_extra(extra, self.fm.num_extra)
         context, items = fields.context[..., 1:].flatten(2), fields.items[..., 1:].flatten(2)

@@ -61,9 +61,7 @@ class DIN(nn.Module):
         self.output = nn.Linear(self.mlp.output_size, 1)
         self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
 
-    def forward(
-        self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """See ``CtrModel``."""
         check_extra(extra, self.num_extra)
         target = fields.items[:, :, : self.num_history_fields].flatten(2)

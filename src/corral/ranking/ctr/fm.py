@@ -29,21 +29,15 @@ class FM(nn.Module):
 
     uses_history = False
 
-    def __init__(
-        self, field_size: int, num_context_fields: int, num_item_fields: int, *, num_extra: int = 0
-    ) -> None:
+    def __init__(self, field_size: int, num_context_fields: int, num_item_fields: int, *, num_extra: int = 0) -> None:
         super().__init__()
         if field_size < 2:
-            raise ValueError(
-                f"FM needs a weight and a factor in each field: field_size >= 2, got {field_size}"
-            )
+            raise ValueError(f"FM needs a weight and a factor in each field: field_size >= 2, got {field_size}")
         self.num_extra = num_extra
         self.bias = nn.Parameter(torch.zeros(()))
         self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
 
-    def forward(
-        self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """See ``CtrModel``."""
         check_extra(extra, self.num_extra)
         logits = fm_logits(fields) + self.bias

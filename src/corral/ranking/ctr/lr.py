@@ -17,9 +17,7 @@ class LR(nn.Module):
 
     uses_history = False
 
-    def __init__(
-        self, field_size: int, num_context_fields: int, num_item_fields: int, *, num_extra: int = 0
-    ) -> None:
+    def __init__(self, field_size: int, num_context_fields: int, num_item_fields: int, *, num_extra: int = 0) -> None:
         super().__init__()
         if field_size != 1:
             raise ValueError(f"LR takes fields of size 1, got field_size={field_size}")
@@ -27,9 +25,7 @@ class LR(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
         self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
 
-    def forward(
-        self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """See ``CtrModel``."""
         check_extra(extra, self.num_extra)
         logits = fields.context.sum((2, 3)) + fields.items.sum((2, 3)) + self.bias

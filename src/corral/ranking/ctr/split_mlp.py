@@ -30,9 +30,7 @@ class QueryDropout(nn.Module):
         """[B, N, H] -> [B, N, H]; the identity in evaluation mode."""
         if not self.training or self.probability == 0.0:
             return vectors
-        return vectors * functional.dropout(
-            vectors.new_ones(vectors.shape[0], 1, vectors.shape[2]), self.probability
-        )
+        return vectors * functional.dropout(vectors.new_ones(vectors.shape[0], 1, vectors.shape[2]), self.probability)
 
 
 class CandidateBatchNorm(nn.BatchNorm1d):
@@ -80,9 +78,7 @@ class SplitMlp(nn.Module):
         self.output_size = hidden[-1]
         sizes = [context_size + item_size, *hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.norms = nn.ModuleList(
-            CandidateBatchNorm(size) if batch_norm else nn.Identity() for size in hidden
-        )
+        self.norms = nn.ModuleList(CandidateBatchNorm(size) if batch_norm else nn.Identity() for size in hidden)
         self.dropout = QueryDropout(dropout)
 
     def forward(self, context: Tensor, items: Tensor) -> Tensor:

@@ -11,13 +11,8 @@ from corral.data.readers import lib_sibgmu
 
 Write = Callable[..., Path]
 
-LOANS = (
-    ",id,id_book,date,semestr\n"
-    "1,E1,616.0/Т370-1,2016-02-05,0\n2,E1,611/М2,2016-02-05,0\n3,E2,X1,2016-02-06,1\n"
-)
-TITLES = (
-    'id_book,name_book\n,(Посещение)\n616.0/Т370-1,"Тепляков, А. Т. Книга"\n616.0/Т370-1,другая\n611/М2,\n'
-)
+LOANS = ",id,id_book,date,semestr\n1,E1,616.0/Т370-1,2016-02-05,0\n2,E1,611/М2,2016-02-05,0\n3,E2,X1,2016-02-06,1\n"
+TITLES = 'id_book,name_book\n,(Посещение)\n616.0/Т370-1,"Тепляков, А. Т. Книга"\n616.0/Т370-1,другая\n611/М2,\n'
 
 
 def test_loans(write: Write) -> None:

@@ -16,11 +16,7 @@ def test_equals_fm_plus_mlp(vectors, loop_mlp) -> None:
         for n in range(6):
             rows = np.concatenate([fields.context[b, 0].numpy(), fields.items[b, n].numpy()])
             inputs = extra[b, n].numpy()
-            want = (
-                model.fm.bias.item()
-                + rows[:, 0].sum()
-                + float(model.fm.extra.weight[0].detach().numpy() @ inputs)
-            )
+            want = model.fm.bias.item() + rows[:, 0].sum() + float(model.fm.extra.weight[0].detach().numpy() @ inputs)
             for i in range(5):
                 want += sum(float(rows[i, 1:] @ rows[j, 1:]) for j in range(i + 1, 5))
             deep = loop_mlp(model.mlp.layers, np.concatenate([rows[:, 1:].ravel(), inputs]))

@@ -51,8 +51,6 @@ def test_equals_plain_attention_and_mlp(vectors, loop_mlp, softmax: bool, histor
 
 def test_learns_whether_the_item_is_in_the_history(match_in_history) -> None:
     def build(fields):
-        return DIN(
-            8, fields.num_context_fields, fields.num_item_fields, attention_hidden=(16, 8), hidden=(16,)
-        )
+        return DIN(8, fields.num_context_fields, fields.num_item_fields, attention_hidden=(16, 8), hidden=(16,))
 
     assert match_in_history(build, 8) > 0.9

@@ -1,0 +1,333 @@
+"""The training loop: resumes bit by bit, keeps the best weights, refreshes on schedule, says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from corral.training.checkpoint import load_tensors
+from corral.training.fit import FitState, fit
+from corral.training.objective import Objective
+from corral.training.optimizers import RowWiseAdam
+
+SCRIPT = Path(__file__).with_name("killed_training.py")
+
+
+def log_of(directory: Path) -> list[dict[str, float]]:
+    """The log records, without the time they took."""
+    records = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    assert all(record.pop("seconds") >= 0 for record in records)
+    return records
+
+
+def timeless(facts: dict[str, Any]) -> dict[str, Any]:
+    for record in facts["state"]["records"]:
+        del record["seconds"]
+    return facts
+
+
+@pytest.mark.parametrize("name", ["sasrec", "two-tower"])
+def test_killed_training_ends_the_same(name: str, tmp_path: Path) -> None:
+    """Killed mid-epoch, while it writes, between the best weights and the checkpoint, before the log."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), name, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 8, done.stdout
+    for file in ("checkpoint.safetensors", "best.safetensors"):
+        whole, killed = (load_tensors(tmp_path / run / file) for run in ("whole", "killed"))
+        assert whole[0].keys() == killed[0].keys()
+        assert [key for key, value in whole[0].items() if not torch.equal(value, killed[0][key])] == []
+        if file == "checkpoint.safetensors":
+            assert {key.split(".")[0] for key in whole[0]} >= {"weights", "optimizer", "random"}
+            assert timeless(whole[1]) == timeless(killed[1])
+        else:
+            assert whole[1] == killed[1]
+    final = [load_tensors(tmp_path / f"{run}.final") for run in ("whole", "killed")]
+    assert final[0][1] == final[1][1]
+    assert all(torch.equal(value, final[1][0][key]) for key, value in final[0][0].items())
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
+    names = {"checkpoint.safetensors", "best.safetensors", "log.jsonl"}
+    assert {file.name for file in (tmp_path / "killed").iterdir()} == names, "nothing half-written is left"
+
+
+# Small worlds in this process
+
+
+class Numbers:
+    """A batch of numbers."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def to(self, device: Any) -> Numbers:
+        return self
+
+
+class Loader:
+    def __init__(self, batches: int = 4) -> None:
+        self.batches = batches
+
+    def batches_per_epoch(self) -> int:
+        return self.batches
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Numbers]:
+        random = torch.Generator().manual_seed(epoch)
+        values = torch.randn(self.batches, 8, 3, generator=random)
+        yield from (Numbers(value) for value in values[first_batch:])
+
+
+class Toy(nn.Module):
+    """Its loss depends on dropout, on a generator of its own, and on what the last refresh saw."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.dropout = nn.Linear(3, 2), nn.Dropout(0.3)
+        self.register_buffer("seen", torch.zeros(2, 3))
+        self.generator = torch.Generator().manual_seed(1)
+        self.refreshed_at: list[int] = []
+        self.steps = 0
+
+    def refresh(self) -> None:
+        self.refreshed_at.append(self.steps)
+        self.seen.copy_(self.linear.weight.detach())
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        return {"own": self.generator}
+
+    def forward(self, batch: Numbers) -> dict[str, Tensor]:
+        self.steps += 1
+        wanted = torch.rand(8, 2, generator=self.generator)
+        loss = (self.linear(self.dropout(batch.values)) - wanted - batch.values @ self.seen.T * 0.1).pow(2).mean()
+        return {"total": loss + 1, "fit": loss}
+
+
+class Interrupted(Exception):
+    """Raised on purpose."""
+
+
+def run(toy: Toy, directory: Path | None = None, stop_after: int | None = None, **keywords: Any) -> FitState:
+    torch.manual_seed(3)
+    on_step = keywords.pop("on_step", lambda state: None)
+
+    def step(state: FitState) -> None:
+        on_step(state)
+        if state.step == stop_after:
+            raise Interrupted
+
+    given: dict[str, Any] = {"epochs": 3, "checkpoint_seconds": 1e-9, **keywords}
+    optimizer = given.pop("optimizer", None) or RowWiseAdam(toy, learning_rate=0.05)
+    return fit(toy, given.pop("loader", Loader()), optimizer, directory=directory, on_step=step, **given)
+
+
+def weights(toy: nn.Module) -> list[list[float]]:
+    return [value.flatten().tolist() for value in toy.state_dict().values()]
+
+
+def test_toy_is_an_objective() -> None:
+    objective: Objective = Toy()
+    assert objective.generators()
+
+
+@pytest.mark.parametrize("refresh_every", [0, 3])
+@pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
+def test_resume_restores_everything(stop_after: int, refresh_every: int, tmp_path: Path) -> None:
+    """Weights, what the last refresh built, the objective's generator, and torch's own."""
+    whole, stopped, resumed = Toy(), Toy(), Toy()
+    state = run(whole, tmp_path / "whole", refresh_every=refresh_every)
+    after_whole = torch.rand(2)
+    with pytest.raises(Interrupted):
+        run(stopped, tmp_path / "stopped", stop_after, refresh_every=refresh_every)
+    other = run(resumed, tmp_path / "stopped", refresh_every=refresh_every)
+    assert torch.equal(torch.rand(2), after_whole)
+    assert weights(whole) == weights(resumed)
+    assert torch.equal(whole.generator.get_state(), resumed.generator.get_state())
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "stopped")
+    assert (state.step, state.epoch, state.finished) == (other.step, other.epoch, other.finished) == (12, 3, True)
+
+
+def test_a_finished_training_is_loaded(tmp_path: Path) -> None:
+    first, again = Toy(), Toy()
+    scores = iter([0.1, 0.3, 0.2])
+    run(first, tmp_path, validate=lambda: {"ndcg@10": next(scores)})
+    (tmp_path / "log.jsonl").unlink()  # the process died before it was written
+    state = run(again, tmp_path, validate=lambda: {"ndcg@10": 1 / 0})
+    assert again.steps == 0
+    assert state.finished
+    assert weights(first) == weights(again)
+    assert len(log_of(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("scores", "patience", "every", "epochs", "ran", "best"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 2, 1, 4, 4, 3),  # always better
+        ([0.3, 0.2, 0.1, 0.9], 2, 1, 4, 3, 0),  # patience runs out
+        ([0.3, 0.2, 0.1, 0.9], 0, 1, 4, 4, 3),  # endless patience
+        ([0.3, 0.3, 0.3, 0.3], 2, 1, 9, 3, 0),  # equal is not better
+        ([0.2, 0.1, 0.3, 0.1, 0.1, 0.9], 2, 1, 9, 5, 2),  # counted from the best
+        ([0.1, 0.3, 0.2, 0.1, 0.9], 2, 2, 10, 8, 3),  # in validations, not in epochs
+        ([0.1, 0.3], 5, 2, 3, 3, 2),  # the last epoch is validated, off the beat or not
+        ([-5.0, -4.0, -6.0], 5, 1, 3, 3, 1),
+        ([float("nan"), float("nan"), 0.5], 2, 1, 9, 2, -1),
+    ],
+)
+def test_patience_and_best_weights(
+    scores: list[float],
+    patience: int,
+    every: int,
+    epochs: int,
+    ran: int,
+    best: int,
+    keep: bool,
+    tmp_path: Path,
+) -> None:
+    toy, by_epoch = Toy(), []
+    script = iter(scores)
+
+    def validate() -> Mapping[str, float]:
+        assert not toy.training
+        assert not torch.is_grad_enabled()
+        return {"ndcg@10": next(script), "recall@10": 0.5}
+
+    directory = tmp_path if keep else None
+    state = run(
+        toy,
+        directory,
+        validate=validate,
+        patience=patience,
+        validate_every=every,
+        epochs=epochs,
+        on_epoch=lambda state: by_epoch.append(weights(toy)),
+    )
+    assert len(by_epoch) == state.epoch == ran
+    assert state.best_epoch == best
+    assert weights(toy) == by_epoch[best]  # -1: none was best, the last ones stay
+    assert not toy.training
+    assert state.finished
+    if best >= 0:
+        assert state.best == state.records[best]["ndcg@10"]
+    if keep and best >= 0:
+        tensors, facts = load_tensors(tmp_path / "best.safetensors")
+        assert facts["epoch"] == best
+        assert [value.flatten().tolist() for value in tensors.values()] == sorted(
+            by_epoch[best], key=lambda value: [list(toy.state_dict())[i] for i in range(3)][by_epoch[best].index(value)]
+        ) or {name: value.flatten().tolist() for name, value in tensors.items()} == dict(
+            zip(toy.state_dict(), by_epoch[best], strict=True)
+        )
+
+
+def test_another_metric() -> None:
+    toy, scores = Toy(), iter([(0.1, 0.9), (0.2, 0.8), (0.3, 0.7)])
+
+    def validate() -> Mapping[str, float]:
+        first, second = next(scores)
+        return {"ndcg@10": first, "recall@10": second}
+
+    assert run(toy, validate=validate, metric="recall@10").best_epoch == 0
+
+
+def test_missing_metric() -> None:
+    with pytest.raises(ValueError, match=r"validation gives no 'ndcg@10'; it gives \['auc', 'logloss'\]"):
+        run(Toy(), validate=lambda: {"logloss": 1.0, "auc": 0.5})
+
+
+def test_records() -> None:
+    toy = Toy()
+    state = run(toy, validate=lambda: {"ndcg@10": 0.5}, validate_every=2)
+    assert [record["epoch"] for record in state.records] == [0, 1, 2]
+    assert [record["step"] for record in state.records] == [4, 8, 12]
+    assert ["ndcg@10" in record for record in state.records] == [False, True, True]
+    for record in state.records:
+        assert record["loss/total"] == pytest.approx(record["loss/fit"] + 1)
+    assert state.records[2]["loss/fit"] < state.records[0]["loss/fit"]
+
+
+@pytest.mark.parametrize(
+    ("refresh_every", "expected"), [(0, [0, 4, 8]), (1, list(range(12))), (5, [0, 5, 10]), (100, [0])]
+)
+def test_refresh_schedule(refresh_every: int, expected: list[int]) -> None:
+    toy = Toy()
+    run(toy, refresh_every=refresh_every)
+    assert toy.refreshed_at == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite(value: float, tmp_path: Path) -> None:
+    """It stops at once, and the checkpoint is that of before."""
+
+    class Spoilt(Loader):
+        def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Numbers]:
+            for number, batch in enumerate(super().epoch(epoch, first_batch), start=first_batch):
+                yield Numbers(batch.values * (value if (epoch, number) == (1, 2) else 1.0))
+
+    with pytest.raises(ValueError, match=r"the loss is not finite at step 7 \(epoch 1\); lower the learning rate"):
+        run(Toy(), tmp_path, loader=Spoilt())
+    tensors, facts = load_tensors(tmp_path / "checkpoint.safetensors")
+    assert facts["state"]["step"] == 6
+    assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("weights."))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "newer"])
+def test_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
+    run(Toy(), tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[:-10])
+    else:
+        path.write_bytes(content.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
+    message = "damaged or not a corral checkpoint" if damage == "truncated" else "format version 9"
+    with pytest.raises(ValueError, match=message):
+        run(Toy(), tmp_path)
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    class Wider(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.more = nn.Linear(2, 2)
+
+    class Other(Toy):
+        def generators(self) -> Mapping[str, torch.Generator]:
+            return {"another": self.generator}
+
+    run(Toy(), tmp_path)
+    for kind in (Wider, Other):
+        with pytest.raises(ValueError, match="a checkpoint of another model"):
+            run(kind(), tmp_path)
+
+
+def test_without_a_directory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(Toy(), validate=lambda: {"ndcg@10": 0.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_epochs_and_no_batches() -> None:
+    assert run(Toy(), epochs=0).records == []
+    state = run(Toy(), loader=Loader(0), epochs=2)
+    assert [record["step"] for record in state.records] == [0, 0]
+
+
+def test_low_precision_keeps_weights_and_optimizer_in_full() -> None:
+    toy = Toy()
+    optimizer = RowWiseAdam(toy)
+    seen = []
+    toy.linear.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    run(toy, low_precision=True, epochs=1, optimizer=optimizer)
+    assert set(seen) == {torch.bfloat16}
+    assert all(value.dtype == torch.float32 for value in toy.state_dict().values())
+    assert {v.dtype for k, v in optimizer.state().items() if "exp_avg" in k} == {torch.float32}
