@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import shutil
 import subprocess
@@ -27,7 +26,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from results import ROOT, Row, write_results
+
 USERS, ITEMS = 200_000, 100_000
 SECONDS = 2 * 365 * 86_400
 HISTORY_LENGTH = 50
@@ -149,39 +149,11 @@ def in_subprocess(system: str, parquet: Path, dataset: Path, seed: int) -> dict[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def versions() -> dict[str, str]:
-    """What the figures were measured with."""
-    from importlib.metadata import version
-
-    found = {name: version(name) for name in ("numpy", "polars", "pyarrow", "torch")}
-    return {"python": platform.python_version(), **found, "machine": _machine()}
-
-
-def _machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models)} cores, {models[0]}" if models else platform.machine()
-
-
-def commit() -> str:
-    """The commit the figures belong to."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return done.stdout.strip() or "uncommitted"
-
-
-def markdown(result: dict) -> str:
-    """The text of docs/results/data.md."""
-    rows = {(row["dataset"], row["system"], row["seed"]): row["metrics"] for row in result["rows"]}
-    used = ", ".join(f"{name} {value}" for name, value in result["versions"].items() if name != "machine")
+def markdown(found: list[Row]) -> list[str]:
+    """The lines of docs/results/data.md."""
+    rows = {(row["dataset"], row["system"], row["seed"]): row["metrics"] for row in found}
     lines = [
-        "# Speed of the data layer",
-        "",
-        f"Made by `{result['command']}` at commit {result['commit']}; {result['versions']['machine']};",
-        f"{used}.",
-        "",
-        result["protocol"],
+        PROTOCOL,
         "",
         "| data | system | seed | CPU s | of polars read + sort | wall s | peak RSS MB | floor |",
         "|---|---|---|---|---|---|---|---|",
@@ -208,25 +180,7 @@ def markdown(result: dict) -> str:
         for name, value in metrics.items():
             if name.startswith("histories_per_second_"):
                 lines.append(f"| {dataset} | {name.rsplit('_', 1)[1]} | {value:,.0f} |")
-    lines += ["", f"Target: at least {TARGET_HISTORIES:,}."]
-    return "\n".join(lines) + "\n"
-
-
-def save(results: Path, rows: list[dict], command: str) -> str:
-    """Writes data.json and data.md; returns the text of the latter."""
-    result = {
-        "name": "data",
-        "command": command,
-        "commit": commit(),
-        "versions": versions(),
-        "protocol": PROTOCOL,
-        "rows": rows,
-    }
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "data.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = markdown(result)
-    (results / "data.md").write_text(text)
-    return text
+    return [*lines, "", f"Target: at least {TARGET_HISTORIES:,}."]
 
 
 def main() -> None:
@@ -251,11 +205,8 @@ def main() -> None:
             print(json.dumps(run_system(system, Path(parquet), Path(dataset), int(seed))))
         return
 
-    command = "python benchmarks/bench_data.py" + (
-        f" --events {options.events}" if options.events != 20_000_000 else ""
-    )
     path = options.results / "data.json"
-    rows: list[dict] = json.loads(path.read_text())["rows"] if path.exists() and not options.again else []
+    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() and not options.again else []
     work = options.work or Path(tempfile.mkdtemp(prefix="corral-bench-data-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -276,14 +227,15 @@ def main() -> None:
                     metrics = in_subprocess(system, parquet, dataset, seed)
                     rows.append({**key, "metrics": {k: round(value, 4) for k, value in metrics.items()}})
                     print(name, system, seed, rows[-1]["metrics"], flush=True)
-                    save(options.results, rows, command)
+                    write_results("data", rows, {"rules": PROTOCOL}, markdown(rows), options.results)
                 if options.work is None:
                     parquet.unlink(missing_ok=True)
                     shutil.rmtree(dataset, ignore_errors=True)
     finally:
         if options.work is None:
             shutil.rmtree(work, ignore_errors=True)
-    print(save(options.results, rows, command))
+    write_results("data", rows, {"rules": PROTOCOL}, markdown(rows), options.results)
+    print("\n".join(markdown(rows)))
 
 
 if __name__ == "__main__":

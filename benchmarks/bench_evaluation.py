@@ -12,16 +12,12 @@ Prints a table and writes docs/results/evaluation.json and evaluation.md.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
+from results import write_results
 from torch import Tensor
 
 from corral.data.batches import Query
@@ -33,7 +29,6 @@ from corral.evaluation.significance import compare
 from corral.retrieval.channels import RetrieverChannel
 from corral.retrieval.index import ExactIndex
 
-ROOT = Path(__file__).resolve().parent.parent
 QUERIES, ITEMS, DIMENSION, HISTORY = 6_040, 3_416, 64, 200
 TARGET_SECONDS = 3.0
 SYSTEMS = {
@@ -130,37 +125,17 @@ def main() -> None:
             rows.append({"dataset": "random-ml-1m-size", "system": system, "seed": seed, "metrics": metrics})
             spent = f"{metrics['seconds']:6.2f} s wall {metrics['cpu_seconds']:6.2f} s CPU"
             print(f"seed {seed}  {system:10} {spent}  {SYSTEMS[system]}", flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    result = {
-        "name": "evaluation",
-        "command": " ".join(["python", "benchmarks/bench_evaluation.py", *sys.argv[1:]]),
-        "commit": commit or None,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "protocol": {
-            "queries": QUERIES,
-            "items": ITEMS,
-            "dimension": DIMENSION,
-            "history": f"20-{HISTORY}, excluded from the lists",
-            "threads": arguments.threads,
-            "time": f"best of {arguments.repeats}; CPU of all threads",
-            "goal": f"top-500 and metrics within {TARGET_SECONDS:.0f} s on 2 cores",
-        },
-        "rows": rows,
+    protocol = {
+        "queries": QUERIES,
+        "items": ITEMS,
+        "dimension": DIMENSION,
+        "history": f"20-{HISTORY}, excluded from the lists",
+        "threads": arguments.threads,
+        "time": f"best of {arguments.repeats}; CPU of all threads",
+        "goal": f"top-500 and metrics within {TARGET_SECONDS:.0f} s on 2 cores",
     }
-    folder = ROOT / "docs" / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    lines = [
-        "# evaluation: how long judging takes",
-        "",
-        f"`{result['command']}`; " + "; ".join(f"{key}: {value}" for key, value in result["protocol"].items()) + ".",
-        "",
+    lines = ["; ".join(f"{key}: {value}" for key, value in protocol.items()) + ".", ""]
+    lines += [
         "| system | what | seconds (worst seed) | CPU seconds | queries a second |",
         "|---|---|---|---|---|",
     ]
@@ -168,7 +143,7 @@ def main() -> None:
         own = [row["metrics"] for row in rows if row["system"] == system]
         worst, cpu = (max(each[name] for each in own) for name in ("seconds", "cpu_seconds"))
         lines.append(f"| {system} | {what} | {worst:.2f} | {cpu:.2f} | {QUERIES / worst:,.0f} |")
-    (folder / "evaluation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_results("evaluation", rows, protocol, lines)
     worst = max(row["metrics"]["seconds"] for row in rows if row["system"] == "retriever")
     verdict = "within" if worst <= TARGET_SECONDS else "ABOVE"
     print(f"top-500 and metrics: {worst:.2f} s, {verdict} the goal of {TARGET_SECONDS:.0f} s")

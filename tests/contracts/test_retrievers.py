@@ -14,6 +14,7 @@ from corral.data.batches import Query, SequenceBatch
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
+from corral.data.examples import Examples
 from corral.data.features import FeatureTable
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, Split, time_cut

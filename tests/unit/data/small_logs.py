@@ -20,13 +20,19 @@ from corral.data.vocabulary import Vocabulary
 Event = tuple[int, int, int, int]  # user id, item id, time, part
 
 
-def small_dataset(events: list[Event], *, time_unit: str = "seconds", parts: bool = True) -> Dataset:
-    """A Dataset in memory: there is no directory."""
-    user, item, time, part = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
-    users, items = Vocabulary.of(pl.Series(user)), Vocabulary.of(pl.Series(item))
-    log = sort_events(
-        users.rows(user), items.rows(item), time, None, part.astype(np.int8) if parts else None, len(users)
-    )
+def small_dataset(
+    events: list[Event], *, shown: list[Event] | None = None, time_unit: str = "seconds", parts: bool = True
+) -> Dataset:
+    """A Dataset in memory: there is no directory. ``shown``: impressions."""
+    both = [*events, *(shown or [])]
+    users, items = (Vocabulary.of(pl.Series([event[column] for event in both])) for column in (0, 1))
+
+    def log_of(rows: list[Event]) -> EventLog:
+        user, item, time, part = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+        part_or_none = part.astype(np.int8) if parts else None
+        log = sort_events(users.rows(user), items.rows(item), time, None, part_or_none, len(users))
+        return EventLog(log.user, log.item, log.time, log.ties, log.offsets, log.value, log.part)
+
     counts = Counts(
         users=len(users) - 2,
         items=len(items) - 2,
@@ -59,8 +65,8 @@ def small_dataset(events: list[Event], *, time_unit: str = "seconds", parts: boo
         header,
         users,
         items,
-        EventLog(log.user, log.item, log.time, log.ties, log.offsets, log.value, log.part),
-        None,
+        log_of(events),
+        log_of(shown) if shown else None,
         FeatureTable(len(users)),
         FeatureTable(len(items)),
     )

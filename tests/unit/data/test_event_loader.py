@@ -14,6 +14,7 @@ from small_logs import RULES, Event, event_lists, padded, plain_history, plain_r
 from corral.data.batches import Batch
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
+from corral.data.examples import Examples
 from corral.data.split import Part
 
 
@@ -102,3 +103,43 @@ def test_every_event_is_a_click_without_labels() -> None:
     (batch,) = EventLoader(Examples.of(dataset, split, Part.TRAIN), history_length=3, batch_size=9, seed=0).epoch(0)
     assert batch.label.tolist() == [1.0, 1.0]
     assert batch.label.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(events=event_lists(), shown=event_lists(), length=st.integers(0, 12))
+@settings(max_examples=40, deadline=None)
+def test_impressions(rule: str, events: list[Event], shown: list[Event], length: int) -> None:
+    """Label 0, a history of earlier clicks alone, and a part each: given, by time, or that of the next click."""
+    dataset = small_dataset(events, shown=shown)
+    split = split_of(dataset, rule)
+    if split is None:
+        return
+    clicks = plain_rows(dataset, split)
+    assert dataset.impressions is not None
+    log, total = dataset.impressions, 0
+    for part in Part:
+        expected = []
+        for at in range(len(log)):
+            user, item, time = int(log.user[at]), int(log.item[at]), int(log.time[at])
+            mine = [click for click in clicks if click.user == user]
+            following = [click.part for click in mine if click.time >= time] or [click.part for click in mine[-1:]]
+            if rule == "given":
+                assert log.part is not None
+                own = int(log.part[at])
+            elif rule == "time-cut":
+                own = int(time >= split.facts["valid_from"]) + int(time >= split.facts["test_from"])  # type: ignore[operator]
+            else:
+                own = following[0] if following else Part.TRAIN
+            if own == part:
+                earlier = [c.item for c in mine if c.time < time and (rule != "given" or c.part == Part.TRAIN)]
+                expected.append((user, item, time, -1, 0.0, padded(earlier, length)))
+        examples = Examples.of(dataset, split, part, impressions=True)
+        clicked = Examples.of(dataset, split, part)
+        assert len(examples) == len(clicked) + len(expected)
+        total += len(expected)
+        batch = examples.batch(np.arange(len(clicked), len(examples)), length)
+        columns = (batch.query.user, batch.item, batch.query.time, batch.query.event, batch.label, batch.query.history)
+        assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
+        before, after = (made.batch(np.arange(len(clicked)), length) for made in (clicked, examples))
+        assert plain(before) == plain(after)
+    assert total == len(log)

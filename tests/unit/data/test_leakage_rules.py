@@ -14,6 +14,7 @@ import torch
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
+from corral.data.examples import Examples
 from corral.data.interactions import Interactions
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, Split, time_cut
@@ -73,24 +74,35 @@ def world() -> CheckerboardWorld:
     late = (events["item_id"] >= 36) | (events["user_id"] >= 55)
     events = events.filter(~late | (events["timestamp"] >= VALID_FROM))
     value = pl.Series("value", np.arange(len(events)) % 5, dtype=pl.Float32)
+    shown = events[::3].with_columns(pl.col("item_id").reverse(), value=pl.lit(0, dtype=pl.Float32))
     interactions = Interactions(
         events.with_columns(value),
+        impressions=shown,
         user_features=made.interactions.user_features,
         item_features=made.interactions.item_features,
     )
     return CheckerboardWorld(interactions, made.user_group, made.item_group, made.liked)
 
 
-def corrupted(interactions: Interactions, how: Corruption) -> Interactions:
+def corrupt(table: pl.DataFrame, how: Corruption, random: np.random.Generator) -> pl.DataFrame:
     """The same past, in the same order, with another future; rows of both are mixed in the file."""
-    random = np.random.default_rng(8)
-    events = interactions.events
-    past = events.filter(events["timestamp"] < VALID_FROM)
-    future = how(events.filter(events["timestamp"] >= VALID_FROM), random)
+    past = table.filter(table["timestamp"] < VALID_FROM)
+    future = how(table.filter(table["timestamp"] >= VALID_FROM), random)
     place = np.sort(random.integers(0, len(past) + 1, len(future)))
     order = np.argsort(np.concatenate([np.arange(len(past)) + 0.5, place]), kind="stable")
-    mixed = pl.concat([past, future.select(past.columns).cast(dict(past.schema))])[order]
-    return Interactions(mixed, user_features=interactions.user_features, item_features=interactions.item_features)
+    return pl.concat([past, future.select(past.columns).cast(dict(past.schema))])[order]
+
+
+def corrupted(interactions: Interactions, how: Corruption) -> Interactions:
+    """Clicks and impressions with another future."""
+    random = np.random.default_rng(8)
+    assert interactions.impressions is not None
+    return Interactions(
+        corrupt(interactions.events, how, random),
+        impressions=corrupt(interactions.impressions, how, random),
+        user_features=interactions.user_features,
+        item_features=interactions.item_features,
+    )
 
 
 def training_inputs(dataset: Dataset, split: Split) -> dict[str, Any]:

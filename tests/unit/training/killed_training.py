@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # every optimizer imports it, which costs a child more than its training
 from torch import nn
 
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
+from corral.data.examples import Examples
 from corral.data.sequence_loader import SequenceLoader
-from corral.data.split import time_cut
+from corral.data.split import Part, time_cut
 from corral.data.synthetic import checkerboard_world, markov_world
 from corral.retrieval.sasrec import SASRec
 from corral.retrieval.two_tower import TwoTower
@@ -113,7 +115,8 @@ def system(name: str, folder: Path) -> tuple[nn.Module, Any]:
     )
     sampler = PopularitySampler(catalogue, counts[catalogue])
     objective = SampledSoftmaxObjective(model, catalogue, sampler, num_negatives=5, seed=3)
-    return objective, EventLoader(data, split, history_length=4, batch_size=60, seed=2)
+    examples = Examples.of(data, split, Part.TRAIN)
+    return objective, EventLoader(examples, history_length=4, batch_size=60, seed=2)
 
 
 def train(name: str, folder: Path, run: str, death: tuple[str, int] | None) -> None:
@@ -145,29 +148,33 @@ def train(name: str, folder: Path, run: str, death: tuple[str, int] | None) -> N
     checkpoint.save_tensors(folder / f"{run}.final", tensors, {"best": state.best, "best_epoch": state.best_epoch})
 
 
-def in_a_child(name: str, folder: Path, run: str, death: tuple[str, int] | None) -> bool:
+def write_data(name: str, folder: Path) -> None:
+    world = markov_world(60, 12, length=15) if name == "sasrec" else checkerboard_world(40, 16, length=12)
+    Dataset.write(folder / ("markov" if name == "sasrec" else "checkerboard"), world.interactions)
+
+
+def in_a_child(work: Callable[[], None]) -> bool:
     """True if it was killed."""
     child = os.fork()
     if child == 0:
         try:
-            train(name, folder, run, death)
+            work()
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(f"{run}, {death}: failed")
+        raise SystemExit("a child failed")
     return os.WIFSIGNALED(status)
 
 
 def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
-    world = markov_world(60, 12, length=15) if name == "sasrec" else checkerboard_world(40, 16, length=12)
-    Dataset.write(folder / ("markov" if name == "sasrec" else "checkerboard"), world.interactions)
-    assert not in_a_child(name, folder, "whole", None)
-    killed = [in_a_child(name, folder, "killed", death) for death in PLAN]
-    in_a_child(name, folder, "killed", None)
+    in_a_child(lambda: write_data(name, folder))
+    assert not in_a_child(lambda: train(name, folder, "whole", None))
+    killed = [in_a_child(lambda death=death: train(name, folder, "killed", death)) for death in PLAN]  # type: ignore[misc]
+    in_a_child(lambda: train(name, folder, "killed", None))
     print("killed", sum(killed))
 
 
