@@ -10,11 +10,9 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]  # {"dataset", "system", "seed", "metrics": {name: number}}, and "protocol" where rows differ
@@ -35,8 +33,7 @@ def versions() -> dict[str, str]:
     """What ran."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **{name: version(name) for name in ("torch", "numpy", "polars", "pyarrow")},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
 
