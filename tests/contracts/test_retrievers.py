@@ -14,7 +14,6 @@ from corral.data.batches import Query, SequenceBatch
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
-from corral.data.examples import Examples
 from corral.data.features import FeatureTable
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, Split, time_cut
@@ -186,9 +185,7 @@ def test_only_the_last_items_of_a_long_history_count(retriever: Any) -> None:
     cut = part_of(query, slice(None), query.history[:, -LENGTH:])
     if isinstance(retriever, TwoTower):
         retriever.history_length = LENGTH
-    torch.testing.assert_close(
-        retriever.encode_queries(query), retriever.encode_queries(cut), rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(retriever.encode_queries(query), retriever.encode_queries(cut), rtol=1e-10, atol=1e-12)
 
 
 def test_training_reaches_every_weight(retriever: Any) -> None:

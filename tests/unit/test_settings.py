@@ -10,9 +10,7 @@ from pydantic import ValidationError
 from corral.settings import Settings, dump_settings, load_settings
 
 MINIMAL = "data: {name: online-retail}"
-RECIPES = sorted(
-    entry.name for entry in files("corral.recipes").iterdir() if entry.name.endswith(".yaml")
-)
+RECIPES = sorted(entry.name for entry in files("corral.recipes").iterdir() if entry.name.endswith(".yaml"))
 
 
 def load(*overrides: str, text: str = MINIMAL) -> Settings:
@@ -78,7 +76,7 @@ def test_bad_values_name_their_place(override: str, place: str) -> None:
 
 
 def test_missing_data() -> None:
-    with pytest.raises(ValueError, match="recipe: data = .*[Rr]equired"):
+    with pytest.raises(ValueError, match=r"recipe: data = .*[Rr]equired"):
         load(text="seed: 1")
 
 

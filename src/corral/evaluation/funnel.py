@@ -141,7 +141,7 @@ class Funnel:
                 if ask_again is not False:
                     again = self._recall(query, self.num_candidates, exclude)
                     if ask_again is None:
-                        ask_again = not torch.equal(again.items, candidates.items)
+                        ask_again = not _same_list(again, candidates)
                     candidates = again
                 refuse_duplicates(candidates.items, self.channel.name)
                 logits = None if self.ranker is None else self.rank(query, candidates.items)
@@ -168,3 +168,12 @@ class Funnel:
         found = checked_list(found.top(k), self.channel.name)
         self.seconds["recall"] += time.perf_counter() - start
         return found
+
+
+def _same_list(first: Candidates, second: Candidates) -> bool:
+    """Whether two answers are one list, up to items whose scores differ by rounding alone."""
+    if torch.equal(first.items, second.items):
+        return True
+    if first.items.shape != second.items.shape or not torch.equal(first.mask, second.mask):
+        return False
+    return torch.allclose(first.scores[first.mask], second.scores[second.mask], rtol=1e-5, atol=1e-6)

@@ -1,9 +1,13 @@
-"""What SASRec and GRU4Rec share: sequences packed to the front, and queries at every position."""
+"""What SASRec and GRU4Rec share: sequences packed to the front, queries at every position or the last alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+_ROWS_PER_CHUNK = 64  # histories of like length together: little padding is computed
 
 
 def pack(items: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,3 +40,31 @@ def unpack(hidden: Tensor, pad: Tensor, empty: Tensor) -> Tensor:
     states = torch.cat([empty.expand(batch, 1, size), hidden], dim=1)
     seen = (torch.arange(length + 1, device=hidden.device) - pad[:, None]).clamp(min=0)
     return states.gather(1, seen[:, :, None].expand(-1, -1, size))
+
+
+def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], empty: Tensor) -> Tensor:
+    """The query after the whole of each history, without work on padding.
+
+    Args:
+        history: item rows [B, L], 0-padded at the front.
+        encode: (packed items [b, l], their number [b], at least 1) -> queries [b, D].
+        empty: query of an empty history [D].
+
+    Returns:
+        [B, D].
+    """
+    if history.shape[1] == 0:
+        return empty.expand(len(history), -1)
+    lengths = (history != 0).sum(1)
+    order = lengths.argsort(stable=True)
+    parts = []
+    for rows in order.split(_ROWS_PER_CHUNK):
+        length = lengths[rows]
+        longest = int(length[-1])
+        if longest == 0:
+            parts.append(empty.expand(len(rows), -1))
+            continue
+        packed, _ = pack(history[rows, -longest:])
+        queries = encode(packed, length.clamp(min=1))
+        parts.append(torch.where(length[:, None] > 0, queries, empty.to(queries.dtype)))
+    return torch.cat(parts)[order.argsort()] if parts else history.new_empty(0, len(empty), dtype=empty.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query, SequenceBatch
-from corral.retrieval.causal import pack, unpack
+from corral.retrieval.causal import last_queries, pack, unpack
 
 
 class GRU4Rec(nn.Module):
@@ -42,22 +42,24 @@ class GRU4Rec(nn.Module):
         with torch.no_grad():
             self.item_embedding.weight[0] = 0
 
-    def _encode(self, items: Tensor) -> Tensor:
-        packed, pad = pack(items)
+    def _states(self, packed: Tensor) -> Tensor:
+        """The GRU's state after each packed item [B, L, H]."""
         states, _ = self.gru(self.dropout(self.item_embedding(packed)))
-        return unpack(self.output(self.dropout(states)), pad, self.empty_query)
+        return states
+
+    def _encode_last(self, packed: Tensor, number: Tensor) -> Tensor:
+        """The query after the last of ``number`` [B] packed items [B, L]: [B, D]."""
+        rows = torch.arange(len(packed), device=packed.device)
+        return self.output(self.dropout(self._states(packed)[rows, number - 1]))
 
     def encode_positions(self, sequence: SequenceBatch) -> Tensor:
         """Query vectors at every position [B, L + 1, D]."""
-        return self._encode(sequence.items)
+        packed, pad = pack(sequence.items)
+        return unpack(self.output(self.dropout(self._states(packed))), pad, self.empty_query)
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
-        history = query.recent(self.max_length).history
-        if history.shape[1] == 0:
-            return self.empty_query.expand(len(query), -1)
-        used = int((history != 0).sum(1).max().clamp(min=1))
-        return self._encode(history[:, -used:])[:, -1]
+        return last_queries(query.recent(self.max_length).history, self._encode_last, self.empty_query)
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Item vectors [..., D]."""

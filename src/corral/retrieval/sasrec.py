@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from corral.data.batches import Query, SequenceBatch
-from corral.retrieval.causal import pack, unpack
+from corral.retrieval.causal import last_queries, pack, unpack
 
 
 class _Block(nn.Module):
@@ -32,6 +34,28 @@ class _Block(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
         )
         x = x + self.dropout(self.attention_out(attended.transpose(1, 2).reshape(batch, length, size)))
+        return self._feed(x)
+
+    def last(self, x: Tensor, number: Tensor) -> Tensor:
+        """As ``forward``, at the last real position alone: [B, L, D], lengths [B] -> [B, D]."""
+        batch, length, size = x.shape
+        rows = torch.arange(batch, device=x.device)
+        normed = self.attention_norm(x)
+        weight, bias = self.attention_in.weight, self.attention_in.bias
+        query = functional.linear(normed[rows, number - 1], weight[:size], bias[:size])
+        keys, values = functional.linear(normed, weight[size:], bias[size:]).chunk(2, dim=-1)
+
+        def by_head(vectors: Tensor) -> Tensor:
+            return vectors.view(batch, -1, self.heads, size // self.heads).transpose(1, 2)
+
+        seen = torch.arange(length, device=x.device) < number[:, None]
+        attended = functional.scaled_dot_product_attention(
+            by_head(query), by_head(keys), by_head(values), attn_mask=seen[:, None, None, :]
+        )
+        here = x[rows, number - 1] + self.dropout(self.attention_out(attended.reshape(batch, size)))
+        return self._feed(here)
+
+    def _feed(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x)))))
 
 
@@ -72,29 +96,31 @@ class SASRec(nn.Module):
         with torch.no_grad():
             self.item_embedding.weight[0] = 0
 
-    def _encode(self, items: Tensor) -> Tensor:
-        """Queries at every position [B, L + 1, D] of front-padded items [B, L], L <= max_length."""
-        packed, pad = pack(items)
-        positions = self.position_embedding.weight[: items.shape[1]]
+    def _embed(self, packed: Tensor) -> Tensor:
+        positions = self.position_embedding.weight[: packed.shape[1]]
         # Embeddings have norm about 1; scaled up as in the paper so that positions do not drown items.
-        x = self.dropout(self.item_embedding(packed) * self.item_embedding.embedding_dim**0.5 + positions)
-        for block in self.blocks:
+        return self.dropout(self.item_embedding(packed) * self.item_embedding.embedding_dim**0.5 + positions)
+
+    def _encode_last(self, packed: Tensor, number: Tensor) -> Tensor:
+        """The query after the last of ``number`` [B] packed items [B, L]: [B, D]."""
+        x = self._embed(packed)
+        for block in self.blocks[:-1]:
             x = block(x)
-        return unpack(self.norm(x), pad, self.empty_query)
+        return self.norm(cast(_Block, self.blocks[-1]).last(x, number))
 
     def encode_positions(self, sequence: SequenceBatch) -> Tensor:
         """Query vectors at every position [B, L + 1, D]."""
         if sequence.items.shape[1] > self.max_length:
             raise ValueError(f"sequences of {sequence.items.shape[1]} items, but max_length={self.max_length}")
-        return self._encode(sequence.items)
+        packed, pad = pack(sequence.items)
+        x = self._embed(packed)
+        for block in self.blocks:
+            x = block(x)
+        return unpack(self.norm(x), pad, self.empty_query)
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
-        history = query.recent(self.max_length).history
-        if history.shape[1] == 0:
-            return self.empty_query.expand(len(query), -1)
-        used = int((history != 0).sum(1).max().clamp(min=1))
-        return self._encode(history[:, -used:])[:, -1]
+        return last_queries(query.recent(self.max_length).history, self._encode_last, self.empty_query)
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Item vectors [..., D]."""

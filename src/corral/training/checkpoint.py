@@ -21,7 +21,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     """CRC-32 of all names and contents."""
     crc = 0
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, zlib.crc32(name.encode(), crc))
     return crc
 
 

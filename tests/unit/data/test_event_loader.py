@@ -14,7 +14,6 @@ from small_logs import RULES, Event, event_lists, padded, plain_history, plain_r
 from corral.data.batches import Batch
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
-from corral.data.examples import Examples
 from corral.data.split import Part
 
 

@@ -14,7 +14,6 @@ import torch
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
-from corral.data.examples import Examples
 from corral.data.interactions import Interactions
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, Split, time_cut

@@ -16,14 +16,11 @@ from corral.sampling.uniform import UniformSampler
 from corral.training.losses import full_softmax, in_batch_softmax, sampled_softmax
 
 
-def some(
-    queries: int, items: int, size: int = 5, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor]:
+def some(queries: int, items: int, size: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     """Query vectors, item vectors (both with gradients) and targets."""
     random = torch.Generator().manual_seed(queries * 100 + items)
     q, v = (
-        torch.randn(n, size, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
-        for n in (queries, items)
+        torch.randn(n, size, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for n in (queries, items)
     )
     return q, v, torch.randint(items, (queries,), generator=random)
 
@@ -76,17 +73,15 @@ def test_full_softmax_under_autocast(smoothing: float) -> None:
 
 def test_full_softmax_has_no_second_derivative() -> None:
     q, v, target = some(3, 4)
-    (first,) = torch.autograd.grad(full_softmax(q * 1.0, v, target), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    (first,) = torch.autograd.grad(full_softmax(q * 1.0, v, target) ** 2, q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
 
 # Sampled softmax
 
 
-def by_hand(
-    positive: float, negatives: list[float], own: float, log_q: list[float], hits: list[bool]
-) -> float:
+def by_hand(positive: float, negatives: list[float], own: float, log_q: list[float], hits: list[bool]) -> float:
     """The formula, one exponential at a time."""
     top = math.exp(positive - own)
     rest = sum(math.exp(s - q) for s, q, hit in zip(negatives, log_q, hits, strict=True) if not hit)
@@ -101,13 +96,9 @@ def test_sampled_softmax_by_hand() -> None:
     hit = torch.tensor([[False, True, False], [False, False, False]])
     expected = [
         by_hand(*row)
-        for row in zip(
-            positive.tolist(), negative.tolist(), own.tolist(), log_q.tolist(), hit.tolist(), strict=True
-        )
+        for row in zip(positive.tolist(), negative.tolist(), own.tolist(), log_q.tolist(), hit.tolist(), strict=True)
     ]
-    assert float(sampled_softmax(positive, negative, own, log_q, hit)) == pytest.approx(
-        sum(expected) / 2, rel=1e-12
-    )
+    assert float(sampled_softmax(positive, negative, own, log_q, hit)) == pytest.approx(sum(expected) / 2, rel=1e-12)
 
 
 def test_exact_positive_form_by_hand() -> None:
@@ -131,9 +122,7 @@ def test_all_draws_hit(own: float) -> None:
     """Nothing is left to tell the item from: no loss and no gradient."""
     positive = torch.tensor([0.7], requires_grad=True)
     negative = torch.tensor([[0.7, 0.7, 0.7]], requires_grad=True)
-    loss = sampled_softmax(
-        positive, negative, own, torch.full((1, 3), -2.0), torch.ones(1, 3, dtype=torch.bool)
-    )
+    loss = sampled_softmax(positive, negative, own, torch.full((1, 3), -2.0), torch.ones(1, 3, dtype=torch.bool))
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-7)
     for gradient in gradients(loss, positive, negative):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient))
@@ -172,9 +161,7 @@ def samplers() -> dict[str, Sampler]:
     return {"uniform": UniformSampler(catalogue), "popularity": PopularitySampler(catalogue, COUNTS)}
 
 
-def gradient_error(
-    sampler: Sampler, draws: int, sign: float, exact_positive: bool, repeats: int = 30
-) -> float:
+def gradient_error(sampler: Sampler, draws: int, sign: float, exact_positive: bool, repeats: int = 30) -> float:
     """Distance of the mean gradient by the scores from the full softmax's, one query with two kinds of target."""
     random = torch.Generator().manual_seed(0)
     scores = torch.randn(ITEMS, generator=random, dtype=torch.float64)
@@ -249,9 +236,7 @@ def test_in_batch_by_hand() -> None:
         scores = [float(q[row].detach() @ v[column].detach() - log_share[column]) for column in range(4)]
         others = [column for column in range(4) if column == row or item[column] != item[row]]
         losses.append(-math.log(math.exp(scores[row]) / sum(math.exp(scores[column]) for column in others)))
-    assert float(in_batch_softmax(q, v, item, log_share).detach()) == pytest.approx(
-        sum(losses) / 4, rel=1e-12
-    )
+    assert float(in_batch_softmax(q, v, item, log_share).detach()) == pytest.approx(sum(losses) / 4, rel=1e-12)
 
 
 def test_in_batch_correction_has_the_right_sign() -> None:
