@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from corral.evaluation.funnel import Funnel, evaluation_mode
 from corral.evaluation.metrics import list_metrics, ranks_by_score, relevant_counts
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
+from corral.retrieval.cold_ids import HasIdTables, share_unknown
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import CausalRetriever
@@ -177,7 +178,7 @@ class Experiment:
         return {
             "dataset": self.dataset.name,
             "data_hash": self.dataset.hash,
-            "filters": f"users >= {data.min_user_events} events, items >= {data.min_item_events}"
+            "filters": f"users >= {data.min_user_events} events, items >= {data.min_item_events}, over the whole log"
             + (", iterated" if data.iterate else ""),
             "split": split.name,
             **split.facts,
@@ -215,6 +216,12 @@ class Experiment:
         """Stage 1 as it is served."""
         return ColdStartChannel(RetrieverChannel(retriever, self.index(retriever)), self.popularity)
 
+    def share_unknown(self, model: nn.Module) -> None:
+        """Ids without a train event take the trained "unknown"; done before a model is judged or used."""
+        users = torch.zeros(self.dataset.n_users, dtype=torch.bool)
+        users[torch.from_numpy(self.dataset.events.user[self.split.part == Part.TRAIN]).long()] = True
+        share_unknown(cast(HasIdTables, model), users, torch.from_numpy(self.counts > 0))
+
     def train_retriever(self) -> nn.Module:
         """Stage 1, trained (or loaded, if it was trained before)."""
         model, chosen = self.retriever(), self.settings.retriever_training
@@ -247,6 +254,7 @@ class Experiment:
         depth = self.settings.evaluation.num_candidates
 
         def validate() -> Mapping[str, float]:
+            self.share_unknown(model)
             result = evaluate(
                 few,
                 self.channel(model),
@@ -259,6 +267,7 @@ class Experiment:
             return {name: result.metrics[name] for name in ("ndcg@10", "recall@10", "mrr@10", f"recall@{depth}")}
 
         self._fit("retriever", objective.to(self.device), loader, chosen, validate)
+        self.share_unknown(model)
         return model
 
     def _events(self, chosen: TrainingSettings, history_length: int, examples: Examples) -> EventLoader:
@@ -342,7 +351,13 @@ class Experiment:
         loader = self._events(chosen, length, self.examples(Part.TRAIN))
         few = self.validation.sample(chosen.validation_queries, seed=0)
         judge = self._click_judge(model, Part.VALID) if self.has_clicks else self._order_judge(model, retriever, few)
-        self._fit("ranker", objective.to(self.device), loader, chosen, judge)
+
+        def validate() -> Mapping[str, float]:
+            self.share_unknown(model)
+            return judge()
+
+        self._fit("ranker", objective.to(self.device), loader, chosen, validate)
+        self.share_unknown(model)
         return model
 
     def _order_judge(self, ranker: nn.Module, retriever: nn.Module, few: Targets) -> Validate:

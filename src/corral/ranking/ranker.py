@@ -101,6 +101,10 @@ class FieldRanker(nn.Module):
         context = functional.dropout(context, self.embedding_dropout)
         return EncodedQuery(context, history * item_mask, mask, item_mask)
 
+    def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
+        """The tables of users and of items, as far as ids are fields."""
+        return self.fields.users.id_tables(), self.fields.catalogue.id_tables()
+
     def logits(self, encoded: EncodedQuery, items: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits [B, N] of queries already encoded; long candidate lists may come in several calls."""
         vectors = self.fields.items(items)

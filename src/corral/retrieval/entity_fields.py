@@ -74,6 +74,10 @@ class EntityFields(nn.Module):
     def __len__(self) -> int:
         return len(self.names)
 
+    def id_tables(self) -> list[nn.Embedding]:
+        """The table of ids, if ids are a field."""
+        return [] if self.id is None else [self.id]
+
     def forward(self, rows: Tensor) -> Tensor:
         """rows [...], int64 -> [..., F, D]."""
         parts = []

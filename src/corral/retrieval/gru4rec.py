@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query, SequenceBatch
+from corral.data.vocabulary import FIRST_ROW
 from corral.retrieval.causal import last_queries, pack, unpack
 
 
@@ -40,7 +41,8 @@ class GRU4Rec(nn.Module):
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.item_embedding.weight, std=size**-0.5)
         with torch.no_grad():
-            self.item_embedding.weight[0] = 0
+            # Padding, and unknown: an item of which nothing is known.
+            self.item_embedding.weight[:FIRST_ROW] = 0
 
     def _states(self, packed: Tensor) -> Tensor:
         """The GRU's state after each packed item [B, L, H]."""
@@ -60,6 +62,10 @@ class GRU4Rec(nn.Module):
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
         return last_queries(query.recent(self.max_length).history, self._encode_last, self.empty_query)
+
+    def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
+        """No table of users; the table of items."""
+        return [], [self.item_embedding]
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Item vectors [..., D]."""

@@ -44,6 +44,10 @@ class MatrixFactorization(nn.Module):
             user = user.masked_fill(torch.rand(user.shape, device=user.device) < self.user_dropout, 1)
         return self.user_embedding(user)
 
+    def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
+        """The tables of users and of items."""
+        return [self.user_embedding], [self.item_embedding]
+
     def encode_items(self, items: Tensor) -> Tensor:
         """Item vectors [..., D]."""
         return self.item_embedding(items)

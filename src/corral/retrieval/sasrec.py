@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corral.data.batches import Query, SequenceBatch
+from corral.data.vocabulary import FIRST_ROW
 from corral.retrieval.causal import last_queries, pack, unpack
 
 
@@ -94,7 +95,8 @@ class SASRec(nn.Module):
         for table in (self.item_embedding, self.position_embedding):
             nn.init.normal_(table.weight, std=size**-0.5)
         with torch.no_grad():
-            self.item_embedding.weight[0] = 0
+            # Padding, and unknown: an item of which only its place in the history says something.
+            self.item_embedding.weight[:FIRST_ROW] = 0
 
     def _embed(self, packed: Tensor) -> Tensor:
         positions = self.position_embedding.weight[: packed.shape[1]]
@@ -121,6 +123,10 @@ class SASRec(nn.Module):
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
         return last_queries(query.recent(self.max_length).history, self._encode_last, self.empty_query)
+
+    def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
+        """No table of users; the table of items."""
+        return [], [self.item_embedding]
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Item vectors [..., D]."""

@@ -109,6 +109,10 @@ class TwoTower(nn.Module):
             return self.query_tower(mean)
         return self.query_tower(torch.cat([self.users(query.user).flatten(1), mean], dim=1))
 
+    def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
+        """The tables of users and of items, as far as ids are fields."""
+        return self.users.id_tables(), self.items.id_tables()
+
     def encode_items(self, items: Tensor) -> Tensor:
         """Item vectors [..., D]."""
         return self.item_tower(self.items(items).flatten(-2))
