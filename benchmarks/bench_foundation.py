@@ -84,9 +84,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument("--page", action="store_true", help="write the pages from the finished runs, run nothing")
     arguments = parser.parse_args()
     for dataset in arguments.datasets:
-        for system in arguments.systems:
+        for system in () if arguments.page else arguments.systems:
             for seed in arguments.seeds:
                 row = run(dataset, system, seed, arguments.runs, arguments.threads)
                 print(dataset, system, seed, {name: round(row["metrics"][name], 4) for name in COLUMNS}, flush=True)
@@ -101,7 +102,8 @@ def main() -> None:
         if first:
             facts = "; ".join(f"{key} {value}" for key, value in first["protocol"].items() if key != "seed")
             shown.append(f"- {dataset}: {facts}.")
-    write_results("foundation", rows, {"threads": arguments.threads, "public": PUBLIC}, shown)
+    protocol = {"threads": arguments.threads, "public": PUBLIC}
+    write_results("foundation", rows, protocol, shown, command="python benchmarks/bench_foundation.py")
     print("\n".join(shown))
 
 

@@ -58,7 +58,12 @@ def table(rows: Sequence[Row], metrics: Sequence[str], digits: int = 4) -> list[
 
 
 def write_results(
-    name: str, rows: Sequence[Row], protocol: Mapping[str, Any], markdown: Sequence[str], folder: Path | None = None
+    name: str,
+    rows: Sequence[Row],
+    protocol: Mapping[str, Any],
+    markdown: Sequence[str],
+    folder: Path | None = None,
+    command: str = "",
 ) -> None:
     """Writes both files, each whole or not at all.
 
@@ -68,10 +73,11 @@ def write_results(
         protocol: the rules that all rows share.
         markdown: the lines of NAME.md below the title and the command.
         folder: where to; docs/results by default.
+        command: what makes all rows, where several calls made them; by default the present call.
     """
     folder = folder or ROOT / "docs" / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = command or " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     result = {
         "name": name,
         "command": command,

@@ -156,8 +156,8 @@ class EvaluationSettings(_Strict):
 
     num_candidates: int = Field(100, ge=1)
     batch_size: int = Field(512, ge=1)
-    serve_by: Literal["validation", "ranker", "fused"] = Field(
-        "validation", description="what orders the served list; validation: the better of the two there"
+    serve_by: Literal["validation", "retriever", "ranker", "fused"] = Field(
+        "validation", description="what orders the served list; validation: what is best there"
     )
 
 

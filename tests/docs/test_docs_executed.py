@@ -27,7 +27,7 @@ DOCUMENTS = sorted(
     if (ROOT / "docs" / "results") not in path.parents  # written by benchmarks, holds no code
 )
 BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>.*\S.*) -->\n)?```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^```$",
+    r"^(?:<!-- not run: (?P<reason>[^\n]*\S[^\n]*) -->\n)?```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 RUNS = {"python", "console"}

@@ -28,12 +28,13 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("what it is")
     for row in funnel_table(evaluation, (10,)):
         values = [row.values.get(column) for column in columns]
         cells = ["" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(row.name, *cells, row.meaning, style="bold" if row.name == "served" else None)
+        table.add_row(row.name, *cells, style="bold" if row.name == "served" else None)
     console.print(table)
+    for row in funnel_table(evaluation, (10,)):
+        console.print(f"  {row.name}: {escape(row.meaning)}", style="dim", highlight=False)
     clicks = {name: value for name, value in evaluation.metrics.items() if name.startswith("click/")}
     if clicks:
         console.print("Clicks: " + ", ".join(f"{name[6:]} {value:.4f}" for name, value in clicks.items()))
