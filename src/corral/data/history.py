@@ -64,8 +64,26 @@ class HistoryIndex:
             end: positions as given by :meth:`ends` [B].
             length: L >= 0.
         """
-        at = end[:, None] + np.arange(-length, 0)
-        outside = at < self.offsets[user][:, None]
-        rows = self.items.take(at, mode="clip") if len(self.items) else np.zeros(at.shape, dtype=np.int32)
-        rows[outside] = 0
-        return torch.from_numpy(rows.astype(np.int64))
+        return torch.from_numpy(last_items(self.items, self.offsets[user], end, length))
+
+
+def last_items(items: np.ndarray, start: np.ndarray, end: np.ndarray, length: int | None) -> np.ndarray:
+    """The last ``length`` of ``items[start:end]``, for each of B pieces.
+
+    Args:
+        items: item rows of all pieces [n].
+        start: [B].
+        end: [B].
+        length: L; None: the longest piece.
+
+    Returns:
+        [B, L], int64, oldest first, 0-padded at the front.
+    """
+    wanted = int((end - start).max(initial=0)) if length is None else length
+    at = end[:, None] + np.arange(-wanted, 0)
+    if not len(items):
+        return np.zeros(at.shape, dtype=np.int64)
+    # Gathered with out-of-range places clipped, then cleared: cheaper than gathering through a mask.
+    rows = items.take(at, mode="clip")
+    rows[at < start[:, None]] = 0
+    return rows.astype(np.int64)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corral.data.history import last_items
 from corral.data.vocabulary import UNKNOWN, Vocabulary
-from corral.serving.histories import last_items
 
 # External ids as they come in a call.
 Ids = Sequence[Any] | np.ndarray

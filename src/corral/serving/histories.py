@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corral.data.dataset import EventLog
+from corral.data.history import last_items
 
 
 @dataclass(frozen=True)
@@ -62,23 +63,3 @@ class UserHistories:
     def gather(self, users: np.ndarray, length: int | None) -> np.ndarray:
         """The last ``length`` items of user rows [B] (None = all): [B, L or E], as in ``last_items``."""
         return last_items(self.items, self.offsets[users], self.offsets[users + 1], length)
-
-
-def last_items(items: np.ndarray, start: np.ndarray, end: np.ndarray, length: int | None) -> np.ndarray:
-    """The last ``length`` of ``items[start:end]``, for each of B pieces.
-
-    Args:
-        items: item rows of all pieces.
-        start: [B].
-        end: [B].
-        length: L; None = the longest piece.
-
-    Returns:
-        [B, L], int64, oldest first, 0-padded at the front.
-    """
-    wanted = int((end - start).max(initial=0)) if length is None else length
-    place = end[:, None] + np.arange(-wanted, 0)
-    inside = place >= start[:, None]
-    gathered = np.zeros(place.shape, dtype=np.int64)
-    gathered[inside] = items[place[inside]]
-    return gathered
