@@ -1,0 +1,32 @@
+"""A recall channel is no module; the retriever it holds is judged without dropout all the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Query
+from corral.evaluation.funnel import evaluation_mode
+from corral.retrieval.channels import ColdStartChannel, MergedChannel, RetrieverChannel
+from corral.retrieval.index import ExactIndex
+from corral.retrieval.popularity import PopularityChannel
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def encode_queries(self, query: Query) -> Tensor:
+        return self.dropout(torch.ones(len(query), 64))
+
+
+def test_the_retriever_inside_a_channel_is_found() -> None:
+    model = Noisy().train()
+    index = ExactIndex(torch.randn(5, 64), torch.arange(2, 7))
+    popularity = PopularityChannel(torch.ones(7))
+    served = ColdStartChannel(RetrieverChannel(model, index), popularity)
+    for channel in (RetrieverChannel(model, index), served, MergedChannel([popularity, served])):
+        with evaluation_mode(channel):
+            assert not model.dropout.training
+        assert model.dropout.training
