@@ -95,6 +95,7 @@ def main() -> None:
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished]
     rows.sort(key=lambda row: (DATASETS.index(row["dataset"]), SYSTEMS.index(row["system"]), row["seed"]))
     shown = [*table(rows, COLUMNS), ""]
+    shown += ["train_minutes: wall clock of one thread on a machine that did other work besides.", ""]
     shown += [f"{name}: {text}." for name, text in PUBLIC.items()]
     shown += ["", "Protocol of each data set:", ""]
     for dataset in DATASETS:

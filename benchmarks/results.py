@@ -51,8 +51,10 @@ def table(rows: Sequence[Row], metrics: Sequence[str], digits: int = 4) -> list[
             if not values:
                 cells.append("-")
                 continue
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+            # Quality lies in [0, 1]; what is larger is a count or a time.
+            places = digits if max(map(abs, values)) <= 1 else min(digits, 1)
+            spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{places}f}{spread}")
         lines.append(f"| {dataset} | {system} | {len(members)} | " + " | ".join(cells) + " |")
     return lines
 
