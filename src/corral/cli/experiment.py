@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from corral import __version__
@@ -42,7 +43,7 @@ from corral.training.ranking_objectives import BinaryRankingObjective, ClickObje
 from corral.training.retrieval_objectives import FullSoftmaxObjective, InBatchObjective, SampledSoftmaxObjective
 from corral.training.tensorboard import tensorboard_writer
 
-SETTINGS_FILE, MANIFEST_FILE = "settings.yaml", "manifest.json"
+SETTINGS_FILE, DATA_FILE, MANIFEST_FILE = "settings.yaml", "data_hash.txt", "manifest.json"
 Validate = Callable[[], Mapping[str, float]]
 
 
@@ -78,17 +79,30 @@ class Experiment:
         Raises:
             ValueError: the directory holds a run with other settings.
         """
-        path, text = directory / SETTINGS_FILE, dump_settings(settings)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        path = directory / SETTINGS_FILE
+        if path.exists() and load_settings(path.read_text(encoding="utf-8"), str(path)) != settings:
             raise ValueError(f"{directory}: holds a run with other settings; choose another directory with --run")
         with progress("Data", quiet=quiet):
             dataset = build.open_data(settings.data)
             split = build.make_split(dataset, settings.split)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
+        experiment = cls(settings, directory, dataset, split, quiet)
+        # What is wrong with labels should be known before stage 1 has trained for an hour.
+        if experiment.has_clicks and settings.ranker_training.metric.startswith("ndcg"):
+            raise ValueError(
+                "ranker_training.loss=clicks is judged by clicks: set ranker_training.metric=auc (or gauc)"
+            )
+        trained_on = directory / DATA_FILE
+        if trained_on.exists() and trained_on.read_text(encoding="utf-8").strip() != dataset.hash:
+            raise ValueError(f"{directory}: was trained on other data than {dataset.name} holds now; use another --run")
+        if split.warning:
+            Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
+        if not path.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            write_text(trained_on, dataset.hash + "\n")
+            write_text(path, dump_settings(settings))
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        return cls(settings, directory, dataset, split, quiet)
+        return experiment
 
     @classmethod
     def open(cls, directory: Path, *, quiet: bool = False) -> Experiment:
@@ -182,6 +196,7 @@ class Experiment:
             + (", iterated" if data.iterate else ""),
             "split": split.name,
             **split.facts,
+            **({"warning": split.warning} if split.warning else {}),
             "history_rule": split.history_rule.value,
             "repeats": "recommended and counted" if self.settings.split.repeats else "left out of lists and targets",
             "catalogue": "items with a train event",

@@ -45,10 +45,10 @@ def show_list(
     title: str, ids: Sequence[Any], scores: Sequence[float], titles: Mapping[Any, str], console: Console
 ) -> None:
     """One ranked list, with the items' titles where there are any."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for name, justify in (("#", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for place, (item, score) in enumerate(zip(ids, scores, strict=True), 1):
         if item is not None:
-            table.add_row(str(place), str(item), escape(titles.get(item, "")), f"{score:.4f}")
+            table.add_row(str(place), escape(str(item)), escape(titles.get(item, "")), f"{score:.4f}")
     console.print(table)
