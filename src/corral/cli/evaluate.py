@@ -24,14 +24,14 @@ def evaluate(
     from rich.console import Console
 
     from corral.cli.experiment import MANIFEST_FILE, Experiment
-    from corral.cli.run import judge, train_models
+    from corral.cli.run import judge, open_models
     from corral.cli.show import evaluation_json, show_evaluation
     from corral.data.split import Part
 
     if not (run / MANIFEST_FILE).is_file():
         raise ValueError(f"{run}: not a finished run; give its recipe to corral train again to finish it")
     experiment = Experiment.open(run, quiet=quiet)
-    result = judge(experiment, train_models(experiment), Part[part.upper()])
+    result = judge(experiment, open_models(run, experiment.settings.device), Part[part.upper()])
     if out is not None:
         result.save(out)
     if as_json:

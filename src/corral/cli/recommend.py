@@ -30,7 +30,14 @@ def recommend(
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Length of the list.")] = 10,
-    seen: Annotated[bool, typer.Option("--seen", help="Also recommend items that the user had before.")] = False,
+    seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--seen/--no-seen",
+            help="Also recommend items that the user had before, or never [default: as the run was judged].",
+            show_default=False,
+        ),
+    ] = None,
     allow: Annotated[
         str | None, typer.Option(help="Only these item ids, separated by commas.", show_default=False)
     ] = None,
@@ -66,7 +73,7 @@ def recommend(
     found = recommender.recommend(
         wanted,
         k,
-        filter_seen=not seen,
+        filter_seen=None if seen is None else not seen,
         allow=several(allow),
         deny=several(deny),
         history=None if given is None else [given] * len(wanted),

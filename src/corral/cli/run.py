@@ -32,19 +32,12 @@ class Models:
 
     retriever: nn.Module
     ranker: nn.Module | None
-    tuning: MixtureTuning | None
+    mixture: Mixture | None
     served: Stage
 
-    @property
-    def mixture(self) -> Mixture | None:
-        """The tuned mixture, if there are two stages."""
-        return None if self.tuning is None else self.tuning.mixture
 
-
-def _served(experiment: Experiment, tuning: MixtureTuning | None) -> Stage:
+def _served(experiment: Experiment, tuning: MixtureTuning) -> Stage:
     """What orders the served list: as the recipe says, or the best on validation."""
-    if tuning is None:
-        return Stage.RETRIEVER
     wish = experiment.settings.evaluation.serve_by
     if wish == "validation":
         # The grid holds both ends, so a mixture is chosen only where it beats either stage.
@@ -60,7 +53,17 @@ def train_models(experiment: Experiment) -> Models:
     ranker = experiment.train_ranker(retriever)
     with progress("Mixture", quiet=experiment.quiet):
         tuning = experiment.tune(retriever, ranker)
-    return Models(retriever, ranker, tuning, _served(experiment, tuning))
+    return Models(retriever, ranker, tuning.mixture, _served(experiment, tuning))
+
+
+def open_models(run: Path, device: str) -> Models:
+    """What a finished run trained, from its bundle: nothing is trained or tuned again.
+
+    Raises:
+        ValueError: the run holds no bundle.
+    """
+    served = open_recommender(run, device)
+    return Models(cast(nn.Module, served.retriever), cast(Any, served.ranker), served.mixture, served.serve_by)
 
 
 def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Evaluation:
@@ -114,6 +117,7 @@ def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
         num_candidates=experiment.settings.evaluation.num_candidates,
         serve_by=models.served,
         history_length=experiment.history_length,
+        repeats=experiment.settings.split.repeats,
         specs=specs,
     )
 

@@ -65,6 +65,7 @@ def save_bundle(
         "serve_by": recommender.serve_by.value,
         "history_length": recommender.history_length,
         "batch_size": recommender.batch_size,
+        "repeats": recommender.repeats,
         "mixture": None if recommender.mixture is None else asdict(recommender.mixture),
         "calibration": asdict(recommender.calibration),
         "parts": {},
@@ -129,6 +130,7 @@ def load_bundle(path: Path, build: Builder, device: torch.device | str = "cpu") 
         serve_by=Stage(settings["serve_by"]),
         history_length=settings["history_length"],
         batch_size=settings["batch_size"],
+        repeats=settings.get("repeats", False),
         specs=specs,
     )
 

@@ -81,6 +81,7 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
         num_candidates=recommender.num_candidates,
         serve_by=recommender.serve_by,
         history_length=recommender.history_length,
+        repeats=recommender.repeats,
         batch_size=recommender.batch_size,
         specs=recommender.specs,
     )

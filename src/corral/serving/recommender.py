@@ -91,6 +91,7 @@ class TwoStageRecommender:
             one, else the retriever's.
         history_length: L, the latest items of a user that the models see.
         batch_size: users answered at a time.
+        repeats: items that the user had before may be recommended, unless a call says otherwise.
         specs: how to build "retriever" and "ranker" again; needed to save a bundle.
 
     Raises:
@@ -111,6 +112,7 @@ class TwoStageRecommender:
         serve_by: Stage | None = None,
         history_length: int = 50,
         batch_size: int = 512,
+        repeats: bool = False,
         specs: Mapping[str, ModuleSpec] | None = None,
     ) -> None:
         if min(num_candidates, history_length, batch_size) < 1:
@@ -140,6 +142,7 @@ class TwoStageRecommender:
         self.calibration = calibration or Calibration()
         self.num_candidates, self.serve_by = num_candidates, serve_by
         self.history_length, self.batch_size = history_length, batch_size
+        self.repeats = repeats
         self.specs = dict(specs or {})
         self._channel = ColdStartChannel(RetrieverChannel(retriever, index), popularity)
         self._item_cosines: Cosines | None = None
@@ -160,7 +163,7 @@ class TwoStageRecommender:
         users: Ids,
         k: int = 10,
         *,
-        filter_seen: bool = True,
+        filter_seen: bool | None = None,
         allow: Ids | None = None,
         deny: Ids | None = None,
         history: Sequence[Sequence[Any] | None] | None = None,
@@ -173,7 +176,8 @@ class TwoStageRecommender:
         Args:
             users: external user ids [B].
             k: list length, at least 1.
-            filter_seen: hide what the user already has: the stored history, and the one given.
+            filter_seen: hide what the user already has: the stored history, and the one given. None = as
+                the system was judged: hidden unless ``repeats``.
             allow: external item ids; only these are recommended. None = all.
             deny: external item ids never recommended; wins over ``allow``.
             history: for each user the external item ids of a history, oldest first, or None.
@@ -185,6 +189,7 @@ class TwoStageRecommender:
             ValueError: k below 1, ids of the wrong type, or one history a user is not what was given.
         """
         k = _checked_k(k)
+        hide_seen = not self.repeats if filter_seen is None else filter_seen
         user_ids, rows = _numbered(self.tables.users, users)
         given = GivenHistories(self.tables.items, history, len(rows))
         width = min(k, len(self.tables.items) - FIRST_ROW)
@@ -202,7 +207,7 @@ class TwoStageRecommender:
                     recent[replaced] = given.gather(block, self.history_length)[replaced]
                 own = {name: value[block] for name, value in (features or {}).items()}
                 query = self._query(rows[block], recent, time, own)
-                exclude = self._seen(rows[block], given, block) if filter_seen else None
+                exclude = self._seen(rows[block], given, block) if hide_seen else None
                 fallback[block] = ColdStartChannel.cold(query).numpy()
                 lists, both = self._two_stages(query, width, exclude, mask, explain)
                 items[block], scores[block] = lists.items.numpy(), lists.scores.numpy()

@@ -372,3 +372,11 @@ def test_ids_may_be_series_and_arrays(system: SmallSystem) -> None:
         answer = recommender.recommend(users, 3, deny=pl.Series(["unknown"]))  # type: ignore[arg-type]
         assert answer.item_ids == wanted.item_ids
         assert answer.user_ids == USERS[:3]
+
+
+def test_repeats_are_recommended_where_the_system_was_judged_with_them(system: SmallSystem) -> None:
+    everything = len(system.tables.items) - 2
+    hidden = system.recommender().recommend(["u03"], everything)
+    shown = system.recommender(repeats=True).recommend(["u03"], everything)
+    assert shown.counts[0] == everything > hidden.counts[0]
+    assert system.recommender(repeats=True).recommend(["u03"], everything, filter_seen=True).item_ids == hidden.item_ids
