@@ -192,7 +192,9 @@ class Experiment:
         return {
             "dataset": self.dataset.name,
             "data_hash": self.dataset.hash,
-            "filters": f"users >= {data.min_user_events} events, items >= {data.min_item_events}, over the whole log"
+            "filters": f"as the Dataset was made: {self.dataset.header.counts.filtered_events} events left out"
+            if data.path is not None
+            else f"users >= {data.min_user_events} events, items >= {data.min_item_events}, over the whole log"
             + (", iterated" if data.iterate else ""),
             "split": split.name,
             **split.facts,

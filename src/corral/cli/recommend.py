@@ -18,6 +18,12 @@ def _id(text: str, id_type: str, what: str) -> Any:
         raise ValueError(f"{what} {text!r}: the ids of this data set are whole numbers") from error
 
 
+def _nobody(users: Any) -> Any:
+    """An id that no user has: ids are sorted, so one past the last."""
+    last = users.ids[-1].as_py() if len(users.ids) else 0
+    return last + 1 if users.id_type == "int64" else f"{last}+"
+
+
 def recommend(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a run directory that holds one.")],
     user: Annotated[
@@ -62,7 +68,8 @@ def recommend(
     if not names:
         raise ValueError("say for whom: --user ID, or --history ID,ID for somebody new")
     if user is None:
-        wanted: list[Any] = ["new" if users == "string" else -1]
+        # The models then see the unknown user, with the given history.
+        wanted: list[Any] = [_nobody(recommender.tables.users)]
     else:
         wanted = [_id(name, users, "user") for name in names]
 

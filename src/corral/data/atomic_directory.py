@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import hashlib
 import os
 import secrets
@@ -17,6 +18,11 @@ import pyarrow as pa
 
 from corral.data.arrow_file import write_arrow_column
 from corral.data.dataset_header import FileEntry
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _CHUNK_BYTES = 1 << 22
 _AT_FDCWD = -100
@@ -127,7 +133,7 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
     """Fills a hidden sibling of ``path``, which takes its place when the block ends without an error.
 
     After an error or an interrupt (Ctrl-C) nothing is left; a killed process may leave the hidden sibling
-    ``.NAME.writing-*``, never a half-written ``path``.
+    ``.NAME.writing-*``, never a half-written ``path``. The next writer of ``path`` sweeps it away.
 
     Args:
         path: the directory to make.
@@ -145,8 +151,8 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
             raise FileExistsError(f"{path}: has no {marker}, so it is not ours to replace: choose another place")
         path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(6)}"
-    temporary.mkdir()
+    _sweep(path)
+    temporary, lock = _locked_sibling(path)
     try:
         yield DirectoryFiles(temporary)
         for directory in [temporary, *(entry for entry in temporary.iterdir() if entry.is_dir())]:
@@ -160,6 +166,38 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
     finally:
         # After an exchange this is the replaced directory.
         shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_sibling(path: Path) -> tuple[Path, int | None]:
+    """A new hidden sibling, and the descriptor whose lock says that its writer is alive (None without locks)."""
+    token = secrets.token_hex(6)
+    made = path.parent / f".{path.name}.making-{token}"
+    made.mkdir()
+    lock = None
+    if fcntl is not None:
+        lock = os.open(made, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there either
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Locked before it has a name that is swept.
+    temporary = path.parent / f".{path.name}.writing-{token}"
+    os.replace(made, temporary)
+    return temporary, lock
+
+
+def _sweep(path: Path) -> None:
+    """Removes siblings of writers that were killed: the lock of a dead process is free."""
+    if fcntl is None:
+        return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.writing-*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _exchange(new: Path, old: Path) -> None:
