@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from results import ROOT, Row, write_results
+from results import ROOT, Row, result_row, write_results
 
 USERS, ITEMS = 200_000, 100_000
 SECONDS = 2 * 365 * 86_400
@@ -225,7 +225,7 @@ def main() -> None:
                     if system in ("corral-open", "corral-history") and not dataset.exists():
                         in_subprocess("corral", parquet, dataset, seed)
                     metrics = in_subprocess(system, parquet, dataset, seed)
-                    rows.append({**key, "metrics": {k: round(value, 4) for k, value in metrics.items()}})
+                    rows.append(result_row(name, system, seed, {k: round(value, 4) for k, value in metrics.items()}))
                     print(name, system, seed, rows[-1]["metrics"], flush=True)
                     write_results("data", rows, {"rules": PROTOCOL}, markdown(rows), options.results)
                 if options.work is None:

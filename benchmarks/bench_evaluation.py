@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from results import write_results
+from results import result_row, write_results
 from torch import Tensor
 
 from corral.data.batches import Query
@@ -122,7 +122,7 @@ def main() -> None:
     rows = []
     for seed in arguments.seeds:
         for system, metrics in measure(seed, arguments.repeats).items():
-            rows.append({"dataset": "random-ml-1m-size", "system": system, "seed": seed, "metrics": metrics})
+            rows.append(result_row("random-ml-1m-size", system, seed, metrics))
             spent = f"{metrics['seconds']:6.2f} s wall {metrics['cpu_seconds']:6.2f} s CPU"
             print(f"seed {seed}  {system:10} {spent}  {SYSTEMS[system]}", flush=True)
     protocol = {

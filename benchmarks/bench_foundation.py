@@ -17,10 +17,12 @@ import time
 from pathlib import Path
 
 import torch
-from results import ROOT, Row, table, write_results
+from results import ROOT, Row, result_row, table, write_results
 
-from corral.cli.build import read_recipe
-from corral.cli.experiment import Experiment, write_text
+from corral.cli.experiment import Experiment
+from corral.cli.recipes import read_recipe
+from corral.cli.retriever_stage import served_channel, train_retriever
+from corral.cli.run_files import EVALUATION, write_text
 from corral.data.split import Part
 from corral.evaluation.evaluate import evaluate
 
@@ -42,27 +44,27 @@ def run(dataset: str, system: str, seed: int, folder: Path, threads: int) -> Row
     settings = read_recipe(f"{dataset}-{system}", (f"seed={seed}", f"threads={threads}"))
     experiment = Experiment.start(settings, done.parent)
     start = time.perf_counter()
-    retriever = experiment.train_retriever()
+    retriever = train_retriever(experiment)
     seconds = time.perf_counter() - start
     log = done.parent / "retriever" / "log.jsonl"
     epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     result = evaluate(
         experiment.targets(Part.TEST),
-        experiment.channel(retriever),
+        served_channel(experiment, retriever),
         num_candidates=100,
         item_counts=experiment.counts,
         catalogue=experiment.catalogue.numpy(),
         protocol=experiment.protocol(),
         device=experiment.device,
     )
-    result.save(done.parent / "evaluation")
+    result.save(done.parent / EVALUATION)
     # The log holds the whole training, also where it was interrupted; the clock above only the last part.
     trained = sum(record["seconds"] for record in epochs)
-    row: Row = {
-        "dataset": dataset,
-        "system": system,
-        "seed": seed,
-        "metrics": {
+    row = result_row(
+        dataset,
+        system,
+        seed,
+        {
             **{name: value for name, value in result.metrics.items() if value == value},
             "epochs": len(epochs),
             "train_minutes": trained / 60,
@@ -70,8 +72,9 @@ def run(dataset: str, system: str, seed: int, folder: Path, threads: int) -> Row
             "evaluate_seconds": result.seconds["total"],
             "valid/ndcg@10": max((record.get("ndcg@10", 0.0) for record in epochs), default=0.0),
         },
-        "protocol": {**result.protocol, "threads": torch.get_num_threads()},
-    }
+        data_hash=experiment.dataset.hash,
+        protocol={**result.protocol, "threads": torch.get_num_threads()},
+    )
     write_text(done, json.dumps(row, default=str))
     return row
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from results import Row, table, write_results
+from results import Row, result_row, table, write_results
 from torch import Tensor, nn
 
 from corral.data.batches import Query
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue  # gigabytes
             for seed in options.seeds:
                 metrics = measure(system, features, seed, options.steps)
-                rows.append({"dataset": dataset, "system": system, "seed": seed, "metrics": metrics})
+                rows.append(result_row(dataset, system, seed, metrics))
                 print(
                     dataset,
                     system,

@@ -21,10 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from results import Row, table, write_results
+from results import Row, result_row, table, write_results
 
-from corral.cli.build import read_recipe
 from corral.cli.experiment import Experiment
+from corral.cli.ranker_stage import new_ranker
+from corral.cli.recipes import read_recipe
+from corral.cli.retriever_stage import new_retriever, served_channel
 from corral.data.batches import Batch, Query
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part
@@ -68,13 +70,13 @@ def table_step(rows: int, sparse: bool, seed: int, steps: int) -> dict[str, floa
     return {"milliseconds": milliseconds, "floor_megabytes": floor, "table_megabytes": 2 * rows * SIZE * 4 / 1e6}
 
 
-def epoch_and_funnel(seed: int, steps: int) -> dict[str, float]:
-    """An epoch of ml-1m-sasrec by ``steps`` of its steps, and the funnel over all users."""
+def epoch_and_funnel(seed: int, steps: int) -> tuple[dict[str, float], str]:
+    """An epoch of ml-1m-sasrec by ``steps`` of its steps, and the funnel over all users; and the data's hash."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = (f"seed={seed}", "ranker={kind: din, attention_size: 16}", "threads=1")
         experiment = Experiment.start(read_recipe("ml-1m-sasrec", overrides), Path(folder), quiet=True)
         chosen = experiment.settings.retriever_training
-        retriever, ranker = experiment.retriever(), experiment.ranker()
+        retriever, ranker = new_retriever(experiment), new_ranker(experiment)
         objective = FullSoftmaxObjective(retriever, experiment.catalogue)
         optimizer = RowWiseAdam(objective)
         loader = SequenceLoader(
@@ -94,17 +96,18 @@ def epoch_and_funnel(seed: int, steps: int) -> dict[str, float]:
         positions = sum(int(batch.target_mask.sum()) for batch in batches[1:])
         total = int(experiment.split.facts["train_events"])  # type: ignore[call-overload]
         targets = experiment.targets(Part.TEST)
-        channel = experiment.channel(retriever)
+        channel = served_channel(experiment, retriever)
         alone = cpu_seconds(lambda: evaluate(targets, channel, cutoffs=(10,)))
         funnel = cpu_seconds(lambda: evaluate(targets, channel, ranker=ranker, item_counts=experiment.counts))
     epoch = spent / positions * total
-    return {
+    found = {
         "epoch_seconds": epoch,
         "positions_per_second": positions / spent,
         "retriever_evaluation_seconds": alone,
         "funnel_evaluation_seconds": funnel,
         "funnel_share_of_epoch": funnel / epoch,
     }
+    return found, experiment.dataset.hash
 
 
 def main() -> None:
@@ -120,11 +123,11 @@ def main() -> None:
         for size in SIZES if "tables" in options.datasets else ():
             for system in ("sparse", "dense"):
                 found = table_step(size, system == "sparse", seed, options.steps)
-                rows.append({"dataset": f"tables of {size:,} rows", "system": system, "seed": seed, "metrics": found})
+                rows.append(result_row(f"tables of {size:,} rows", system, seed, found))
                 print(rows[-1], flush=True)
         if "ml-1m" in options.datasets and "CORRAL_DATA" in os.environ:
-            found = epoch_and_funnel(seed, options.steps)
-            rows.append({"dataset": "ml-1m", "system": "sasrec + din", "seed": seed, "metrics": found})
+            found, data_hash = epoch_and_funnel(seed, options.steps)
+            rows.append(result_row("ml-1m", "sasrec + din", seed, found, data_hash=data_hash))
             print(rows[-1], flush=True)
     steps = [row for row in rows if row["system"] in ("sparse", "dense")]
     funnel = [row for row in rows if row["dataset"] == "ml-1m"]

@@ -5,26 +5,35 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-Row = dict[str, Any]  # {"dataset", "system", "seed", "metrics": {name: number}}, and "protocol" where rows differ
+# See ``result_row``. Rows made before it lack "commit", "versions" and "data_hash": read them with ``get``.
+Row = dict[str, Any]
 
 
+@cache
 def commit() -> str:
-    """The commit of the checkout, with ``+`` where sources differ from it; "" outside a checkout."""
+    """The commit of the checkout, with ``+`` where sources differ from it; "" outside a checkout.
+
+    Asked once, at the start: a long benchmark runs what it imported then, whatever is committed meanwhile.
+    """
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
+    if shutil.which("git") is None:
+        return ""
     dirty = git("status", "--porcelain", "--untracked-files=no", "--", "src", "benchmarks")
     return git("rev-parse", "--short", "HEAD") + ("+" if dirty else "")
 
@@ -36,6 +45,35 @@ def versions() -> dict[str, str]:
         **{name: version(name) for name in ("torch", "numpy", "polars", "pyarrow")},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def result_row(
+    dataset: str,
+    system: str,
+    seed: int,
+    metrics: Mapping[str, float],
+    *,
+    data_hash: str | None = None,
+    protocol: Mapping[str, Any] | None = None,
+) -> Row:
+    """One result, with what made it.
+
+    Args:
+        dataset: name of the data.
+        system: what was measured.
+        seed: of the run.
+        metrics: numbers by name.
+        data_hash: of the Dataset; None: the data were made from the seed.
+        protocol: rules of this row, where rows differ.
+    """
+    made = {"commit": commit(), "versions": versions(), "data_hash": data_hash}
+    row = {"dataset": dataset, "system": system, "seed": seed, "metrics": dict(metrics), **made}
+    return row if protocol is None else {**row, "protocol": dict(protocol)}
+
+
+def made_at(rows: Sequence[Row]) -> str:
+    """The commits that rows were made at, oldest row first; "unknown" for those that do not say."""
+    return ", ".join(dict.fromkeys(row.get("commit") or "unknown" for row in rows))
 
 
 def table(rows: Sequence[Row], metrics: Sequence[str], digits: int = 4) -> list[str]:
@@ -89,8 +127,14 @@ def write_results(
         "rows": list(rows),
     }
     facts = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-    page = [f"# {name}", "", f"Made by `{command}` at commit {result['commit']} ({facts}).", "", *markdown, ""]
+    made = f"Made by `{command}` at commit {result['commit']} ({facts})."
+    if made_at(rows) != result["commit"]:
+        made += f" Rows were made at: {made_at(rows)}."
+    page = [f"# {name}", "", made, "", *markdown, ""]
     for file, text in ((f"{name}.json", json.dumps(result, indent=1) + "\n"), (f"{name}.md", "\n".join(page))):
         temporary = folder / f"{file}.tmp-{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, folder / file)
+
+
+commit()  # before anything long begins

@@ -29,6 +29,7 @@ LAYERS = (
     ("serving",),
     ("scale",),
     ("report",),
+    ("stage_settings",),
     ("settings", "recipes"),
     ("cli",),
 )
@@ -89,7 +90,7 @@ def import_faults(path: Path, tree: ast.AST) -> Iterator[str]:
             continue
         if not package or DEPTH[target] >= DEPTH[package]:
             yield f"{path}:{line}: {package or 'corral'} may not import {target}: the order is {LAYERS}"
-        elif target == "settings" and package != "cli":
+        elif target in ("settings", "stage_settings") and package not in ("settings", "cli"):
             yield f"{path}:{line}: only cli knows the settings; pass keywords"
 
 

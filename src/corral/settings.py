@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from corral.stage_settings import (
+    RankerSettings,
+    RankerTrainingSettings,
+    RetrieverSettings,
+    RetrieverTrainingSettings,
+    SASRecSettings,
+    Strict,
+    Together,
+)
 
 
-class _Strict(BaseModel):
-    """Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataSettings(_Strict):
+class DataSettings(Strict):
     """Where the events come from.
 
     ``name`` is ``online-retail`` (ships with corral) or a folder of CORRAL_DATA; ``path`` a Dataset directory
@@ -30,7 +34,7 @@ class DataSettings(_Strict):
     iterate: bool = Field(False, description="repeat both filters until nothing changes (k-core)")
 
 
-class SplitSettings(_Strict):
+class SplitSettings(Strict):
     """Which events train, validate and test."""
 
     rule: Literal["time-cut", "leave-last-two-out", "given"] = "time-cut"
@@ -41,117 +45,7 @@ class SplitSettings(_Strict):
     repeats: bool = Field(False, description="may items that the user had before be recommended and counted?")
 
 
-class PopularitySettings(_Strict):
-    """Items by their train counts; nothing is learned."""
-
-    kind: Literal["popularity"] = "popularity"
-
-
-class MatrixFactorizationSettings(_Strict):
-    """One vector per user and per item."""
-
-    kind: Literal["mf"] = "mf"
-    size: int = Field(64, ge=1)
-    user_dropout: float = Field(0.05, ge=0, lt=1)
-
-
-class TwoTowerSettings(_Strict):
-    """Ids, features and history of the user against id and features of the item."""
-
-    kind: Literal["two-tower"] = "two-tower"
-    size: int = Field(64, ge=1)
-    hidden: tuple[int, ...] = (128,)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    history_length: int = Field(50, ge=1)
-    user_id: bool = True
-    item_id: bool = True
-
-
-class GRU4RecSettings(_Strict):
-    """A recurrent net over the history."""
-
-    kind: Literal["gru4rec"] = "gru4rec"
-    size: int = Field(64, ge=1)
-    hidden: int = Field(128, ge=1)
-    layers: int = Field(1, ge=1)
-    dropout: float = Field(0.2, ge=0, lt=1)
-    max_length: int = Field(50, ge=2)
-
-
-class SASRecSettings(_Strict):
-    """A causal transformer over the history."""
-
-    kind: Literal["sasrec"] = "sasrec"
-    size: int = Field(64, ge=1)
-    blocks: int = Field(2, ge=1)
-    heads: int = Field(1, ge=1)
-    dropout: float = Field(0.2, ge=0, lt=1)
-    max_length: int = Field(50, ge=2)
-
-
-RetrieverSettings = Annotated[
-    PopularitySettings | MatrixFactorizationSettings | TwoTowerSettings | GRU4RecSettings | SASRecSettings,
-    Field(discriminator="kind"),
-]
-
-
-class TrainingSettings(_Strict):
-    """How one stage is trained."""
-
-    epochs: int = Field(20, ge=0)
-    batch_size: int = Field(256, ge=1, description="sequences (causal retrievers) or events per step")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_norm: float = Field(5.0, ge=0, description="gradients are clipped to this joint norm; 0: off")
-    warmup_steps: int = Field(0, ge=0)
-    low_precision: bool = Field(False, description="matrix products of training in bfloat16")
-    cosine: bool = Field(False, description="let the learning rate fall along a half cosine")
-    patience: int = Field(5, ge=0, description="validations without improvement before stopping; 0: never")
-    metric: str = "ndcg@10"
-    validate_every: int = Field(1, ge=1)
-    validation_queries: int = Field(20_000, ge=1, description="at most so many queries per validation")
-    checkpoint_seconds: float = Field(60.0, gt=0)
-
-
-class RetrieverTrainingSettings(TrainingSettings):
-    """How stage 1 is trained."""
-
-    loss: Literal["full-softmax", "sampled-softmax", "in-batch"] = "full-softmax"
-    sampler: Literal["uniform", "popularity"] = "uniform"
-    num_negatives: int = Field(100, ge=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-
-
-class RankerSettings(_Strict):
-    """A CTR model on the fields of user, item, context and history."""
-
-    kind: Literal["lr", "fm", "deepfm", "dcnv2", "din"] = "din"
-    field_size: int = Field(32, ge=1)
-    history_length: int = Field(50, ge=1)
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    attention_size: int | None = Field(
-        None, ge=1, description="din: compare candidate and history in this many dimensions; null: in all"
-    )
-    id_dropout: float = Field(0.05, ge=0, lt=1)
-    embedding_dropout: float = Field(0.0, ge=0, lt=1)
-
-
-class RankerTrainingSettings(TrainingSettings):
-    """How stage 2 is trained.
-
-    ``clicks``: log loss on the events' own labels (``label_at_least`` of the value column).
-    ``softmax`` and ``bce``: the clicked item against ``num_negatives`` sampled ones.
-    """
-
-    loss: Literal["softmax", "bce", "clicks"] = "softmax"
-    sampler: Literal["uniform", "popularity"] = "uniform"
-    num_negatives: int = Field(20, ge=1)
-    label_at_least: float | None = None
-    max_per_user: int = Field(0, ge=0, description="train on at most so many events a user and epoch; 0: all")
-
-
-class EvaluationSettings(_Strict):
+class EvaluationSettings(Strict):
     """How the funnel is judged."""
 
     num_candidates: int = Field(100, ge=1)
@@ -161,7 +55,7 @@ class EvaluationSettings(_Strict):
     )
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """A whole experiment."""
 
     description: str = ""
@@ -174,7 +68,46 @@ class Settings(_Strict):
     retriever_training: RetrieverTrainingSettings = RetrieverTrainingSettings()
     ranker: RankerSettings | None = None
     ranker_training: RankerTrainingSettings = RankerTrainingSettings()
+    together: Together | None = Field(None, description="both stages trained at once, instead of one after the other")
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _together_has_both(self) -> Settings:
+        if self.together is not None and (self.ranker is None or self.ranker_training.loss == "clicks"):
+            raise ValueError(
+                "together trains a retriever and a ranker from events: it needs a ranker, without click labels"
+            )
+        return self
+
+
+# Of the list as it is served, and of each stage by itself.
+ORDER_METRICS = ("ndcg@10", "retriever/ndcg@10", "ranker/ndcg@10")
+
+
+def watchable(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The metrics that validation gives while a stage is trained, higher is better, by the stage's settings."""
+    lists = ("ndcg@10", "recall@10", "mrr@10", f"recall@{settings.evaluation.num_candidates}")
+    watched = {"retriever_training": tuple(dict.fromkeys(lists))}
+    if settings.ranker is not None:
+        clicks = settings.ranker_training.loss == "clicks"
+        watched["ranker_training"] = ("auc", "gauc") if clicks else ORDER_METRICS
+    if settings.together is not None:
+        watched["together"] = ORDER_METRICS
+    return watched
+
+
+def _check_watched(settings: Settings, source: str) -> None:
+    """A metric that validation does not give would be found out only after the first epoch.
+
+    Raises:
+        ValueError: a stage is to watch such a metric.
+    """
+    for stage, known in watchable(settings).items():
+        metric = getattr(settings, stage).metric
+        if metric not in known:
+            close = difflib.get_close_matches(metric, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{source}: {stage}.metric = {metric!r}: validation gives {', '.join(known)}{hint}")
 
 
 def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
@@ -240,7 +173,7 @@ def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Se
         overrides: ``a.b=value`` each.
 
     Raises:
-        ValueError: not YAML, an unknown key (with the nearest known one) or a bad value.
+        ValueError: not YAML, an unknown key or metric (with the nearest known one), or a bad value.
     """
     try:
         tree = yaml.safe_load(text)
@@ -251,9 +184,11 @@ def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Se
     for assignment in overrides:
         _override(tree, assignment)
     try:
-        return Settings.model_validate(tree)
+        settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise ValueError(_explain(error, source)) from error
+    _check_watched(settings, source)
+    return settings
 
 
 def dump_settings(settings: Settings) -> str:

@@ -16,7 +16,7 @@ pytest.importorskip("altair", reason="corral[report] is not installed")
 pytest.importorskip("vl_convert", reason="corral[report] is not installed")
 
 from corral.cli.experiment import Experiment
-from corral.cli.report import _write, write_report
+from corral.cli.report import gather, write_report
 from corral.cli.run import train_run
 from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
@@ -112,7 +112,7 @@ def check_document(document: str, ids: list[str]) -> None:
 @needs_browser
 @pytest.mark.parametrize("name", ["both", "first"])
 def test_every_panel_of_a_run(runs: dict[str, Path], name: str, tmp_path: Path) -> None:
-    page = write_report(runs[name], tmp_path / "page" / "report.html", quiet=True)
+    page = write_report(gather([runs[name]], quiet=True), tmp_path / "page" / "report.html")
     assert page.stat().st_size < 5_000_000
     for width in (1200, 390):
         check_document(opened(page, tmp_path, width), list(PANELS))
@@ -120,13 +120,14 @@ def test_every_panel_of_a_run(runs: dict[str, Path], name: str, tmp_path: Path) 
 
 @needs_browser
 def test_every_panel_of_a_comparison(runs: dict[str, Path], tmp_path: Path) -> None:
-    page = _write([runs["both"], runs["first"]], tmp_path / "both.html", 3, True)
+    page = write_report(gather([runs["both"], runs["first"]], examples=3, quiet=True), tmp_path / "both.html")
     ids = ["comparison", *(f"run-{place}-{name}" for place in (1, 2) for name in PANELS)]
     check_document(opened(page, tmp_path), ids)
 
 
 def test_the_page_asks_for_nothing(runs: dict[str, Path], tmp_path: Path) -> None:
-    text = write_report(runs["both"], tmp_path / "report.html", quiet=True).read_text(encoding="utf-8")
+    page = write_report(gather([runs["both"]], quiet=True), tmp_path / "report.html")
+    text = page.read_text(encoding="utf-8")
     own = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r"<(?:script|link|img|iframe)[^>]*\b(?:src|href)=", own)
     assert "@import" not in own
@@ -140,6 +141,6 @@ def test_an_unfinished_run_is_refused(runs: dict[str, Path], tmp_path: Path) -> 
     (tmp_path / "run").mkdir()
     shutil.copy(runs["first"] / "settings.yaml", tmp_path / "run")
     with pytest.raises(ValueError, match="not finished"):
-        write_report(tmp_path / "run", tmp_path / "report.html", quiet=True)
+        gather([tmp_path / "run"], quiet=True)
     with pytest.raises(ValueError, match="no run"):
-        write_report(tmp_path, tmp_path / "report.html", quiet=True)
+        gather([tmp_path], quiet=True)

@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 from pydantic import ValidationError
 
-from corral.settings import Settings, dump_settings, load_settings
+from corral.settings import Settings, dump_settings, load_settings, watchable
 
 MINIMAL = "data: {name: online-retail}"
 RECIPES = sorted(entry.name for entry in files("corral.recipes").iterdir() if entry.name.endswith(".yaml"))
@@ -162,3 +162,42 @@ def test_the_dump_holds_every_default() -> None:
 def test_settings_stand_still() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load().seed = 3  # type: ignore[misc]
+
+
+CLICKS = "ranker_training={loss: clicks, label_at_least: 4, metric: METRIC}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("retriever_training.metric=ndgc@10",),
+            "retriever_training.metric = 'ndgc@10': validation gives ndcg@10, recall@10, mrr@10, recall@100; "
+            "did you mean 'ndcg@10'?",
+        ),
+        (("retriever_training.metric=recall@50",), "did you mean 'recall@10'?"),
+        (("ranker={kind: fm}", "ranker_training.metric=recall@10"), "ranker_training.metric = 'recall@10'"),
+        (("ranker={kind: fm}", CLICKS.replace("METRIC", "ndcg@10")), "validation gives auc, gauc"),
+        (("ranker={kind: fm}", CLICKS.replace("METRIC", "logloss")), "validation gives auc, gauc"),  # lower is better
+    ],
+)
+def test_a_watched_metric_that_validation_does_not_give(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match="metric") as error:
+        load(*overrides)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("retriever_training.metric=recall@50", "evaluation.num_candidates=50"),
+        ("ranker={kind: fm}", CLICKS.replace("METRIC", "gauc")),
+        ("ranker_training.metric=anything",),  # there is no ranker to train
+        ("evaluation.num_candidates=10",),
+    ],
+)
+def test_watched_metrics_that_validation_gives(overrides: tuple[str, ...]) -> None:
+    settings = load(*overrides)
+    for stage, names in watchable(settings).items():
+        assert getattr(settings, stage).metric in names
+        assert len(set(names)) == len(names)

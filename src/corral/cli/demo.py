@@ -12,6 +12,7 @@ def demo(
     run: Annotated[
         Path, typer.Option(help="Where the run goes; what is there from an earlier demo is replaced.")
     ] = Path("runs/demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Train on real purchases, judge each stage and the whole, recommend to real customers, write a report.
@@ -24,18 +25,19 @@ def demo(
 
     from rich.console import Console
 
-    from corral.cli.build import read_recipe
-    from corral.cli.experiment import SETTINGS_FILE, Experiment
+    from corral.cli.experiment import Experiment
+    from corral.cli.recipes import read_recipe
     from corral.cli.recommend import item_titles
     from corral.cli.run import open_recommender, train_run
-    from corral.cli.show import show_evaluation, show_list
+    from corral.cli.run_files import SETTINGS_FILE
+    from corral.cli.show import evaluation_json, show_evaluation, show_list
 
     began = time.perf_counter()
     if run.exists():
         if not (run / SETTINGS_FILE).is_file():
             raise ValueError(f"{run}: exists and is no run; choose another directory with --run")
         shutil.rmtree(run)
-    console = Console()
+    console = Console(quiet=as_json)
     experiment = Experiment.start(read_recipe("demo"), run, quiet=quiet)
     events = experiment.dataset.events
     console.print(f"{experiment.dataset.name}: {len(events):,} purchases. {experiment.dataset.header.licence}")
@@ -55,14 +57,16 @@ def demo(
         show_list(
             f"Customer {user}, who last bought {'; '.join(bought)}",
             found.item_ids[place],
-            found.scores[place].tolist(),
+            {"score": found.scores[place].tolist()},
             titles,
             console,
         )
     if find_spec("altair") is None:
         console.print("For the page: pip install 'corral[report]', then corral report " + str(run))
     else:
-        from corral.cli.report import write_report
+        from corral.cli.report import PAGE, gather, write_report
 
-        console.print(f"The page to look at: {write_report(run, run / 'report.html')}")
+        console.print(f"The page to look at: {write_report(gather([run], quiet=quiet), run / PAGE)}")
+    if as_json:
+        print(evaluation_json(result))
     console.print(f"Done in {time.perf_counter() - began:.0f} s. The run is in {run}.")

@@ -23,8 +23,9 @@ def evaluate(
     """
     from rich.console import Console
 
-    from corral.cli.experiment import MANIFEST_FILE, Experiment
+    from corral.cli.experiment import Experiment
     from corral.cli.run import judge, open_models
+    from corral.cli.run_files import MANIFEST_FILE
     from corral.cli.show import evaluation_json, show_evaluation
     from corral.data.split import Part
 

@@ -30,6 +30,7 @@ CORE = {
     "typer": "typer",
     "rich": "rich",
     "safetensors": "safetensors",
+    "scikit-learn": "sklearn",
 }
 # ... and what each extra adds.
 EXTRAS = {

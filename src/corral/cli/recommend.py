@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from corral.serving.recommendations import Recommendations
 
 
 def _id(text: str, id_type: str, what: str) -> Any:
@@ -50,7 +53,7 @@ def recommend(
     deny: Annotated[
         str | None, typer.Option(help="Never these item ids, separated by commas.", show_default=False)
     ] = None,
-    explain: Annotated[bool, typer.Option(help="With --json: both stages' scores of each item.")] = False,
+    explain: Annotated[bool, typer.Option(help="Show both stages' scores, and whose the final one is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, one a list entry.")] = False,
 ) -> None:
     """Recommend items to users: raw ids in, raw ids out.
@@ -92,9 +95,18 @@ def recommend(
     console, titles = Console(), item_titles(recommender)
     for place, name in enumerate(names):
         note = " (nothing known of this user: popular items)" if found.fallback[place] else ""
-        show_list(f"User {name}{note}", found.item_ids[place], found.scores[place].tolist(), titles, console)
+        columns = score_columns(found, place) if explain else {"score": found.scores[place].tolist()}
+        show_list(f"User {name}{note}", found.item_ids[place], columns, titles, console)
         if found.counts[place] < k:
             console.print(f"{found.counts[place]} of {k}: no more items pass the filters")
+
+
+def score_columns(found: Recommendations, place: int) -> dict[str, list[float]]:
+    """The scores of one list by name: both stages', then the final one, which says whose it is."""
+    stages = {"retriever score": found.retriever_scores, "ranker logit": found.ranker_logits}
+    columns = {name: scores[place].tolist() for name, scores in stages.items() if scores is not None}
+    final = "train events" if found.fallback[place] else found.served_by
+    return {**columns, f"score: {final}": found.scores[place].tolist()}
 
 
 def item_titles(recommender: Any) -> dict[Any, str]:

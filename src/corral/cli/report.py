@@ -34,6 +34,9 @@ def report(
         ),
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Users shown with their lists, at most.")] = 6,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the page's path, the metrics and the comparison as JSON.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Write one HTML page about a run: it opens offline, everywhere, and needs nothing else.
@@ -48,28 +51,38 @@ def report(
 
         corral report runs/ml-1m-sasrec-0 runs/ml-1m-gru4rec-0 -o compared.html
     """
+    import json
+
+    from corral.cli.show import comparison_values
+
     where = out or (runs[0] / PAGE if len(runs) == 1 else Path(COMPARISON))
-    print(_write(runs, where, examples, quiet))
+    found = gather(runs, examples=examples, quiet=quiet)
+    page = write_report(found, where)
+    if as_json:
+        judged = {str(run): report.evaluation for run, report in zip(runs, found, strict=True)}
+        print(json.dumps({"page": str(page), **comparison_values(judged)}, indent=1))
+        return
+    print(page)
 
 
-def write_report(run: Path, out: Path, *, examples: int = 6, quiet: bool = False) -> Path:
-    """Writes the page of one run to ``out`` and returns its path.
+def gather(runs: Sequence[Path], *, examples: int = 6, quiet: bool = False) -> list[RunReport]:
+    """All that a page says of some finished runs.
 
     Raises:
         ModuleNotFoundError: altair or vl-convert-python is not installed.
-        ValueError: there is no finished run.
+        ValueError: a run is not there or not finished, or is given twice.
     """
-    return _write([run], out, examples, quiet)
-
-
-def _write(runs: Sequence[Path], out: Path, examples: int, quiet: bool) -> Path:
-    from corral import __version__
     from corral.report.charts import require_altair
-    from corral.report.page import report_page, write_page
 
     require_altair()
-    names = _names(runs)
-    found = [_gather(run, name, examples, quiet) for run, name in zip(runs, names, strict=True)]
+    return [_gather(run, name, examples, quiet) for run, name in zip(runs, _names(runs), strict=True)]
+
+
+def write_report(found: Sequence[RunReport], out: Path) -> Path:
+    """Writes the page of a run, or of several compared, to ``out`` and returns its path."""
+    from corral import __version__
+    from corral.report.page import report_page, write_page
+
     return write_page(report_page(found, f"Made by corral {__version__}. This page makes no network request."), out)
 
 
@@ -87,9 +100,10 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     """Reads a finished run, and asks its trained models for examples; nothing is trained."""
     import json
 
-    from corral.cli.experiment import MANIFEST_FILE, SETTINGS_FILE, Experiment
+    from corral.cli.experiment import Experiment
     from corral.cli.progress import progress
-    from corral.cli.run import BUNDLE, EVALUATION, open_recommender
+    from corral.cli.run import open_recommender
+    from corral.cli.run_files import BUNDLE, EVALUATION, MANIFEST_FILE, SETTINGS_FILE
     from corral.data.split import Part
     from corral.evaluation.result import Evaluation
     from corral.report.data_summary import data_summary
@@ -150,12 +164,13 @@ def _clicks(experiment: Experiment, recommender: TwoStageRecommender) -> ClickRe
     """The ranker's logits of the test part's labels, where there are any."""
     from typing import Any, cast
 
+    from corral.cli.ranker_stage import click_logits
     from corral.data.split import Part
     from corral.report.run_report import ClickResults
 
     if recommender.ranker is None or not experiment.has_clicks:
         return None
-    logits, labels, _ = experiment.click_logits(cast(Any, recommender.ranker), Part.TEST)
+    logits, labels, _ = click_logits(experiment, cast(Any, recommender.ranker), Part.TEST)
     return ClickResults(labels, logits, recommender.calibration)
 
 

@@ -13,17 +13,19 @@ from torch import nn
 from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.progress import progress
+from corral.cli.ranker_stage import click_logits, train_ranker, tune
+from corral.cli.retriever_stage import item_index, served_channel, train_retriever
+from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
+from corral.cli.together_stage import train_together
 from corral.data.split import Part
 from corral.evaluation.calibration import Calibration, fit_calibration
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
 from corral.evaluation.result import Evaluation, Stage
-from corral.serving.bundle import load_bundle, save_bundle
+from corral.serving.bundle import is_bundle, load_bundle, save_bundle
 from corral.serving.histories import UserHistories
 from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
-
-BUNDLE, EVALUATION = "bundle", "evaluation"
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ def _served(experiment: Experiment, tuning: MixtureTuning) -> Stage:
 
 def train_models(experiment: Experiment) -> Models:
     """Both stages; phases that are finished are loaded, interrupted ones go on."""
-    retriever = experiment.train_retriever()
-    if experiment.settings.ranker is None:
-        return Models(retriever, None, None, Stage.RETRIEVER)
-    ranker = experiment.train_ranker(retriever)
+    if experiment.settings.together is not None:
+        retriever, ranker = train_together(experiment)
+    else:
+        retriever = train_retriever(experiment)
+        if experiment.settings.ranker is None:
+            return Models(retriever, None, None, Stage.RETRIEVER)
+        ranker = train_ranker(experiment, retriever)
     with progress("Mixture", quiet=experiment.quiet):
-        tuning = experiment.tune(retriever, ranker)
+        tuning = tune(experiment, retriever, ranker)
     return Models(retriever, ranker, tuning.mixture, _served(experiment, tuning))
 
 
@@ -72,7 +77,7 @@ def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Eva
     with progress("Evaluation", quiet=experiment.quiet):
         result = evaluate(
             experiment.targets(part),
-            experiment.channel(models.retriever),
+            served_channel(experiment, models.retriever),
             ranker=models.ranker,
             num_candidates=settings.num_candidates,
             mixture=models.mixture,
@@ -84,7 +89,7 @@ def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Eva
             device=experiment.device,
         )
     if models.ranker is not None and experiment.has_clicks:
-        logits, labels, users = experiment.click_logits(models.ranker, part)
+        logits, labels, users = click_logits(experiment, models.ranker, part)
         result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
     return result
 
@@ -93,7 +98,7 @@ def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
     dataset = experiment.dataset
     calibration = Calibration()
     if models.ranker is not None and experiment.has_clicks:
-        logits, labels, _ = experiment.click_logits(models.ranker, Part.VALID)
+        logits, labels, _ = click_logits(experiment, models.ranker, Part.VALID)
         calibration = fit_calibration(logits, labels)
     tables = ServingTables(
         dataset.users,
@@ -109,7 +114,7 @@ def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
     return TwoStageRecommender(
         tables,
         cast(Any, models.retriever),
-        experiment.index(models.retriever),
+        item_index(experiment, models.retriever),
         experiment.popularity,
         ranker=cast(Any, models.ranker),
         mixture=models.mixture,
@@ -136,12 +141,14 @@ def train_run(experiment: Experiment) -> Evaluation:
     )
     result = judge(experiment, models)
     result.save(experiment.directory / EVALUATION)
-    experiment.write_manifest(
+    write_manifest(
+        experiment.directory,
         {
+            "protocol": experiment.protocol(),
             "seconds": {"train": trained - began, "evaluate": result.seconds["total"]},
             "served": models.served.value,
             "mixture_weight": None if models.mixture is None else models.mixture.weight,
-        }
+        },
     )
     return result
 
@@ -150,18 +157,19 @@ def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
     """The recommender of a bundle, or of a run directory that holds one.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither, or the bundle is damaged; the message names the file.
     """
     folder = path / BUNDLE if (path / BUNDLE).is_dir() else path
+    if folder == path and (path / SETTINGS_FILE).is_file():
+        raise ValueError(f"{path}: the run has no bundle yet; give its recipe to corral train again to finish it")
+    if not is_bundle(folder):
+        raise ValueError(f"{path}: neither a bundle nor a run with one; make one with corral train")
 
     def make(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
         whole = {"kind": spec.kind, **spec.settings}
-        if "field_size" in whole:
+        if spec.kind in build.CTR_MODELS:
             return build.make_ranker(whole, tables.user_features, tables.item_features)
         counts = torch.zeros(tables.item_features.rows)
         return build.make_retriever(whole, tables.user_features, tables.item_features, counts)
 
-    try:
-        return load_bundle(folder, make, build.choose_device(device))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: neither a bundle nor a run with one; make one with corral train") from error
+    return load_bundle(folder, make, build.choose_device(device))

@@ -1,9 +1,10 @@
-"""Tables for a terminal: the funnel, its protocol, lists of recommendations."""
+"""What a result looks like in a terminal, and as JSON: the funnel, its protocol, lists, a comparison."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -11,13 +12,46 @@ from rich.markup import escape
 from rich.table import Table
 
 from corral.evaluation.funnel_table import funnel_columns, funnel_table
-from corral.evaluation.result import Evaluation
+from corral.evaluation.result import Evaluation, differing_rules
+from corral.evaluation.significance import compare
+from corral.report.comparison_panel import COMPARED
+
+
+def _values(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN: metrics that do not exist are null."""
+    return {name: None if value != value else value for name, value in metrics.items()}
 
 
 def evaluation_json(evaluation: Evaluation) -> str:
-    """Metrics, protocol and system as JSON; metrics that do not exist are null."""
-    metrics = {name: None if value != value else value for name, value in evaluation.metrics.items()}
-    return json.dumps({"metrics": metrics, "protocol": evaluation.protocol, "system": evaluation.system}, indent=1)
+    """Metrics, protocol and system as JSON."""
+    found = {
+        "metrics": _values(evaluation.metrics),
+        "protocol": evaluation.protocol,
+        "system": evaluation.system,
+    }
+    return json.dumps(found, indent=1)
+
+
+def comparison_values(judged: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """The numbers of a report as JSON values.
+
+    Args:
+        judged: evaluations by the name of their run.
+
+    Returns:
+        ``runs``: the metrics of each; ``differences``: the fields of ``PairedDifference`` for the first run and
+        each of the others; ``not_comparable``: the rules that differ, by run, where there are any.
+    """
+    (name, first), *others = judged.items()
+    strange = {run: rules for run, other in others if (rules := differing_rules(first.protocol, other.protocol))}
+    differences = [
+        {"first_run": name, "second_run": run, "metric": metric, **asdict(compare([first], [other], metric))}
+        for run, other in others
+        for metric in COMPARED
+        if run not in strange and metric in first.per_query and metric in other.per_query
+    ]
+    runs = [{"run": run, "metrics": _values(evaluation.metrics)} for run, evaluation in judged.items()]
+    return {"runs": runs, "differences": differences, "not_comparable": strange}
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -42,13 +76,25 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def show_list(
-    title: str, ids: Sequence[Any], scores: Sequence[float], titles: Mapping[Any, str], console: Console
+    title: str, ids: Sequence[Any], columns: Mapping[str, Sequence[float]], titles: Mapping[Any, str], console: Console
 ) -> None:
-    """One ranked list, with the items' titles where there are any."""
+    """One ranked list, with the items' titles where there are any.
+
+    Args:
+        title: above the table.
+        ids: external ids, best first; None = no more.
+        columns: scores of the ids, by the name of their column.
+        titles: of items, by external id.
+        console: where to.
+    """
     table = Table(title=escape(title), title_justify="left")
-    for name, justify in (("#", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for place, (item, score) in enumerate(zip(ids, scores, strict=True), 1):
+    table.add_column("#", justify="right")
+    table.add_column("item")
+    table.add_column("title")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for place, (item, *scores) in enumerate(zip(ids, *columns.values(), strict=True), 1):
         if item is not None:
-            table.add_row(str(place), escape(str(item)), escape(titles.get(item, "")), f"{score:.4f}")
+            cells = ["-" if score != score else f"{score:.4f}" for score in scores]
+            table.add_row(str(place), escape(str(item)), escape(titles.get(item, "")), *cells)
     console.print(table)

@@ -38,7 +38,7 @@ def train(
     """
     from rich.console import Console
 
-    from corral.cli.build import read_recipe, recipe_names
+    from corral.cli.recipes import read_recipe, recipe_names
     from corral.settings import dump_settings
 
     if list_recipes:

@@ -19,6 +19,8 @@ class GRU4Rec(nn.Module):
         hidden: state size of the GRU.
         layers: GRU layers.
         dropout: on embeddings and on the output.
+        sparse: gradients of the item table hold the rows of the batch alone; for sampled losses over large
+            catalogues.
         max_length: longest history used when a single query is encoded.
     """
 
@@ -30,11 +32,12 @@ class GRU4Rec(nn.Module):
         hidden: int = 128,
         layers: int = 1,
         dropout: float = 0.2,
+        sparse: bool = False,
         max_length: int = 50,
     ) -> None:
         super().__init__()
         self.max_length = max_length
-        self.item_embedding = nn.Embedding(num_items, size, padding_idx=0)
+        self.item_embedding = nn.Embedding(num_items, size, padding_idx=0, sparse=sparse)
         self.gru = nn.GRU(size, hidden, layers, batch_first=True)
         self.output = nn.Linear(hidden, size)
         self.empty_query = nn.Parameter(torch.zeros(size))

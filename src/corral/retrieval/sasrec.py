@@ -70,6 +70,8 @@ class SASRec(nn.Module):
         blocks: transformer blocks.
         heads: attention heads; must divide ``size``.
         dropout: on embeddings and residual branches.
+        sparse: gradients of the item table hold the rows of the batch alone; for sampled losses over large
+            catalogues.
     """
 
     def __init__(
@@ -81,12 +83,13 @@ class SASRec(nn.Module):
         blocks: int = 2,
         heads: int = 1,
         dropout: float = 0.2,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         if size % heads:
             raise ValueError(f"heads={heads} must divide size={size}")
         self.max_length = max_length
-        self.item_embedding = nn.Embedding(num_items, size, padding_idx=0)
+        self.item_embedding = nn.Embedding(num_items, size, padding_idx=0, sparse=sparse)
         self.position_embedding = nn.Embedding(max_length, size)
         self.empty_query = nn.Parameter(torch.zeros(size))
         self.blocks = nn.ModuleList(_Block(size, heads, dropout) for _ in range(blocks))

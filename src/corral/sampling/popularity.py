@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from corral.sampling.catalogue import Catalogue
+from corral.sampling.inverse_cdf import inverse_cdf
 from corral.sampling.sampler import Sample
 
 
-class PopularitySampler:
+class PopularitySampler(nn.Module):
     """Draws item rows in proportion to a power of their train counts plus one.
 
     Args:
@@ -17,14 +19,19 @@ class PopularitySampler:
         power: 1 draws by popularity, 0 uniformly.
     """
 
+    normalised: bool = True
+
+    cumulative: Tensor
+    log_share: Tensor
+
     def __init__(self, catalogue: Tensor, counts: Tensor, *, power: float = 1.0) -> None:
-        if len(catalogue) == 0:
-            raise ValueError("an empty catalogue cannot be sampled from")
+        super().__init__()
+        self.catalogue = Catalogue(catalogue)
+        if counts.shape != catalogue.shape:
+            raise ValueError(f"need a count for each of the {len(catalogue)} items, got {list(counts.shape)}")
         weight = (counts.double() + 1) ** power
-        self._catalogue = catalogue
-        self._cumulative = weight.cumsum(0) / weight.sum()
-        self._log_q = torch.full((int(catalogue.max()) + 1,), -torch.inf)
-        self._log_q[catalogue] = (weight / weight.sum()).log().float()
+        self.register_buffer("cumulative", weight.cumsum(0) / weight.sum(), persistent=False)
+        self.register_buffer("log_share", (weight / weight.sum()).log().float(), persistent=False)
 
     def refresh(self, item_vectors: Tensor) -> None:
         """Nothing to do."""
@@ -33,10 +40,10 @@ class PopularitySampler:
         """n draws per query [B, N]: by inversion, log M steps a draw."""
         shape = (query_vectors.shape[0], n)
         uniform = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
-        at = torch.searchsorted(self._cumulative.to(uniform.device), uniform).clamp(max=len(self._catalogue) - 1)
-        items = self._catalogue.to(at.device)[at].to(query_vectors.device)
-        return Sample(items, self.log_q(query_vectors, items))
+        at = inverse_cdf(self.cumulative, uniform.to(self.cumulative))
+        return Sample(self.catalogue.items[at], self.log_share[at])
 
     def log_q(self, query_vectors: Tensor, items: Tensor) -> Tensor:
         """Log-probability of each item [B, N]."""
-        return self._log_q.to(items.device)[items]
+        position = self.catalogue.positions(items)
+        return self.log_share[position].masked_fill(position < 0, -torch.inf)

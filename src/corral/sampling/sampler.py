@@ -15,7 +15,8 @@ class Sample:
 
     Attributes:
         items: item rows [B, N], int64.
-        log_q: natural log of the **normalised** probability of each draw [B, N].
+        log_q: natural log of the **normalised** probability of each draw [B, N]; 0 from samplers that say
+            ``normalised = False``.
     """
 
     items: Tensor
@@ -24,16 +25,30 @@ class Sample:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A proposal distribution over items, given a query."""
+    """A proposal distribution over the item rows of a catalogue [M], given a query.
+
+    The samplers of this package are plain ``nn.Module``s: what ``refresh`` or a batch changes is in buffers,
+    so that the ``state_dict()`` of an objective that holds one is enough to go on between two refreshes.
+    What follows from the constructor's arguments is not in it.
+
+    Attributes:
+        normalised: exp(log_q) sums to 1 over the catalogue and is what the draws follow. False for samplers
+            that are uncorrected, hence biased, on purpose: their log_q is 0.
+    """
+
+    normalised: bool
 
     def refresh(self, item_vectors: Tensor) -> None:
-        """Takes new item vectors [M, D] of the catalogue; a no-op where the proposal does not use them."""
+        """Takes new vectors [M, D] of the catalogue, in its order; a no-op where the proposal does not use them.
+
+        A sampler that needs them raises RuntimeError when it is asked before its first refresh.
+        """
         ...
 
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
-        """n independent draws, with replacement, for each query vector [B, D]."""
+        """n independent draws, with replacement, for each query vector [B, D]; carries no gradient."""
         ...
 
     def log_q(self, query_vectors: Tensor, items: Tensor) -> Tensor:
-        """Log-probability of drawing ``items`` [B, N] for each query [B, N]."""
+        """Log-probability of drawing ``items`` [B, N] for each query [B, N]; -inf outside the catalogue."""
         ...

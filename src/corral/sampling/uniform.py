@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from corral.sampling.catalogue import Catalogue
 from corral.sampling.sampler import Sample
 
 
-class UniformSampler:
+class UniformSampler(nn.Module):
     """Draws item rows of the catalogue [M] with probability 1/M."""
 
+    normalised: bool = True
+
     def __init__(self, catalogue: Tensor) -> None:
-        if len(catalogue) == 0:
-            raise ValueError("an empty catalogue cannot be sampled from")
-        self._catalogue = catalogue
+        super().__init__()
+        self.catalogue = Catalogue(catalogue)
 
     def refresh(self, item_vectors: Tensor) -> None:
         """Nothing to do."""
@@ -24,10 +26,11 @@ class UniformSampler:
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
         """n draws per query [B, N]."""
         shape = (query_vectors.shape[0], n)
-        at = torch.randint(len(self._catalogue), shape, generator=generator, device=generator.device)
-        items = self._catalogue.to(query_vectors.device)[at.to(query_vectors.device)]
+        at = torch.randint(len(self.catalogue), shape, generator=generator, device=generator.device)
+        items = self.catalogue.items[at.to(self.catalogue.items.device)]
         return Sample(items, self.log_q(query_vectors, items))
 
     def log_q(self, query_vectors: Tensor, items: Tensor) -> Tensor:
-        """-log M for every item [B, N]."""
-        return torch.full(items.shape, -math.log(len(self._catalogue)), device=items.device)
+        """-log M for every item of the catalogue [B, N]."""
+        everywhere = torch.full(items.shape, -math.log(len(self.catalogue)), device=items.device)
+        return everywhere.masked_fill(self.catalogue.positions(items) < 0, -torch.inf)

@@ -30,7 +30,7 @@ from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
 from corral.retrieval.faiss_index import open_index
 from corral.retrieval.popularity import PopularityChannel
-from corral.serving.manifest import MANIFEST_FILE, read_manifest, verify_files, write_manifest
+from corral.serving.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files, write_manifest
 from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
 from corral.serving.table_bundle import read_tables, write_tables
 
@@ -92,6 +92,11 @@ def save_bundle(
         write_manifest(files.directory, {"name": data_name, "hash": data_hash})
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether there is a bundle, whole or damaged: its manifest tells, or the weights that every bundle has."""
+    return any((path / name).is_file() for name in (MANIFEST_FILE, "retriever.safetensors"))
+
+
 def load_bundle(path: Path, build: Builder, device: torch.device | str = "cpu") -> TwoStageRecommender:
     """The recommender saved in a bundle; it answers bit for bit as the saved one did.
 
@@ -108,7 +113,20 @@ def load_bundle(path: Path, build: Builder, device: torch.device | str = "cpu") 
             not those of the modules that ``build`` makes.
     """
     path = Path(path)
-    verify_files(path, read_manifest(path))
+    try:
+        manifest = read_manifest(path)
+    except FileNotFoundError as error:
+        if is_bundle(path):
+            raise ValueError(f"{path / MANIFEST_FILE} is missing; copy or export the bundle again") from error
+        raise
+    try:
+        return _load(path, manifest, build, device)
+    except FileNotFoundError as error:  # gone since it was checked, or never in the manifest
+        raise ValueError(f"{path}: a file of the bundle is missing: {error}; copy or export it again") from error
+
+
+def _load(path: Path, manifest: Manifest, build: Builder, device: torch.device | str) -> TwoStageRecommender:
+    verify_files(path, manifest)
     settings = json.loads((path / SETTINGS_FILE).read_text())
     tables = read_tables(path, settings["tables"])
     specs = {name: ModuleSpec(**part) for name, part in settings["parts"].items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.vocabulary import FIRST_ROW, PADDING, UNKNOWN, Vocabulary
 from corral.evaluation.funnel import evaluation_mode
+from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.bundle import Builder
@@ -55,6 +57,7 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
         if name not in recommender.specs or not isinstance(part, nn.Module):
             raise ValueError(f"the recommender does not say how to build its {name}: pass specs")
         module = build(recommender.specs[name], tables).to(recommender.device).eval()
+        part = _with_longer_counts(part, module, torch.from_numpy(moved), len(items))
         module.load_state_dict(_longer_weights(part, module, moved, len(items)))
         rebuilt[name] = module
     new_rows = torch.from_numpy(items.rows(new_items["item_id"]).astype(np.int64))
@@ -85,6 +88,22 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
         batch_size=recommender.batch_size,
         specs=recommender.specs,
     )
+
+
+def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, rows: int) -> nn.Module:
+    """The trained part with its co-visitation counts renumbered, in it and in the newly built module alike.
+
+    Their tables hold item rows as values, not one row per item: new weights would not do.
+    """
+    if not isinstance(part, EvidenceRanker) or part.evidence is None:
+        return part
+    part = copy.deepcopy(part)
+    assert isinstance(module, EvidenceRanker)
+    assert module.evidence is not None
+    table = cast(CoVisitationEvidence, part.evidence).table.renumbered(moved, rows)
+    for ranker in (part, module):
+        ranker.evidence.table = table  # type: ignore[union-attr]
+    return part
 
 
 @torch.no_grad()

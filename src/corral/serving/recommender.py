@@ -22,6 +22,7 @@ from corral.evaluation.funnel import evaluation_mode
 from corral.evaluation.metrics import ranking_order
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
+from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.ranker import Ranker
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
 from corral.retrieval.index import ItemIndex
@@ -139,6 +140,8 @@ class TwoStageRecommender:
             )
         self.tables, self.retriever, self.index, self.popularity = tables, retriever, index, popularity
         self.ranker, self.mixture = ranker, mixture
+        if isinstance(ranker, EvidenceRanker):
+            ranker.connect(retriever)
         self.calibration = calibration or Calibration()
         self.num_candidates, self.serve_by = num_candidates, serve_by
         self.history_length, self.batch_size = history_length, batch_size

@@ -40,6 +40,7 @@ class FitState:
         batch: batches of it already trained on.
         step: batches in all.
         sums: sum of each loss over the epoch so far.
+        seconds: time spent on the epoch so far, also before an interruption (what it threw away not counted).
         best: best value of the watched metric.
         best_epoch: the epoch it belongs to, -1 before the first.
         records: what was logged, one mapping an epoch.
@@ -50,6 +51,7 @@ class FitState:
     batch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
     best: float = -math.inf
     best_epoch: int = -1
     records: list[dict[str, float]] = field(default_factory=list)
@@ -152,7 +154,7 @@ def fit(
     saved_at = time.monotonic()
     best_weights: dict[str, Tensor] = {}
     while not state.finished and state.epoch < epochs:
-        began = time.monotonic()
+        began = time.monotonic() - state.seconds
         objective.train()
         if refresh_every == 0 and state.batch == 0:
             cast(Objective, objective).refresh()
@@ -174,11 +176,12 @@ def fit(
                 )
             on_step(state)
             if last and time.monotonic() - saved_at > checkpoint_seconds:
+                state.seconds = time.monotonic() - began
                 _save(last, objective, optimizer, state)
                 saved_at = time.monotonic()
         record = {"epoch": state.epoch, "step": state.step, "seconds": round(time.monotonic() - began, 3)}
         record |= {f"loss/{name}": value / max(state.batch, 1) for name, value in state.sums.items()}
-        state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
+        state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
         if validate and (state.epoch % validate_every == 0 or state.epoch == epochs):
             objective.eval()
             with torch.no_grad():

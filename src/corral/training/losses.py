@@ -1,4 +1,4 @@
-"""Retrieval losses. Natural logarithms; each returns the mean over its P examples.
+"""The losses of both stages. Natural logarithms; each returns the mean over its P examples.
 
 Gradients flow to query and item vectors, never through sampling probabilities.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -134,3 +135,17 @@ def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share
     same.fill_diagonal_(False)
     losses = logits.masked_fill(same, -torch.inf).logsumexp(1) - logits.diagonal()
     return losses.sum() / max(len(losses), 1)
+
+
+def binary_loss(logits: Tensor, hit: Tensor) -> Tensor:
+    """Log loss of [i+ ; draws]: label 1 for column 0, 0 for the others; mean over all pairs.
+
+    Args:
+        logits: scores of either stage [P, 1 + N].
+        hit: True where a draw is the clicked item [P, N]; left out.
+    """
+    label = torch.zeros_like(logits)
+    label[:, 0] = 1.0
+    loss = functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
+    weight = torch.cat([torch.ones_like(logits[:, :1]), (~hit).to(logits.dtype)], 1)
+    return (loss * weight).sum() / weight.sum().clamp(min=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from corral.data.batches import Batch, SequenceBatch
 from corral.retrieval.retriever import CausalRetriever, Retriever
 from corral.sampling.sampler import Sampler
-from corral.training.losses import full_softmax, in_batch_softmax, sampled_softmax
+from corral.training.losses import binary_loss, full_softmax, in_batch_softmax, sampled_softmax
 
 
 def queries_and_targets(retriever: Retriever, batch: Batch | SequenceBatch) -> tuple[Tensor, Tensor]:
@@ -85,14 +86,25 @@ class SampledSoftmaxObjective(_RetrievalObjective):
         catalogue: item rows [M], int64.
         sampler: where negatives come from.
         num_negatives: N draws per query.
+        binary: log loss (label 1 for the clicked item, 0 for each draw) instead of the softmax.
+        certain: the clicked item is taken as present with certainty (-log N for log Q(i+)).
         seed: of the draws.
     """
 
     def __init__(
-        self, retriever: nn.Module, catalogue: Tensor, sampler: Sampler, *, num_negatives: int = 100, seed: int = 0
+        self,
+        retriever: nn.Module,
+        catalogue: Tensor,
+        sampler: Sampler,
+        *,
+        num_negatives: int = 100,
+        binary: bool = False,
+        certain: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(retriever, catalogue)
         self.sampler, self.num_negatives = sampler, num_negatives
+        self.binary, self.certain = binary, certain
         self.generator = torch.Generator().manual_seed(seed)
 
     def refresh(self) -> None:
@@ -116,7 +128,12 @@ class SampledSoftmaxObjective(_RetrievalObjective):
             log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]
         items = torch.cat([target[:, None], drawn.items], 1)
         scores = torch.einsum("pd,pnd->pn", queries, retriever.encode_items(items))
-        loss = sampled_softmax(scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, drawn.items == target[:, None])
+        hit = drawn.items == target[:, None]
+        if self.binary:
+            return {"total": binary_loss(scores, hit)}
+        if self.certain:
+            log_q_target = torch.full_like(log_q_target, -math.log(self.num_negatives))
+        loss = sampled_softmax(scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, hit)
         return {"total": loss}
 
 

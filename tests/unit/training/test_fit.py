@@ -169,6 +169,22 @@ def test_a_finished_training_is_loaded(tmp_path: Path) -> None:
     assert len(log_of(tmp_path)) == 3
 
 
+def test_an_interrupted_epoch_logs_all_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by 1 s a batch and 1000 s between the two processes: 4 batches an epoch are 4 s."""
+    clock = [0.0]
+    monkeypatch.setattr("corral.training.fit.time.monotonic", lambda: clock[0])
+
+    def tick(state: FitState) -> None:
+        clock[0] += 1.0
+
+    with pytest.raises(Interrupted):
+        run(Toy(), tmp_path, stop_after=7, on_step=tick, checkpoint_seconds=0.5)
+    clock[0] += 1000.0
+    # The seventh step was thrown away with the checkpoint that it did not reach.
+    state = run(Toy(), tmp_path, on_step=tick, checkpoint_seconds=0.5)
+    assert [record["seconds"] for record in state.records] == [4.0, 4.0, 4.0]
+
+
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize(
     ("scores", "patience", "every", "epochs", "ran", "best"),

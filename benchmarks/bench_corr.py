@@ -1,0 +1,277 @@
+"""Is the whole better than its parts? CoRR against the pairs trained apart, joint baselines, counts, and LightGBM.
+
+Leave-last-two-out, seen items left out, full catalogue, 100 candidates. Two ladders: NAME-plain (ids and history
+alone, served by the ranker) and NAME (every system with the same recall-stage evidence, served by the better of
+ranker and mixture on validation). Every (data set, system, seed) is one run of a shipped recipe under runs/corr;
+finished runs are skipped, interrupted ones go on.
+
+    python benchmarks/bench_corr.py                                             # everything, in the order of tiers
+    python benchmarks/bench_corr.py --datasets amazon-beauty-7core --systems corr two-stage --seeds 0
+    python benchmarks/bench_corr.py --tune                                      # one data set and seed, validation only
+    python benchmarks/bench_corr.py --page                                      # the pages from finished runs
+
+Needs CORRAL_DATA. Writes docs/results/corr.json and corr.md (and corr_tuning.json by --tune).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from corr_systems import DATASETS, SYSTEMS, TIERS
+from results import ROOT, Row, result_row, table, write_results
+
+from corral.cli.experiment import Experiment
+from corral.cli.recipes import read_recipe
+from corral.cli.retriever_stage import served_channel, train_retriever
+from corral.cli.run import Models, judge, train_models
+from corral.cli.run_files import write_text
+from corral.data.split import Part
+from corral.evaluation.evaluate import evaluate
+from corral.evaluation.mixture import tune_mixture
+from corral.evaluation.result import Evaluation, Stage
+from corral.evaluation.significance import compare
+from corral.retrieval.co_visitation import CoVisitation, CoVisitationChannel
+
+RUNS = ROOT / "runs" / "corr"
+TUNING = ROOT / "docs" / "results" / "corr_tuning.json"
+COLUMNS = (
+    "ndcg@10",
+    "recall@10",
+    "mrr@10",
+    "retriever/ndcg@10",
+    "ranker/ndcg@10",
+    "retriever/recall@100",
+    "agreement/spearman",
+    "mixture_weight",
+    "minutes",
+)
+TUNED_ON = ("amazon-beauty-7core", 0)
+
+
+def tuned(system: str) -> tuple[str, ...]:
+    """The overrides that tuning chose, or none."""
+    if not TUNING.exists():
+        return ()
+    chosen = json.loads(TUNING.read_text(encoding="utf-8"))["chosen"]
+    base = "corr" if system.startswith("corr-") and system != "corr-plain" else system
+    return tuple(chosen.get(base, ()))
+
+
+def open_run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str] = ()) -> Experiment:
+    """The experiment of one run; a retriever that another system has trained is taken from there."""
+    wanted = SYSTEMS[system]
+    ranker = "ranker=null" not in wanted.overrides
+    data = [one for one in DATASETS[dataset] if ranker or not one.startswith("ranker.")]
+    settings = read_recipe(wanted.recipe, (*data, *wanted.overrides, *more, f"seed={seed}", "threads=1"))
+    experiment = Experiment.start(settings, folder, quiet=True)
+    donor = folder.parent / f"{dataset}-{wanted.retriever_of}-{seed}" / "retriever"
+    if wanted.retriever_of and donor.is_dir() and not (folder / "retriever").exists():
+        temporary = folder / "retriever.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(donor, temporary)
+        temporary.rename(folder / "retriever")
+    return experiment
+
+
+def co_visitation(experiment: Experiment) -> tuple[Evaluation, dict[str, float]]:
+    """Counts alone; decay and power chosen on validation."""
+    counts = CoVisitation.of(experiment.dataset, experiment.split)
+    best: tuple[float, CoVisitationChannel | None] = (-1.0, None)
+    for decay in (0.4, 0.5, 0.6, 0.7, 0.8):
+        for power in (0.0, 0.3, 0.5):
+            channel = CoVisitationChannel(counts, recent=20, decay=decay, power=power)
+            found = evaluate(experiment.validation, channel, cutoffs=(10,), recall_cutoffs=(100,)).metrics["ndcg@10"]
+            best = max(best, (found, channel), key=lambda pair: pair[0])
+    assert best[1] is not None
+    result = evaluate(
+        experiment.targets(Part.TEST),
+        best[1],
+        item_counts=experiment.counts,
+        catalogue=experiment.catalogue.numpy(),
+        protocol={**experiment.protocol(), "part": "test"},
+    )
+    return result, {"valid/ndcg@10": best[0], "decay": best[1].decay, "power": best[1].power}
+
+
+def lightgbm(experiment: Experiment) -> tuple[Evaluation, dict[str, float]]:
+    """LightGBM over the full-softmax retriever's candidates; its settings chosen on validation."""
+    from gbdt_ranker import best_gbdt
+
+    retriever = train_retriever(experiment)
+    channel = served_channel(experiment, retriever)
+    ranker, value, parameters = best_gbdt(experiment, retriever)
+    tuning = tune_mixture(experiment.validation, channel, ranker)
+    models = Models(retriever, ranker, tuning.mixture, Stage.FUSED)  # type: ignore[arg-type]
+    return judge(experiment, models), {"valid/ndcg@10": max(value, tuning.fused_value), **parameters}
+
+
+def run(dataset: str, system: str, seed: int, folder: Path) -> Row:
+    """One run, or what it gave before."""
+    done = folder / f"{dataset}-{system}-{seed}" / "row.json"
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
+    began = time.process_time()
+    experiment = open_run(dataset, system, seed, done.parent, tuned(system))
+    facts: dict[str, float] = {}
+    if system == "co-visitation":
+        result, facts = co_visitation(experiment)
+    elif system == "lightgbm":
+        result, facts = lightgbm(experiment)
+    else:
+        models = train_models(experiment)
+        if models.mixture is not None:
+            facts["mixture_weight"] = models.mixture.weight
+        facts["valid/ndcg@10"] = best_validation(done.parent)
+        result = judge(experiment, models)
+    result.save(done.parent / "evaluation")
+    facts["minutes"] = (time.process_time() - began) / 60
+    metrics = {**{name: value for name, value in result.metrics.items() if value == value}, **facts}
+    row = result_row(dataset, system, seed, metrics, data_hash=experiment.dataset.hash, protocol=dict(result.protocol))
+    row["overrides"] = [*SYSTEMS[system].overrides, *tuned(system)]
+    row["served"] = str(result.served.value)
+    write_text(done, json.dumps(row, default=str))
+    return row
+
+
+def best_validation(folder: Path) -> float:
+    """The best validation value of the last phase of a run."""
+    for phase in ("together", "ranker", "retriever"):
+        log = folder / phase / "log.jsonl"
+        if log.exists():
+            records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+            return max(record.get("ndcg@10", 0.0) for record in records)
+    return float("nan")
+
+
+def tune(systems: Sequence[str], folder: Path) -> None:
+    """Every system's trials on one data set and seed, judged on validation; the best is kept for all runs."""
+    dataset, seed = TUNED_ON
+    known = json.loads(TUNING.read_text(encoding="utf-8")) if TUNING.exists() else {"chosen": {}, "trials": {}}
+    known |= {"dataset": dataset, "seed": seed, "metric": "ndcg@10 of the served list on validation"}
+    for system in systems:
+        trials = SYSTEMS[system].trials
+        if not trials:
+            continue
+        found: list[tuple[float, tuple[str, ...]]] = []
+        for number, trial in enumerate(((), *trials)):
+            place = folder / f"{dataset}-tune-{system}-{number}"
+            note = place / "trial.json"
+            if not note.exists():
+                share_retriever(folder, dataset, system, trial, place)
+                train_models(open_run(dataset, system, seed, place, trial))
+                write_text(note, json.dumps({"overrides": trial, "valid/ndcg@10": best_validation(place)}))
+            value = json.loads(note.read_text(encoding="utf-8"))["valid/ndcg@10"]
+            found.append((value, trial))
+            print(system, trial, round(value, 4), flush=True)
+        best = max(found, key=lambda pair: pair[0])
+        known["chosen"][system] = list(best[1])
+        known["trials"][system] = [{"overrides": list(trial), "valid/ndcg@10": value} for value, trial in found]
+        write_text(TUNING, json.dumps(known, indent=1) + "\n")
+
+
+def share_retriever(folder: Path, dataset: str, system: str, trial: Sequence[str], place: Path) -> None:
+    """Trials that change the ranker alone take the finished retriever of the first trial, or of its donor."""
+    if SYSTEMS[system].recipe not in ("independent", "two-stage"):
+        return
+    first = folder / f"{dataset}-tune-{system}-0" / "retriever"
+    donor = folder / f"{dataset}-{SYSTEMS[system].retriever_of}-{TUNED_ON[1]}" / "retriever"
+    source = next((one for one in (first, donor) if one.is_dir() and place / "retriever" != one), None)
+    if source is not None and not (place / "retriever").exists() and not any("retriever" in one for one in trial):
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = place / "retriever.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        temporary.rename(place / "retriever")
+
+
+def comparisons(rows: Sequence[Row], folder: Path) -> list[dict[str, object]]:
+    """Paired bootstrap over users of corr (and corr-plain) against every other system of the same ladder."""
+    found: list[dict[str, object]] = []
+    for dataset in DATASETS:
+        here = [row for row in rows if row["dataset"] == dataset]
+        for ours in ("corr", "corr-plain"):
+            mine = {row["seed"] for row in here if row["system"] == ours}
+            for system in SYSTEMS:
+                if system == ours or (ours == "corr-plain") != (system.endswith("-plain")):
+                    continue
+                seeds = sorted(mine & {row["seed"] for row in here if row["system"] == system})
+                if not seeds:
+                    continue
+                first, second = (
+                    [Evaluation.load(folder / f"{dataset}-{name}-{seed}" / "evaluation") for seed in seeds]
+                    for name in (system, ours)
+                )
+                gap = compare(first, second)
+                found.append(
+                    {
+                        "dataset": dataset,
+                        "system": ours,
+                        "against": system,
+                        "seeds": len(seeds),
+                        "gain": gap.second / gap.first - 1 if gap.first else float("nan"),
+                        "difference": gap.difference,
+                        "low": gap.low,
+                        "high": gap.high,
+                    }
+                )
+    return found
+
+
+def write_pages(folder: Path) -> None:
+    """docs/results/corr.json and corr.md from all finished runs."""
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
+    order = list(SYSTEMS)
+    rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
+    pairs = comparisons(rows, folder)
+    shown = [*table(rows, COLUMNS), ""]
+    shown += ["minutes: processor time of one thread, evaluation included; a retriever taken over is not counted.", ""]
+    shown += ["## Paired bootstrap over users, nDCG@10, mean over the seeds both have", ""]
+    shown += ["| data set | system | against | seeds | gain | difference | 95 % interval |", "|---" * 7 + "|"]
+    for pair in pairs:
+        shown.append(
+            "| {dataset} | {system} | {against} | {seeds} | {gain:+.1%} | {difference:+.4f} "
+            "| {low:+.4f} to {high:+.4f} |".format(**pair)
+        )
+    protocol = {"threads": 1, "num_candidates": 100, "comparisons": pairs}
+    write_results("corr", rows, protocol, shown, command="python benchmarks/bench_corr.py")
+    print("\n".join(shown))
+
+
+def main() -> None:
+    """Runs what is missing and writes the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", choices=list(DATASETS))
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS))
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--runs", type=Path, default=RUNS)
+    parser.add_argument("--tune", action="store_true", help="try every system's trials, choose by validation")
+    parser.add_argument("--page", action="store_true", help="write the pages from the finished runs, run nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    np.seterr(all="ignore")
+    if arguments.tune:
+        tune(arguments.systems or list(SYSTEMS), arguments.runs)
+        return
+    for dataset, systems, seeds in () if arguments.page else TIERS:
+        if arguments.datasets and dataset not in arguments.datasets:
+            continue
+        # One seed of everything first: a table without gaps exists early.
+        for seed in arguments.seeds or range(seeds):
+            for system in systems:
+                if arguments.systems and system not in arguments.systems:
+                    continue
+                row = run(dataset, system, seed, arguments.runs)
+                shown = {name: round(row["metrics"][name], 4) for name in COLUMNS if name in row["metrics"]}
+                print(dataset, system, seed, shown, flush=True)
+    write_pages(arguments.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The classical second stage: LightGBM lambdarank over the retriever's candidates, with the evidence all have.
+
+    features: all evidence columns, the retriever's score, its distance to the list's best and mean, the rank by it,
+    the history's length.
+
+It is trained on lists of train events, with the clicked item added where the retriever missed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightgbm
+import numpy as np
+import torch
+from torch import Tensor
+
+from corral.cli.experiment import Experiment
+from corral.cli.retriever_stage import item_index, served_channel
+from corral.data.batches import Query
+from corral.data.examples import Examples
+from corral.data.split import Part
+from corral.evaluation.funnel import evaluation_mode
+from corral.evaluation.mixture import tune_mixture
+from corral.ranking.evidence import CoVisitationEvidence
+from corral.retrieval.channels import RetrieverChannel
+from corral.retrieval.co_visitation import CoVisitation
+
+
+class GbdtRanker:
+    """A ``Ranker`` made of trees; features that depend on the list are made from the list that it is given.
+
+    Args:
+        retriever: frozen.
+        evidence: as the other systems have it.
+        parameters: of LightGBM, and ``rounds``.
+        noisy: the retriever keeps its dropout where training lists and features are made: it scores what it was
+            trained on better than it ever will again, and dropout hides some of that.
+    """
+
+    def __init__(
+        self, retriever: Any, evidence: CoVisitationEvidence, parameters: Mapping[str, Any], *, noisy: bool = False
+    ) -> None:
+        self.retriever, self.evidence, self.noisy = retriever, evidence, noisy
+        self.parameters = {
+            "objective": "lambdarank",
+            "lambdarank_truncation_level": 20,
+            "verbosity": -1,
+            "num_threads": 1,
+            "deterministic": True,
+            **parameters,
+        }
+        self.rounds = int(self.parameters.pop("rounds"))
+        self.booster: lightgbm.Booster | None = None
+
+    @torch.no_grad()
+    def features(self, query: Query, items: Tensor) -> Tensor:
+        """[B, N, E + 5] of candidate lists [B, N], 0-padded."""
+        scores = torch.einsum("bd,bnd->bn", self.retriever.encode_queries(query), self.retriever.encode_items(items))
+        there = items != 0
+        scores = scores.masked_fill(~there, -torch.inf)
+        rank = scores.argsort(1, descending=True, stable=True).argsort(1).float()
+        best = scores.amax(1, keepdim=True)
+        mean = scores.masked_fill(~there, 0).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+        length = (query.history != 0).sum(1, keepdim=True).float().expand(items.shape)
+        listwise = torch.stack([scores, scores - best, scores - mean, rank, length], -1)
+        return torch.cat([self.evidence(query, items), listwise], -1).nan_to_num(neginf=-1e6)
+
+    def lists(
+        self, examples: Examples, at: np.ndarray, channel: RetrieverChannel, n: int, history_length: int
+    ) -> Iterator[tuple[Query, Tensor, Tensor]]:
+        """(query, candidates [B, n], which one was clicked [B, n]) of train events; items of the past left out."""
+        for start in range(0, len(at), 512):
+            batch = examples.batch(at[start : start + 512], history_length)
+            found = channel.recall(batch.query, n, batch.query.history).items
+            missed = ~(found == batch.item[:, None]).any(1)
+            found[missed, -1] = batch.item[missed]
+            yield batch.query, found, found == batch.item[:, None]
+
+    def fit(
+        self, examples: Examples, at: np.ndarray, channel: RetrieverChannel, *, n: int = 100, history_length: int = 50
+    ) -> None:
+        """Trains on the lists of the examples at positions ``at``."""
+        rows, labels, groups = [], [], []
+        with evaluation_mode(self.retriever):
+            self.retriever.train(self.noisy)
+            for query, items, clicked in self.lists(examples, at, channel, n, history_length):
+                there = items != 0
+                rows.append(self.features(query, items)[there].numpy())
+                labels.append(clicked[there].numpy())
+                groups.append(there.sum(1).numpy())
+        data = lightgbm.Dataset(
+            np.concatenate(rows), np.concatenate(labels).astype(np.int32), group=np.concatenate(groups)
+        )
+        self.booster = lightgbm.train(self.parameters, data, num_boost_round=self.rounds)
+
+    def __call__(self, query: Query, items: Tensor) -> Tensor:
+        """Logits [B, N]."""
+        assert self.booster is not None, "fit first"
+        values = self.features(query, items)
+        scores = np.asarray(
+            self.booster.predict(values.flatten(0, 1).numpy(), num_iteration=self.rounds, num_threads=1)
+        )
+        return torch.from_numpy(scores).float().view(items.shape)
+
+
+LAST_EVENTS = 2  # train lists are made for so many latest train events of each user
+
+
+def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, float, dict[str, float]]:
+    """The trees that are best on validation, alone or mixed with the retriever; what they reached, and settings."""
+    evidence = CoVisitationEvidence(CoVisitation.of(experiment.dataset, experiment.split), recent=10)
+    examples = Examples.of(experiment.dataset, experiment.split, Part.TRAIN)
+    last = np.append(np.flatnonzero(np.diff(examples.user)), len(examples) - 1)
+    at = np.unique(np.concatenate([np.maximum(last - back, 0) for back in range(LAST_EVENTS)]))
+    at = at[examples.batch(at, 1).query.history[:, -1].numpy() != 0]
+    channel = RetrieverChannel(retriever, item_index(experiment, retriever))
+    served = served_channel(experiment, retriever)
+    best: tuple[float, GbdtRanker | None, int] = (-1.0, None, 0)
+    for noisy in (False, True):
+        for leaves in (15, 31):
+            parameters = {"num_leaves": leaves, "learning_rate": 0.05, "min_data_in_leaf": 50, "rounds": 300}
+            ranker = GbdtRanker(retriever, evidence, parameters, noisy=noisy)
+            torch.manual_seed(experiment.settings.seed)
+            ranker.fit(examples, at, channel, history_length=experiment.history_length)
+            for rounds in (50, 100, 300):
+                ranker.rounds = rounds
+                value = tune_mixture(experiment.validation, served, ranker).fused_value
+                if value > best[0]:
+                    best = (value, ranker, rounds)
+    value, found, rounds = best
+    assert found is not None
+    found.rounds = rounds
+    return found, value, {"rounds": rounds, "leaves": found.parameters["num_leaves"], "noisy": float(found.noisy)}

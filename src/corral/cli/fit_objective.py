@@ -1,0 +1,92 @@
+"""fit_objective: any objective trained under a run's directory, by its settings, with its bar and its logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from corral.cli.experiment import Experiment
+from corral.cli.progress import progress
+from corral.data.event_loader import EventLoader
+from corral.data.examples import Examples
+from corral.stage_settings import TrainingSettings
+from corral.training.fit import FitState, Loader, fit
+from corral.training.optimizers import RowWiseAdam, warmup_constant, warmup_cosine
+from corral.training.tensorboard import tensorboard_writer
+
+# Named metrics of the models as they stand, in eval mode; what early stopping watches is among them.
+Validate = Callable[[], Mapping[str, float]]
+
+
+def event_loader(
+    experiment: Experiment, chosen: TrainingSettings, history_length: int, examples: Examples
+) -> EventLoader:
+    """Examples one by one, shuffled by the run's seed."""
+    return EventLoader(
+        examples,
+        history_length=history_length,
+        batch_size=chosen.batch_size,
+        seed=experiment.settings.seed,
+        max_per_user=getattr(chosen, "max_per_user", 0),
+    )
+
+
+def fit_objective(
+    experiment: Experiment,
+    name: str,
+    objective: nn.Module,
+    loader: Loader,
+    chosen: TrainingSettings,
+    validate: Validate,
+) -> FitState:
+    """Trains an objective; its models then hold the best weights.
+
+    Args:
+        experiment: whose seed, device and directory are used.
+        name: of the folder below the run's directory, for checkpoints and logs, and of the progress bar. A
+            training that left a checkpoint there goes on; one that is finished is loaded.
+        objective: an :class:`~corral.training.objective.Objective` module, of one stage or of both.
+        loader: its batches.
+        chosen: how to train it.
+        validate: judges the objective's models after an epoch.
+    """
+    total = max(chosen.epochs * loader.batches_per_epoch(), 1)
+    schedule = warmup_cosine(chosen.warmup_steps, total) if chosen.cosine else warmup_constant(chosen.warmup_steps)
+    objective.to(experiment.device)
+    optimizer = RowWiseAdam(
+        objective,
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        max_norm=chosen.max_norm,
+        schedule=schedule,
+    )
+    torch.manual_seed(experiment.settings.seed)
+    folder = experiment.directory / name
+    add_to_tensorboard = tensorboard_writer(folder / "tensorboard")
+    with progress(f"Training {name}", total, quiet=experiment.quiet) as advance:
+
+        def note(state: FitState) -> None:
+            last = state.records[-1]
+            add_to_tensorboard(last)
+            value = last.get(chosen.metric)
+            advance(0, f"epoch {state.epoch}" + ("" if value is None else f", {chosen.metric} {value:.4f}"))
+
+        return fit(
+            objective,
+            loader,
+            optimizer,
+            epochs=chosen.epochs,
+            validate=validate,
+            metric=chosen.metric,
+            patience=chosen.patience,
+            validate_every=chosen.validate_every,
+            refresh_every=getattr(chosen, "refresh_every", 0),
+            directory=folder,
+            checkpoint_seconds=chosen.checkpoint_seconds,
+            device=experiment.device,
+            low_precision=chosen.low_precision,
+            on_step=lambda state: advance(1),
+            on_epoch=note,
+        )

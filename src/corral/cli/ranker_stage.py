@@ -1,0 +1,150 @@
+"""Stage 2 of an experiment: built, trained and judged on validation, and its mixture with stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from corral.cli import build
+from corral.cli.experiment import Experiment
+from corral.cli.fit_objective import Validate, event_loader, fit_objective
+from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
+from corral.corr.stages import Stages
+from corral.corr.two_stage import TwoStageObjective
+from corral.data.split import Part
+from corral.data.targets import Targets
+from corral.evaluation.click_metrics import click_metrics
+from corral.evaluation.funnel import evaluation_mode
+from corral.evaluation.mixture import MixtureTuning, tune_mixture
+from corral.ranking.evidence import EvidenceRanker
+from corral.retrieval.retriever import Retriever
+from corral.training.fit import Loader
+from corral.training.ranking_objectives import ClickObjective
+
+# Logits of so many events at once.
+_EVENTS = 4096
+
+
+def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
+    """Stage 2 before training; where it reads the retriever's score, of this retriever."""
+    torch.manual_seed(experiment.settings.seed + 1)
+    dataset = experiment.dataset
+    model = build.make_ranker(
+        experiment.specs["ranker"], dataset.user_features, dataset.item_features, experiment.co_visitation
+    )
+    if isinstance(model, EvidenceRanker):
+        model.connect(cast(Retriever, retriever))
+    return model.to(experiment.device)
+
+
+def new_stages(experiment: Experiment, retriever: nn.Module, ranker: nn.Module, positions: int) -> Stages:
+    """Both stages over the same examples."""
+    assert experiment.settings.ranker is not None
+    return Stages(
+        retriever,
+        ranker,
+        experiment.catalogue,
+        positions=positions,
+        history_length=experiment.settings.ranker.history_length,
+        seed=experiment.settings.seed + 2,
+    )
+
+
+def validation_queries(experiment: Experiment) -> Targets:
+    """The validation queries that stage 2 and the mixture are judged on."""
+    return experiment.validation.sample(experiment.settings.ranker_training.validation_queries, seed=0)
+
+
+def order_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> Validate:
+    """nDCG@10 of the list as it would be served, and of each stage, over stage 1's present candidates."""
+
+    def validate() -> Mapping[str, float]:
+        experiment.share_unknown(retriever)
+        experiment.share_unknown(ranker)
+        tuning = tune(experiment, retriever, ranker)
+        served = {"ranker": tuning.ranker_value, "retriever": tuning.retriever_value}
+        return {
+            "ndcg@10": served.get(experiment.settings.evaluation.serve_by, tuning.fused_value),
+            "retriever/ndcg@10": tuning.retriever_value,
+            "ranker/ndcg@10": tuning.ranker_value,
+            "mixture_weight": tuning.mixture.weight,
+        }
+
+    return validate
+
+
+def click_logits(experiment: Experiment, ranker: nn.Module, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, labels and users [n] of a part's events."""
+    assert experiment.settings.ranker is not None
+    examples, logits = experiment.examples(part), []
+    with torch.no_grad(), evaluation_mode(ranker):
+        for start in range(0, len(examples), _EVENTS):
+            at = np.arange(start, min(start + _EVENTS, len(examples)))
+            batch = examples.batch(at, experiment.settings.ranker.history_length).to(experiment.device)
+            logits.append(ranker(batch.query, batch.item[:, None])[:, 0].double().cpu().numpy())
+    return np.concatenate(logits), examples.label, np.asarray(examples.user)
+
+
+def click_judge(experiment: Experiment, ranker: nn.Module) -> Validate:
+    """Click metrics on validation."""
+
+    def validate() -> Mapping[str, float]:
+        experiment.share_unknown(ranker)
+        logits, labels, users = click_logits(experiment, ranker, Part.VALID)
+        return click_metrics(labels, logits, users)
+
+    return validate
+
+
+def _click_training(experiment: Experiment, ranker: nn.Module) -> tuple[nn.Module, Loader]:
+    """Stage 2 on labels: it needs no retriever."""
+    assert experiment.settings.ranker is not None
+    chosen, length = experiment.settings.ranker_training, experiment.settings.ranker.history_length
+    return ClickObjective(ranker), event_loader(experiment, chosen, length, experiment.examples(Part.TRAIN))
+
+
+def _order_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:
+    """Stage 2 on clicks against sampled items, beside the finished retriever."""
+    assert experiment.settings.ranker is not None
+    chosen = experiment.settings.ranker_training
+    objective = TwoStageObjective(
+        new_stages(experiment, retriever, ranker, chosen.max_per_user),
+        sampler_for(experiment, retriever, chosen),
+        num_negatives=chosen.num_negatives,
+        binary=chosen.loss == "bce",
+        certain=chosen.certain,
+        noisy_scores=chosen.noisy_scores,
+        seed=experiment.settings.seed + 1,
+    )
+    return objective, click_loader(experiment, retriever, chosen, experiment.history_length)
+
+
+def train_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
+    """Stage 2, trained (or loaded); it is judged by the order of stage 1's candidates, or by its clicks."""
+    ranker, chosen = new_ranker(experiment, retriever), experiment.settings.ranker_training
+    if experiment.has_clicks:
+        objective, loader = _click_training(experiment, ranker)
+        judge = click_judge(experiment, ranker)
+    else:
+        objective, loader = _order_training(experiment, ranker, retriever)
+        judge = order_judge(experiment, ranker, retriever)
+    fit_objective(experiment, "ranker", objective, loader, chosen, judge)
+    experiment.share_unknown(ranker)
+    return ranker
+
+
+def tune(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> MixtureTuning:
+    """The mixture of both scores that is best on validation."""
+    settings = experiment.settings.evaluation
+    return tune_mixture(
+        validation_queries(experiment),
+        served_channel(experiment, retriever),
+        ranker,
+        num_candidates=settings.num_candidates,
+        batch_size=settings.batch_size,
+        device=experiment.device,
+    )

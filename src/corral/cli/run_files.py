@@ -1,0 +1,86 @@
+"""The files of a run: their names, whose run a directory holds, and the manifest; each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from corral import __version__
+from corral.settings import Settings, dump_settings, load_settings
+
+SETTINGS_FILE, DATA_FILE, MANIFEST_FILE = "settings.yaml", "data_hash.txt", "manifest.json"
+BUNDLE, EVALUATION = "bundle", "evaluation"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_settings(directory: Path) -> Settings:
+    """The settings of the run in a directory.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = directory / SETTINGS_FILE
+    if not path.is_file():
+        raise ValueError(f"{directory}: no run (no {SETTINGS_FILE}); make one with corral train")
+    return load_settings(path.read_text(encoding="utf-8"), str(path))
+
+
+def check_settings(directory: Path, settings: Settings) -> None:
+    """Whether a run of these settings may start, or go on, in ``directory``; before any data is read.
+
+    Raises:
+        ValueError: the directory holds a run with other settings.
+    """
+    if (directory / SETTINGS_FILE).exists() and read_settings(directory) != settings:
+        raise ValueError(f"{directory}: holds a run with other settings; choose another directory with --run")
+
+
+def begin(directory: Path, settings: Settings, data_name: str, data_hash: str) -> None:
+    """Notes settings and data of a run in its directory; of a run that goes on, checks that they are its own.
+
+    Raises:
+        ValueError: the directory holds a run with other settings, or on other data.
+    """
+    check_settings(directory, settings)
+    trained_on = directory / DATA_FILE
+    if trained_on.exists() and trained_on.read_text(encoding="utf-8").strip() != data_hash:
+        raise ValueError(f"{directory}: was trained on other data than {data_name} holds now; use another --run")
+    if not (directory / SETTINGS_FILE).exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(trained_on, data_hash + "\n")
+        # Last: with it the directory holds a run.
+        write_text(directory / SETTINGS_FILE, dump_settings(settings))
+
+
+def versions() -> dict[str, str]:
+    """What produced a result."""
+    return {
+        "corral": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def write_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Adds facts, the versions and the time to a run's manifest; a run that has one is finished."""
+    path = directory / MANIFEST_FILE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known |= {"versions": versions(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
+    write_text(path, json.dumps(known, indent=1, default=str) + "\n")

@@ -1,0 +1,1 @@
+"""CoRR: the retriever and the ranker trained together (arXiv 2206.14649)."""

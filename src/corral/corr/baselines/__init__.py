@@ -1,0 +1,1 @@
+"""Other ways of training both stages together, on the same trunks, to compare with."""

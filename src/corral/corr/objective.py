@@ -1,0 +1,136 @@
+"""CoRR: retriever and ranker trained together; L = L_ra + L_re + w_KD L_KD.
+
+Shape letters: P examples, N draws, A positions of a batch, M items in the catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from corral.corr.distillation import distillation_terms
+from corral.corr.schedule import Ramp
+from corral.corr.stages import Encoded, Scored, Stages
+from corral.data.batches import Batch, SequenceBatch
+from corral.sampling.sampler import Sampler
+from corral.training.losses import full_softmax, sampled_softmax
+
+AT_ONCE = Ramp(1.0)  # the paper's weight, from the first step on
+
+
+class CooperativeObjective(nn.Module):
+    """Both stages learn in every step; negatives come from the live retriever.
+
+    What is drawn: N items for each of the P examples that the ranker trains on, from Q(. | its query vector).
+    L_ra and L_KD use them. L_re uses them and, where the batch has more positions than the ranker trains on,
+    N more for each of the others; with ``full_softmax`` it needs none.
+
+    Gradients: L_ra moves no retriever weight, L_KD no ranker weight; sampling and log Q carry none.
+
+    Args:
+        stages: the retriever and the ranker.
+        sampler: the proposal Q.
+        num_negatives: N.
+        distillation: w_KD, by step.
+        temperature: of the distillation.
+        certain_retriever: L_re takes the clicked item as present with certainty (log Q(i+) replaced by -log N).
+        certain_ranker: the same for L_ra.
+        full_softmax: L_re over the whole catalogue instead of the sample.
+        clean_teacher: the teacher's logits come from a second pass without dropout.
+        only_better_teacher: an example is distilled only where the ranker finds the clicked item more
+            likely than the retriever does, on the same sample.
+        seed: of the draws.
+    """
+
+    step: Tensor
+    position: Tensor
+
+    def __init__(
+        self,
+        stages: Stages,
+        sampler: Sampler,
+        *,
+        num_negatives: int = 20,
+        distillation: Ramp = AT_ONCE,
+        temperature: float = 1.0,
+        certain_retriever: bool = False,
+        certain_ranker: bool = False,
+        full_softmax: bool = False,
+        clean_teacher: bool = False,
+        only_better_teacher: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.stages, self.sampler, self.num_negatives = stages, sampler, num_negatives
+        self.distillation, self.temperature = distillation, temperature
+        self.certain_retriever, self.certain_ranker = certain_retriever, certain_ranker
+        self.full_softmax, self.clean_teacher = full_softmax, clean_teacher
+        self.only_better_teacher = only_better_teacher
+        self.generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        position = torch.full((int(stages.catalogue.max()) + 1,), -1)
+        position[stages.catalogue.cpu()] = torch.arange(len(stages.catalogue))
+        self.register_buffer("position", position, persistent=False)
+
+    def refresh(self) -> None:
+        """Gives the sampler the retriever's current item vectors."""
+        self.sampler.refresh(self.stages.item_vectors().float())
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """Those of the draws and of the positions."""
+        return {"negatives": self.generator, "positions": self.stages.generator}
+
+    def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
+        """L_ra, L_re, L_KD and their weighted total."""
+        encoded = self.stages.encode(batch)
+        both = self.stages.sample(encoded, self.sampler, self.num_negatives, self.generator)
+        losses = {"ranker": self._clicks(both.logits, both, self.certain_ranker)}
+        losses["retriever"] = self._retriever_loss(encoded, both)
+        weight = self.distillation(int(self.step))
+        if self.training:
+            self.step += 1
+        losses["total"] = losses["ranker"] + losses["retriever"]
+        if weight > 0:
+            losses["distillation"] = self._distillation(encoded, both)
+            losses["total"] = losses["total"] + weight * losses["distillation"]
+        return losses
+
+    def _clicks(self, values: Tensor, both: Scored, certain: bool) -> Tensor:
+        own = torch.full_like(both.log_q[:, 0], -math.log(self.num_negatives)) if certain else both.log_q[:, 0]
+        return sampled_softmax(values[:, 0], values[:, 1:], own, both.log_q[:, 1:], both.hit)
+
+    def _retriever_loss(self, encoded: Encoded, both: Scored) -> Tensor:
+        if self.full_softmax:
+            vectors = self.stages.retriever.encode_items(self.stages.catalogue)  # type: ignore[operator]
+            return full_softmax(encoded.every_query, vectors, self.position[encoded.every_target])
+        drawn = self._clicks(both.scores, both, self.certain_retriever)
+        others = torch.ones(len(encoded.every_query), dtype=torch.bool, device=drawn.device)
+        others[encoded.chosen] = False
+        rest = int(others.sum())
+        if rest == 0:
+            return drawn
+        queries, target = encoded.every_query[others], encoded.every_target[others]
+        with torch.no_grad():
+            more = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
+            log_q = torch.cat([self.sampler.log_q(queries.detach(), target[:, None]), more.log_q], 1)
+        items = torch.cat([target[:, None], more.items], 1)
+        scores = self.stages.scores(queries, items)
+        second = Scored(scores, scores, log_q, more.items == target[:, None], items)
+        loss = self._clicks(scores, second, self.certain_retriever)
+        # The mean over all A positions.
+        share = rest / len(others)
+        return (1 - share) * drawn + share * loss
+
+    def _distillation(self, encoded: Encoded, both: Scored) -> Tensor:
+        logits = self.stages.clean_logits(encoded, both.items, both.scores) if self.clean_teacher else both.logits
+        log_q = both.log_q[:, 1:]
+        terms = distillation_terms(both.scores[:, 1:], logits[:, 1:], log_q, temperature=self.temperature)
+        if self.only_better_teacher:
+            with torch.no_grad():
+                ranker = (both.logits - both.log_q).log_softmax(1)[:, 0]
+                retriever = (both.scores - both.log_q).log_softmax(1)[:, 0]
+            terms = terms * (ranker > retriever)
+        return terms.sum() / max(len(terms), 1)

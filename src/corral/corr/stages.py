@@ -1,0 +1,153 @@
+"""Both stages over the same examples: queries encoded once, one shared sample, scores and logits of it.
+
+Shape letters: P examples, N items per example, A positions of a batch, M items in the catalogue, D vector size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Batch, Query, SequenceBatch
+from corral.data.positions import choose_positions, queries_at
+from corral.ranking.evidence import EvidenceRanker
+from corral.retrieval.retriever import CausalRetriever, Retriever
+from corral.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The examples of a batch, the retriever's part of the queries done.
+
+    Attributes:
+        queries: the retriever's vectors of the P examples that both stages train on [P, D].
+        target: their clicked items [P].
+        query: the same examples for the ranker.
+        every_query: query vectors of all A positions of the batch [A, D]; the P are among them.
+        every_target: their clicked items [A].
+        chosen: where the P examples are among the A [P].
+    """
+
+    queries: Tensor
+    target: Tensor
+    query: Query
+    every_query: Tensor
+    every_target: Tensor
+    chosen: Tensor
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What both stages say of the clicked item (column 0) and N draws.
+
+    Attributes:
+        scores: the retriever's [P, 1 + N], gradient to the retriever.
+        logits: the ranker's [P, 1 + N], gradient to the ranker alone.
+        log_q: natural log of the normalised draw probability [P, 1 + N].
+        hit: True where a draw is the clicked item [P, N].
+        items: item rows [P, 1 + N].
+    """
+
+    scores: Tensor
+    logits: Tensor
+    log_q: Tensor
+    hit: Tensor
+    items: Tensor
+
+
+class Stages(nn.Module):
+    """A retriever and a ranker that train on the same examples.
+
+    The causal trick: of a ``SequenceBatch`` one pass of the retriever gives queries at all positions; the
+    retriever's click loss uses every one, the ranker (and what is drawn for it) a random few per sequence.
+
+    Args:
+        retriever: stage 1.
+        ranker: stage 2.
+        catalogue: item rows [M].
+        positions: the ranker trains on at most so many positions of a sequence; 0: on all.
+        history_length: of the ranker's queries.
+        seed: of the choice of positions.
+    """
+
+    catalogue: Tensor
+
+    def __init__(
+        self,
+        retriever: nn.Module,
+        ranker: nn.Module,
+        catalogue: Tensor,
+        *,
+        positions: int = 0,
+        history_length: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.retriever, self.ranker = retriever, ranker
+        self.positions, self.history_length = positions, history_length
+        self.generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("catalogue", catalogue, persistent=False)
+
+    def encode(self, batch: Batch | SequenceBatch) -> Encoded:
+        """Query vectors of a batch and which of its positions the ranker trains on."""
+        if isinstance(batch, Batch):
+            queries = cast(Retriever, self.retriever).encode_queries(batch.query)
+            everyone = torch.arange(len(queries), device=queries.device)
+            return Encoded(queries, batch.item, batch.query, queries, batch.item, everyone)
+        row, slot = batch.target_mask.nonzero(as_tuple=True)
+        states = cast(CausalRetriever, self.retriever).encode_positions(batch)
+        every = states[row, batch.query_index[row, slot]]
+        target = batch.items[row, slot]
+        number = torch.full(batch.items.shape, -1, device=row.device)
+        number[row, slot] = torch.arange(len(row), device=row.device)
+        row, slot = choose_positions(batch.target_mask, self.positions, self.generator)
+        chosen = number[row, slot]
+        query = queries_at(batch, row, slot, self.history_length)
+        return Encoded(every[chosen], target[chosen], query, every, target, chosen)
+
+    def scores(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Retriever scores [P, n] of item rows [P, n]."""
+        vectors = cast(Retriever, self.retriever).encode_items(items)
+        return torch.einsum("pd,pnd->pn", queries, vectors)
+
+    def logits(self, query: Query, items: Tensor, scores: Tensor) -> Tensor:
+        """Ranker logits [P, n]; a ranker that reads the retriever's scores is given them, without gradient."""
+        if isinstance(self.ranker, EvidenceRanker):
+            return self.ranker(query, items, scores.detach())
+        return cast(Tensor, self.ranker(query, items))
+
+    def score(self, encoded: Encoded, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Retriever scores and ranker logits of given item rows [P, n], each [P, n]."""
+        scores = self.scores(encoded.queries, items)
+        return scores, self.logits(encoded.query, items, scores)
+
+    def sample(self, encoded: Encoded, sampler: Sampler, n: int, generator: torch.Generator) -> Scored:
+        """The clicked item and n draws for each example, through both stages."""
+        with torch.no_grad():
+            proposal, own = encoded.queries.detach(), encoded.target[:, None]
+            drawn = sampler.sample(proposal, n, generator)
+            log_q = torch.cat([sampler.log_q(proposal, own), drawn.log_q], 1)
+        items = torch.cat([own, drawn.items], 1)
+        scores, logits = self.score(encoded, items)
+        return Scored(scores, logits, log_q, drawn.items == own, items)
+
+    @torch.no_grad()
+    def clean_logits(self, encoded: Encoded, items: Tensor, scores: Tensor) -> Tensor:
+        """Ranker logits [P, n] without dropout and gradient."""
+        training = self.ranker.training
+        self.ranker.eval()
+        logits = self.logits(encoded.query, items, scores)
+        self.ranker.train(training)
+        return logits
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Vectors of the catalogue [M, D], without dropout."""
+        training = self.retriever.training
+        self.retriever.eval()
+        vectors = cast(Retriever, self.retriever).encode_items(self.catalogue)
+        self.retriever.train(training)
+        return vectors

@@ -1,0 +1,75 @@
+"""The classical order of things: the retriever is finished, then the ranker is trained beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from corral.corr.stages import Stages
+from corral.data.batches import Batch, SequenceBatch
+from corral.sampling.sampler import Sampler
+from corral.training.losses import binary_loss, sampled_softmax
+
+
+class TwoStageObjective(nn.Module):
+    """The ranker learns from clicks against draws; the retriever stands still, its parameters frozen here.
+
+    With a uniform sampler the two stages are independent; with the retriever's own top k this is the usual
+    two-stage training.
+
+    Args:
+        stages: a trained retriever and the ranker.
+        sampler: where negatives come from.
+        num_negatives: N.
+        binary: log loss (label 1 for the clicked item, 0 for each draw) instead of the sampled softmax.
+        certain: the clicked item is taken as present with certainty (-log N for log Q(i+)).
+        noisy_scores: the retriever keeps its dropout while the ranker trains. A retriever scores the items
+            that it was trained on better than it ever will again; dropout hides some of that from a ranker
+            that reads its scores.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        sampler: Sampler,
+        *,
+        num_negatives: int = 20,
+        binary: bool = False,
+        certain: bool = False,
+        noisy_scores: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.stages, self.sampler, self.num_negatives = stages, sampler, num_negatives
+        self.binary, self.certain, self.noisy_scores = binary, certain, noisy_scores
+        self.generator = torch.Generator().manual_seed(seed)
+        stages.retriever.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> TwoStageObjective:
+        """Training mode for the ranker; for the retriever with ``noisy_scores`` only."""
+        super().train(mode)
+        self.stages.retriever.train(mode and self.noisy_scores)
+        return self
+
+    def refresh(self) -> None:
+        """Gives the sampler the retriever's item vectors."""
+        self.sampler.refresh(self.stages.item_vectors().float())
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """Those of the draws and of the positions."""
+        return {"negatives": self.generator, "positions": self.stages.generator}
+
+    def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
+        """The ranker's loss."""
+        both = self.stages.sample(self.stages.encode(batch), self.sampler, self.num_negatives, self.generator)
+        if self.binary:
+            return {"total": binary_loss(both.logits, both.hit)}
+        own = both.log_q[:, 0]
+        if self.certain:
+            own = torch.full_like(own, -math.log(self.num_negatives))
+        loss = sampled_softmax(both.logits[:, 0], both.logits[:, 1:], own, both.log_q[:, 1:], both.hit)
+        return {"total": loss}

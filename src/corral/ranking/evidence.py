@@ -1,0 +1,149 @@
+"""What the recall stage knows of (history, candidate), as inputs of a ranker.
+
+Shape letters: B queries, N items per query, R latest history items, E inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Query
+from corral.ranking.ranker import EncodedQuery, FieldRanker
+from corral.retrieval.co_visitation import CoVisitation
+from corral.retrieval.retriever import Retriever
+
+
+class Evidence(Protocol):
+    """Numbers about a pair that the ranker's embeddings do not carry; nothing in it is learned.
+
+    Attributes:
+        size: E.
+    """
+
+    size: int
+
+    def __call__(self, query: Query, items: Tensor) -> Tensor:
+        """[B, N, E] for item rows [B, N]; without gradient, about unit scale."""
+        ...
+
+
+class CoVisitationEvidence(nn.Module):
+    """Co-visitation between the R latest history items and the candidate; see ``CoVisitation``.
+
+    One input a step back in the history and direction, so that the ranker learns what recency is worth:
+    log(1 + 4 w(h_r -> i)) and log(1 + 4 w(i -> h_r)), r = 1 .. R. Then five summaries: the decayed sum over
+    all steps, the same divided by the root of the item's count, how many steps were ever co-visited, the
+    log of the item's count, and the log of the strongest single count.
+
+    Args:
+        table: the counts, on train events, the user's own taken out.
+        recent: R.
+        decay: of the sums.
+    """
+
+    def __init__(self, table: CoVisitation, *, recent: int = 10, decay: float = 0.6) -> None:
+        super().__init__()
+        self.table, self.recent = table, recent
+        self.size = 2 * recent + 5
+        decays = decay ** torch.arange(recent - 1, -1, -1).float()
+        self.register_buffer("decays", decays, persistent=False)
+
+    decays: Tensor
+
+    @torch.no_grad()
+    def forward(self, query: Query, items: Tensor) -> Tensor:
+        """[B, N, 2 R + 5]."""
+        history = query.recent(self.recent).history
+        missing = self.recent - history.shape[1]
+        if missing:
+            history = torch.cat([history.new_zeros(len(query), missing), history], 1)
+        ahead, behind = self.table.between(query.user, history, items)
+        both = ahead + behind
+        weighted = both @ self.decays
+        own = self.table.owned(query.user, items).float()
+        count = (self.table.counts[items] - own).clamp(min=0)
+        summaries = torch.stack(
+            [
+                torch.log1p(4 * weighted),
+                4 * weighted / (count + 1).sqrt(),
+                (both > 0).float().mean(-1),
+                torch.log1p(count) / 4,
+                torch.log1p(4 * both.amax(-1)),
+            ],
+            -1,
+        )
+        return torch.cat([torch.log1p(4 * ahead), torch.log1p(4 * behind), summaries], -1)
+
+
+class EvidenceRanker(nn.Module):
+    """A ``FieldRanker`` that also reads evidence, and, where wished, the retriever's score.
+
+    The score comes in twice: as an input of the CTR model, and added to the logit with one learned factor
+    (1 at the start), so that the ranker begins as a correction of the order it is given and need not learn
+    that order anew. No gradient goes to the retriever.
+
+    Args:
+        ranker: its CTR model is built with ``num_extra`` = the evidence's size, + 1 with ``score``.
+        evidence: of the pair; None: the retriever's score alone.
+        score: read the retriever's score; :meth:`connect` names the retriever, or the caller passes scores.
+    """
+
+    def __init__(self, ranker: FieldRanker, evidence: nn.Module | None, *, score: bool = False) -> None:
+        super().__init__()
+        self.ranker, self.evidence = ranker, evidence
+        self.factor = nn.Parameter(torch.ones(())) if score else None
+        self._retriever: Callable[[], Retriever] | None = None
+
+    @property
+    def history_length(self) -> int | None:
+        """How many of the latest items it reads."""
+        return self.ranker.history_length
+
+    def connect(self, retriever: Retriever) -> None:
+        """Names the retriever whose score is read.
+
+        It does not become a part of this module, and is neither saved nor trained with it: the callable hides
+        it from ``nn.Module``'s bookkeeping.
+        """
+        self._retriever = lambda: retriever
+
+    def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
+        """Those of the inner ranker."""
+        return self.ranker.id_tables()
+
+    def forward(self, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Logits [B, N].
+
+        Args:
+            query: B queries.
+            items: item rows [B, N], int64.
+            scores: the retriever's, where the caller has them [B, N]; no gradient flows back. None: asked
+                from the connected retriever.
+        """
+        return self.logits(self.encode(query), query, items, scores)
+
+    def encode(self, query: Query) -> EncodedQuery:
+        """The part that is the same for every item of a query."""
+        return self.ranker.encode(query)
+
+    def logits(self, encoded: EncodedQuery, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Logits [B, N] of queries already encoded."""
+        extra = [] if self.evidence is None else [self.evidence(query, items)]
+        if self.factor is None:
+            return self.ranker.logits(encoded, items, extra[0] if extra else None)
+        if scores is None:
+            scores = self._scores(query, items)
+        scores = scores.detach()
+        extra.append(scores[..., None] / 8)
+        return self.ranker.logits(encoded, items, torch.cat(extra, -1)) + self.factor * scores
+
+    @torch.no_grad()
+    def _scores(self, query: Query, items: Tensor) -> Tensor:
+        if self._retriever is None:
+            raise ValueError("this ranker reads the retriever's score: connect(retriever) first, or pass scores")
+        retriever = self._retriever()
+        return torch.einsum("bd,bnd->bn", retriever.encode_queries(query), retriever.encode_items(items))

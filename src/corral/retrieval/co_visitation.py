@@ -1,0 +1,304 @@
+"""Co-visitation: which items are visited soon after which, counted on train events and nothing learned.
+
+w(a -> b) = sum over users, over positions p < q of the user's train sequence with a at p and b at q and
+q - p <= window, of 1 / (q - p).
+
+**A user's own events never speak about that user.** Whatever is asked for a user, the user's own share of
+w is taken out first: otherwise the clicked item of a train example would be found in its own counts, and
+training would see evidence that no test query has. The rule is the same in training, evaluation and serving.
+
+Shape letters: B queries, R history items asked about, N items per query, E pairs of the table.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from corral.data.batches import Query
+from corral.data.candidates import Candidates
+from corral.data.dataset import Dataset
+from corral.data.split import Part, Split
+from corral.data.vocabulary import FIRST_ROW
+
+
+class CoVisitation(nn.Module):
+    """The table w, sparse, with every user's train sequence to take the own share out.
+
+    Everything is a buffer: it is saved with the model that reads it and moves with it.
+
+    Args:
+        earlier: item rows a [E], int64.
+        later: item rows b [E], int64.
+        weight: w(a -> b) [E]; pairs (a, b) unique.
+        sequence: item rows of all train events, by user and then time [n].
+        offsets: first event of each user row in ``sequence`` [U + 1].
+        num_items: item rows, the two reserved ones included.
+        window: largest gap counted.
+    """
+
+    keys: Tensor
+    weight: Tensor
+    start: Tensor
+    sequence: Tensor
+    offsets: Tensor
+    own_keys: Tensor
+    counts: Tensor
+
+    def __init__(
+        self,
+        earlier: Tensor,
+        later: Tensor,
+        weight: Tensor,
+        sequence: Tensor,
+        offsets: Tensor,
+        *,
+        num_items: int,
+        window: int,
+    ) -> None:
+        super().__init__()
+        self.num_items, self.window = num_items, window
+        keys, order = (earlier.long() * num_items + later.long()).sort()
+        sequence, offsets = sequence.long(), offsets.long()
+        user = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
+        self.register_buffer("keys", keys)
+        self.register_buffer("weight", weight.float()[order])
+        # First pair of each earlier item: the rows of a sparse matrix, for recall.
+        self.register_buffer("start", torch.searchsorted(keys, torch.arange(num_items + 1) * num_items))
+        self.register_buffer("sequence", sequence)
+        self.register_buffer("offsets", offsets)
+        self.register_buffer("own_keys", (user * num_items + sequence).unique())
+        self.register_buffer("counts", torch.bincount(sequence, minlength=num_items).float())
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split, *, window: int = 20) -> CoVisitation:
+        """Counts the train events of a split.
+
+        Args:
+            dataset: the events.
+            split: only its train events are counted.
+            window: largest gap, in events of a user, >= 1.
+        """
+        rows = split.rows(Part.TRAIN)
+        items = dataset.events.item[rows].astype(np.int64)
+        users = dataset.events.user[rows].astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=dataset.n_users))])
+        key, weight = count_pairs(items, users, dataset.n_items, window)
+        return cls(
+            torch.from_numpy(key // dataset.n_items),
+            torch.from_numpy(key % dataset.n_items),
+            torch.from_numpy(weight),
+            torch.from_numpy(items),
+            torch.from_numpy(offsets),
+            num_items=dataset.n_items,
+            window=window,
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What :meth:`empty` needs to make a table that these buffers fit into; JSON values."""
+        return {
+            "pairs": len(self.keys),
+            "events": len(self.sequence),
+            "owned": len(self.own_keys),
+            "users": len(self.offsets) - 1,
+            "items": self.num_items,
+            "window": self.window,
+        }
+
+    @classmethod
+    def empty(cls, *, pairs: int, events: int, owned: int, users: int, items: int, window: int) -> CoVisitation:
+        """A table of the given sizes, to load saved buffers into."""
+        none = torch.zeros(0, dtype=torch.int64)
+        table = cls(none, none, none, none, torch.zeros(users + 1).long(), num_items=items, window=window)
+        table.keys, table.weight = torch.zeros(pairs).long(), torch.zeros(pairs)
+        table.sequence, table.own_keys = torch.zeros(events).long(), torch.zeros(owned).long()
+        return table
+
+    def renumbered(self, moved: Tensor, num_items: int) -> CoVisitation:
+        """The same counts for a longer catalogue; ``moved`` [old rows] says where each item row went."""
+        return CoVisitation(
+            moved[self.keys // self.num_items],
+            moved[self.keys % self.num_items],
+            self.weight,
+            moved[self.sequence],
+            self.offsets,
+            num_items=num_items,
+            window=self.window,
+        )
+
+    def lookup(self, earlier: Tensor, later: Tensor) -> Tensor:
+        """w(earlier -> later), own shares included; shapes broadcast."""
+        wanted = earlier * self.num_items + later
+        if not len(self.keys):
+            return torch.zeros(wanted.shape, device=wanted.device)
+        at = torch.searchsorted(self.keys, wanted.contiguous()).clamp_(max=len(self.keys) - 1)
+        return torch.where(self.keys[at] == wanted, self.weight[at], 0.0)
+
+    @torch.no_grad()
+    def between(self, user: Tensor, history: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward w(h -> i) and backward w(i -> h) of each history item and item, without the user's own share.
+
+        Args:
+            user: user rows [B].
+            history: item rows [B, R], 0-padded.
+            items: item rows [B, N].
+
+        Returns:
+            Two tensors [B, N, R], >= 0; 0 at padding.
+        """
+        past, item = history[:, None, :], items[:, :, None]
+        forward, backward = self.lookup(past, item), self.lookup(item, past)
+        rows, columns = self.owned(user, items).nonzero(as_tuple=True)
+        if len(rows):
+            ahead, behind = self._own_share(user[rows], history[rows], items[rows, columns])
+            # Subtracting what was added in another order leaves rounding noise: clamped and cleaned.
+            forward[rows, columns] = _without(forward[rows, columns], ahead)
+            backward[rows, columns] = _without(backward[rows, columns], behind)
+        return forward, backward
+
+    def owned(self, user: Tensor, items: Tensor) -> Tensor:
+        """Whether the item is in the user's train events: [B, N], bool."""
+        if not len(self.own_keys):
+            return torch.zeros_like(items, dtype=torch.bool)
+        key = user[:, None] * self.num_items + items
+        at = torch.searchsorted(self.own_keys, key).clamp_(max=len(self.own_keys) - 1)
+        return (self.own_keys[at] == key) & (items >= FIRST_ROW)
+
+    def _own_share(self, user: Tensor, history: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """What the user's own train events add to w(h -> i) and w(i -> h): two [P, R] for P (user, item) pairs."""
+        first, stop = self.offsets[user], self.offsets[user + 1]
+        ahead, behind = torch.zeros(history.shape), torch.zeros(history.shape)
+        ahead, behind = ahead.to(history.device), behind.to(history.device)
+        # Where the item stands in the user's sequence: a few places for each pair (one, mostly).
+        longest = int((stop - first).max())
+        at = first[:, None] + torch.arange(longest, device=user.device)
+        inside = at < stop[:, None]
+        there = (self.sequence[at.clamp(max=len(self.sequence) - 1)] == item[:, None]) & inside
+        pair, place = there.nonzero(as_tuple=True)
+        here = first[pair] + place
+        for gap in range(1, min(self.window, longest - 1) + 1):
+            for share, other in ((ahead, here - gap), (behind, here + gap)):
+                valid = (other >= first[pair]) & (other < stop[pair])
+                if valid.any():
+                    rows, neighbour = pair[valid], self.sequence[other[valid]]
+                    # One pair may stand in several places: added, not assigned.
+                    share.index_add_(0, rows, (history[rows] == neighbour[:, None]).float() / gap)
+        # An item is not visited after itself: such pairs are not counted.
+        same = history == item[:, None]
+        return ahead.masked_fill(same, 0.0), behind.masked_fill(same, 0.0)
+
+
+class CoVisitationChannel:
+    """Items that others visited after (or before) the latest items of the history. A ``RecallChannel``.
+
+    score(i) = sum over the R latest history items h, the latest first (r = 1 .. R), of
+    decay^(r - 1) * (w(h -> i) + w(i -> h)), divided by count(i) ** power.
+
+    Args:
+        table: the counts.
+        recent: R.
+        decay: weight of each step back in the history, in (0, 1].
+        power: 0 leaves popular items their lead, .5 is a cosine.
+        name: the channel's name.
+    """
+
+    def __init__(
+        self,
+        table: CoVisitation,
+        *,
+        recent: int = 10,
+        decay: float = 0.7,
+        power: float = 0.3,
+        name: str = "co-visitation",
+    ) -> None:
+        self.table, self.recent, self.decay, self.power, self.name = table, recent, decay, power, name
+
+    @torch.no_grad()
+    def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
+        """The k best co-visited items; shorter where fewer were ever co-visited. See ``RecallChannel``.
+
+        The user's own share cannot touch what is recalled where seen items are excluded; where repeats are
+        recommended it is left in: a repeat is the user's own habit.
+        """
+        table, history = self.table, query.recent(self.recent).history
+        both = self._neighbours
+        neighbour, weight, start = both
+        size = start[history + 1] - start[history]
+        total = int(size.sum())
+        slot = torch.repeat_interleave(torch.arange(history.numel(), device=history.device), size.flatten())
+        within = torch.arange(total, device=history.device) - (size.flatten().cumsum(0) - size.flatten())[slot]
+        at = start[history].flatten()[slot] + within
+        owner, place = slot // history.shape[1], slot % history.shape[1]
+        score = weight[at] * self.decay ** (history.shape[1] - 1 - place).float()
+        key, inverse = (owner * table.num_items + neighbour[at]).unique(return_inverse=True)
+        score = torch.zeros(len(key), device=score.device).index_add_(0, inverse, score)
+        owner, item = key // table.num_items, key % table.num_items
+        score = score / table.counts[item].clamp(min=1) ** self.power
+        keep = item >= FIRST_ROW
+        if allow is not None:
+            keep &= allow[item]
+        if exclude is not None and exclude.shape[1]:
+            hidden = (torch.arange(len(query), device=item.device)[:, None] * table.num_items + exclude).unique()
+            found = torch.searchsorted(hidden, key).clamp_(max=len(hidden) - 1)
+            keep &= hidden[found] != key
+        owner, item, score = owner[keep], item[keep], score[keep]
+        # Best first within each query; equal scores by item row.
+        order = torch.from_numpy(np.lexsort((item.cpu(), -score.cpu(), owner.cpu()))).to(item.device)
+        owner, item, score = owner[order], item[order], score[order]
+        rank = torch.arange(len(owner), device=item.device) - torch.searchsorted(owner, owner)
+        top = rank < k
+        items = torch.zeros(len(query), k, dtype=torch.int64, device=item.device)
+        scores = torch.full((len(query), k), -torch.inf, device=item.device)
+        items[owner[top], rank[top]], scores[owner[top], rank[top]] = item[top], score[top]
+        return Candidates(items, scores)
+
+    @property
+    def _neighbours(self) -> tuple[Tensor, Tensor, Tensor]:
+        """w(a -> b) + w(b -> a) by row a: neighbours, weights, starts."""
+        if not hasattr(self, "_both"):
+            table = self.table
+            earlier, later = table.keys // table.num_items, table.keys % table.num_items
+            key = torch.cat([table.keys, later * table.num_items + earlier])
+            key, inverse = key.unique(return_inverse=True)
+            weight = torch.zeros(len(key), device=key.device).index_add_(0, inverse, table.weight.repeat(2))
+            rows = torch.arange(table.num_items + 1, device=key.device) * table.num_items
+            self._both = (key % table.num_items, weight, torch.searchsorted(key, rows))
+        return cast("tuple[Tensor, Tensor, Tensor]", self._both)
+
+
+def _without(total: Tensor, own: Tensor) -> Tensor:
+    """total - own, exactly 0 where nothing but rounding is left."""
+    rest = total - own
+    return torch.where(rest > 1e-4 * own, rest, 0.0).clamp(min=0.0)
+
+
+def count_pairs(items: np.ndarray, users: np.ndarray, num_items: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """w over sequences: keys ``earlier * num_items + later`` [E] ascending, int64, and weights [E], float64.
+
+    Gap by gap, so that memory is two tables of E pairs and not all n * window pairs.
+
+    Args:
+        items: item rows, by user and then time [n], int64.
+        users: their users, ascending [n].
+        num_items: item rows.
+        window: largest gap.
+    """
+    if window < 1:
+        raise ValueError(f"window={window}: must be at least 1")
+    key: np.ndarray = np.zeros(0, dtype=np.int64)
+    weight: np.ndarray = np.zeros(0)
+    for gap in range(1, window + 1):
+        same_user = users[gap:] == users[:-gap] if len(users) > gap else np.zeros(0, dtype=bool)
+        if not same_user.any():
+            break
+        earlier, later = items[:-gap][same_user], items[gap:][same_user]
+        differ = earlier != later
+        new, times = np.unique(earlier[differ] * num_items + later[differ], return_counts=True)
+        merged, inverse = np.unique(np.concatenate([key, new]), return_inverse=True)
+        weight = np.bincount(inverse, np.concatenate([weight, times / gap]), minlength=len(merged))
+        key = merged
+    return key, weight

@@ -1,0 +1,209 @@
+"""What a recipe may say of the two stages: models, and how each, or both together, are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SamplerName = Literal["uniform", "popularity", "midx", "softmax", "top-k", "top-k-random"]
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PopularitySettings(Strict):
+    """Items by their train counts; nothing is learned."""
+
+    kind: Literal["popularity"] = "popularity"
+
+
+class MatrixFactorizationSettings(Strict):
+    """One vector per user and per item."""
+
+    kind: Literal["mf"] = "mf"
+    size: int = Field(64, ge=1)
+    user_dropout: float = Field(0.05, ge=0, lt=1)
+
+
+class TwoTowerSettings(Strict):
+    """Ids, features and history of the user against id and features of the item."""
+
+    kind: Literal["two-tower"] = "two-tower"
+    size: int = Field(64, ge=1)
+    hidden: tuple[int, ...] = (128,)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    history_length: int = Field(50, ge=1)
+    user_id: bool = True
+    item_id: bool = True
+
+
+class GRU4RecSettings(Strict):
+    """A recurrent net over the history."""
+
+    kind: Literal["gru4rec"] = "gru4rec"
+    size: int = Field(64, ge=1)
+    hidden: int = Field(128, ge=1)
+    layers: int = Field(1, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    max_length: int = Field(50, ge=2)
+
+
+class SASRecSettings(Strict):
+    """A causal transformer over the history."""
+
+    kind: Literal["sasrec"] = "sasrec"
+    size: int = Field(64, ge=1)
+    blocks: int = Field(2, ge=1)
+    heads: int = Field(1, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    max_length: int = Field(50, ge=2)
+
+
+RetrieverSettings = Annotated[
+    PopularitySettings | MatrixFactorizationSettings | TwoTowerSettings | GRU4RecSettings | SASRecSettings,
+    Field(discriminator="kind"),
+]
+
+
+class TrainingSettings(Strict):
+    """How one stage is trained."""
+
+    epochs: int = Field(20, ge=0)
+    batch_size: int = Field(256, ge=1, description="sequences (causal retrievers) or events per step")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_norm: float = Field(5.0, ge=0, description="gradients are clipped to this joint norm; 0: off")
+    warmup_steps: int = Field(0, ge=0)
+    low_precision: bool = Field(False, description="matrix products of training in bfloat16")
+    cosine: bool = Field(False, description="let the learning rate fall along a half cosine")
+    patience: int = Field(5, ge=0, description="validations without improvement before stopping; 0: never")
+    metric: str = "ndcg@10"
+    validate_every: int = Field(1, ge=1)
+    validation_queries: int = Field(20_000, ge=1, description="at most so many queries per validation")
+    checkpoint_seconds: float = Field(60.0, gt=0)
+
+
+class RetrieverTrainingSettings(TrainingSettings):
+    """How stage 1 is trained."""
+
+    loss: Literal["full-softmax", "sampled-softmax", "in-batch", "bce"] = "full-softmax"
+    sampler: SamplerName = "uniform"
+    num_negatives: int = Field(100, ge=1)
+    num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
+    certain: bool = Field(False, description="sampled-softmax: the clicked item counts as present, not as drawn")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class EvidenceSettings(Strict):
+    """What the recall stage knows of history and candidate, as inputs of the ranker; counted on train events."""
+
+    window: int = Field(20, ge=1, description="two items are co-visited if so many events of a user lie between")
+    recent: int = Field(10, ge=1, description="latest history items that the candidate is compared with")
+    decay: float = Field(0.6, gt=0, le=1, description="weight of each step back, in the sums")
+    score: bool = Field(True, description="the retriever's score too, added to the logit with a learned factor")
+
+
+class RankerSettings(Strict):
+    """A CTR model on the fields of user, item, context and history."""
+
+    kind: Literal["lr", "fm", "deepfm", "dcnv2", "din"] = "din"
+    field_size: int = Field(32, ge=1)
+    history_length: int = Field(50, ge=1)
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    attention_size: int | None = Field(
+        None, ge=1, description="din: compare candidate and history in this many dimensions; null: in all"
+    )
+    id_dropout: float = Field(0.05, ge=0, lt=1)
+    embedding_dropout: float = Field(0.0, ge=0, lt=1)
+    user_id: bool = Field(True, description="whether the user's id is a field")
+    evidence: EvidenceSettings | None = None
+
+
+class RankerTrainingSettings(TrainingSettings):
+    """How stage 2 is trained.
+
+    ``clicks``: log loss on the events' own labels (``label_at_least`` of the value column).
+    ``softmax`` and ``bce``: the clicked item against ``num_negatives`` sampled ones.
+    """
+
+    loss: Literal["softmax", "bce", "clicks"] = "softmax"
+    sampler: SamplerName = "uniform"
+    num_negatives: int = Field(20, ge=1)
+    num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
+    depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
+    certain: bool = Field(False, description="softmax: the clicked item counts as present, not as drawn")
+    noisy_scores: bool = Field(False, description="the finished retriever keeps its dropout while the ranker trains")
+    label_at_least: float | None = None
+    max_per_user: int = Field(
+        0, ge=0, description="train on at most so many events a user (or window of a sequence) and epoch; 0: all"
+    )
+
+
+class TogetherSettings(TrainingSettings):
+    """How both stages are trained at once; replaces retriever_training and ranker_training."""
+
+    sampler: SamplerName = "midx"
+    num_negatives: int = Field(20, ge=1)
+    num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
+    depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
+    refresh_every: int = Field(0, ge=0, description="steps between refreshes of the sampler; 0: once an epoch")
+    max_per_user: int = Field(
+        0, ge=0, description="the ranker trains on at most so many positions of a sequence and epoch; 0: all"
+    )
+    warm_start: bool = Field(False, description="train the retriever alone first, by retriever_training")
+
+
+class CorrSettings(TogetherSettings):
+    """CoRR: negatives from the live retriever, which learns from the ranker by distillation."""
+
+    kind: Literal["corr"] = "corr"
+    distillation: float = Field(1.0, ge=0, description="weight of the distillation; 0: none")
+    distillation_start: int = Field(0, ge=0, description="steps without it")
+    distillation_ramp: int = Field(0, ge=0, description="steps in which its weight climbs")
+    temperature: float = Field(1.0, gt=0)
+    certain_retriever: bool = Field(False, description="the retriever's loss takes the clicked item as present")
+    certain_ranker: bool = Field(False, description="the same for the ranker's loss")
+    full_softmax: bool = Field(False, description="the retriever's click loss over the whole catalogue")
+    clean_teacher: bool = Field(False, description="a second pass without dropout gives the teacher's logits")
+    only_better_teacher: bool = Field(False, description="distil only where the ranker beats the retriever")
+    alternating: bool = Field(False, description="the stages take turns, a step each")
+    shared_table: bool = Field(
+        False, description="both stages share one item table, through which gradients leak; for measuring"
+    )
+
+
+class IccSettings(TogetherSettings):
+    """ICC: one loss on a soft chain of both stages (Gallagher et al., WSDM 2019)."""
+
+    kind: Literal["icc"] = "icc"
+    sampler: SamplerName = "uniform"
+    gate_depth: int = Field(10, ge=1)
+    gate_temperature: float = Field(1.0, gt=0)
+
+
+class RankFlowSettings(TogetherSettings):
+    """RankFlow: epochs of learning from data and from the next stage (Qin et al., SIGIR 2022)."""
+
+    kind: Literal["rankflow"] = "rankflow"
+    sampler: SamplerName = "uniform"
+    best: int = Field(10, ge=1)
+    order_weight: float = Field(0.5, ge=0, le=1)
+
+
+class LcronSettings(TogetherSettings):
+    """An LCRON-style end-to-end surrogate (arXiv 2503.09492)."""
+
+    kind: Literal["lcron"] = "lcron"
+    sampler: SamplerName = "uniform"
+    depth_retriever: int = Field(10, ge=1)
+    depth_ranker: int = Field(1, ge=1)
+    sort_temperature: float = Field(1.0, gt=0)
+    rejection: float = Field(0.0, ge=0)
+
+
+Together = Annotated[CorrSettings | IccSettings | RankFlowSettings | LcronSettings, Field(discriminator="kind")]

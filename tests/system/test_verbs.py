@@ -1,0 +1,173 @@
+"""The verbs on two small finished runs: what they print, for people and as JSON, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from rich import get_console
+
+from corral.cli.main import main
+from corral.cli.run import open_recommender
+from corral.data.dataset import Dataset
+from corral.data.synthetic import markov_world
+from corral.settings import load_settings, watchable
+
+RECIPE = """
+threads: 1
+data: {path: DATA}
+split: {valid_fraction: 0.15, test_fraction: 0.15, repeats: true}
+retriever: {kind: sasrec, size: 8, blocks: 1, max_length: 8}
+retriever_training: {epochs: 1, batch_size: 64}
+ranker: {kind: fm, field_size: 4, history_length: 6}
+ranker_training: {epochs: 1, batch_size: 256, num_negatives: 4}
+evaluation: {num_candidates: 12, serve_by: fused}
+"""
+needs_altair = pytest.mark.skipif(find_spec("altair") is None, reason="corral[report] is not installed")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("verbs")
+    Dataset.write(folder / "data", markov_world(60, 16, length=14).interactions)
+    recipe = folder / "small.yaml"
+    recipe.write_text(RECIPE.replace("DATA", str(folder / "data")))
+    for seed in (0, 1):
+        with pytest.raises(SystemExit) as leaving:
+            main(["train", str(recipe), f"seed={seed}", "--run", str(folder / f"run-{seed}"), "-q"])
+        assert not leaving.value.code
+    return folder / "run-0", folder / "run-1"
+
+
+def corral(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a command prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert not leaving.value.code, err
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a refused command says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main([str(word) for word in words])
+    assert leaving.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_validation_gives_what_the_settings_may_watch(runs: tuple[Path, Path]) -> None:
+    settings = load_settings((runs[0] / "settings.yaml").read_text(), "run")
+    for stage, names in watchable(settings).items():
+        log = runs[0] / stage.removesuffix("_training") / "log.jsonl"
+        record = json.loads(log.read_text().splitlines()[-1])
+        given = {name for name in record if not name.startswith("loss/")} - {"epoch", "step", "seconds"}
+        assert set(names) <= given
+
+
+def test_explained_lists_show_every_score(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(get_console(), "_width", 120, raising=False)
+    user = open_recommender(runs[0]).tables.users.ids[0].as_py()
+    explained = corral(capsys, "recommend", runs[0], "--user", user, "-k", 3, "--explain")
+    heading = next(line for line in explained.splitlines() if "item" in line)
+    assert re.search(r"retriever score.*ranker logit.*score: fused", heading)
+    plain = corral(capsys, "recommend", runs[0], "--user", user, "-k", 3)
+    assert "ranker logit" not in plain
+    rows = [
+        json.loads(line)
+        for line in corral(capsys, "recommend", runs[0], "--user", user, "-k", 3, "--explain", "--json").splitlines()
+    ]
+    for row in rows:
+        assert all(f"{row[name]:.4f}" in explained for name in ("score", "retriever_score", "ranker_logit"))
+
+
+@needs_altair
+def test_a_report_of_two_runs_as_json(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "both.html"
+    found = json.loads(corral(capsys, "report", *runs, "-o", page, "-q", "--json"))
+    assert found["page"] == str(page)
+    assert page.is_file()
+    assert [run["run"] for run in found["runs"]] == [str(run) for run in runs]
+    judged = [json.loads((run / "evaluation" / "evaluation.json").read_text())["metrics"] for run in runs]
+    assert [run["metrics"] for run in found["runs"]] == judged
+    assert [pair["metric"] for pair in found["differences"]] == ["ndcg@10", "recall@10"]
+    for pair in found["differences"]:
+        name = pair["metric"]
+        assert (pair["first"], pair["second"]) == pytest.approx((judged[0][name], judged[1][name]))
+        assert pair["difference"] == pytest.approx(pair["second"] - pair["first"])
+        assert pair["low"] <= pair["difference"] <= pair["high"]
+        assert 0 < pair["p"] <= 1
+    assert found["not_comparable"] == {}
+
+
+@needs_altair
+def test_a_report_of_runs_judged_by_other_rules(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(runs[1], other)
+    file = other / "evaluation" / "evaluation.json"
+    judged = json.loads(file.read_text())
+    judged["protocol"]["history_rule"] = "another"
+    file.write_text(json.dumps(judged))
+    found = json.loads(corral(capsys, "report", runs[0], other, "-o", tmp_path / "both.html", "-q", "--json"))
+    assert found["differences"] == []
+    assert found["not_comparable"] == {str(other): ["history_rule"]}
+
+
+@needs_altair
+def test_a_report_of_one_run(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "one.html"
+    assert corral(capsys, "report", runs[0], "-o", page, "-q") == f"{page}\n"
+    found = json.loads(corral(capsys, "report", runs[0], "-o", page, "-q", "--json"))
+    assert len(found["runs"]) == 1
+    assert found["differences"] == []
+
+
+def test_demo_as_json(
+    runs: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = load_settings((runs[0] / "settings.yaml").read_text(), "run")
+    monkeypatch.setattr("corral.cli.recipes.read_recipe", lambda name: settings)
+    found = json.loads(corral(capsys, "demo", "--run", tmp_path / "demo", "--json"))
+    assert found["metrics"]["ndcg@10"] == pytest.approx(
+        json.loads((runs[0] / "evaluation" / "evaluation.json").read_text())["metrics"]["ndcg@10"]
+    )
+    assert (tmp_path / "demo" / "report.html").is_file() == (find_spec("altair") is not None)
+
+
+def test_no_bundle_and_a_damaged_bundle_are_told_apart(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "neither a bundle nor a run" in refused(capsys, "recommend", tmp_path, "--user", 1)
+    assert "neither a bundle nor a run" in refused(capsys, "recommend", tmp_path / "nothing", "--user", 1)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(runs[0], unfinished, ignore=shutil.ignore_patterns("bundle"))
+    assert "the run has no bundle yet" in refused(capsys, "recommend", unfinished, "--user", 1)
+    for name in ("manifest.json", "settings.json", "ranker.safetensors", "users.arrow", "popularity.npy"):
+        run = tmp_path / name
+        shutil.copytree(runs[0], run)
+        (run / "bundle" / name).unlink()
+        said = refused(capsys, "recommend", run, "--user", 1)
+        assert f"{run / 'bundle' / name} is missing" in said
+        assert "neither" not in said
+
+
+def test_a_run_is_not_mixed_with_another(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = runs[0].parent / "small.yaml"
+    said = refused(capsys, "train", recipe, "seed=5", "--run", runs[0])
+    assert "holds a run with other settings" in said

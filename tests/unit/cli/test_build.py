@@ -1,0 +1,71 @@
+"""Names become classes: every setting of a model reaches its constructor."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from corral.cli import build
+from corral.cli.build import CTR_MODELS, RETRIEVERS, make_ranker, make_retriever
+from corral.data.features import FeatureTable
+from corral.settings import RankerSettings, RetrieverSettings
+
+KINDS = {settings.model_fields["kind"].default: settings for settings in get_args(get_args(RetrieverSettings)[0])}
+EMPTY = FeatureTable(9, {})
+
+
+def test_every_kind_of_the_settings_has_its_class() -> None:
+    assert set(RETRIEVERS) == set(KINDS)
+    assert set(CTR_MODELS) == set(get_args(RankerSettings.model_fields["kind"].annotation))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_setting_of_a_retriever_is_given(kind: str) -> None:
+    model, names = RETRIEVERS[kind]
+    assert set(KINDS[kind].model_fields) - {"kind"} <= set(names), "a setting that does nothing"
+    assert set(names) <= set(inspect.signature(model).parameters)
+
+
+@pytest.mark.parametrize("kind", sorted(CTR_MODELS))
+def test_what_a_ctr_model_is_given_it_takes(kind: str) -> None:
+    model, names = CTR_MODELS[kind]
+    assert set(names) <= set(RankerSettings.model_fields) & set(inspect.signature(model).parameters)
+
+
+@contextmanager
+def recorded(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
+    """The keywords that the class of ``kind`` is built with."""
+    model, names = table[kind]
+    seen: dict[str, Any] = {}
+
+    def note(*positional: Any, **keywords: Any) -> Any:
+        seen.update(keywords)
+        return model(*positional, **keywords)
+
+    maker: Callable[..., Any] = note
+    monkeypatch.setitem(table, kind, (maker, names))
+    yield seen
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_values_arrive(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = KINDS[kind](**({"size": 12} if kind != "popularity" else {}))
+    with recorded(monkeypatch, build.RETRIEVERS, kind) as seen:
+        make_retriever({**chosen.model_dump(mode="json"), "sparse": False}, EMPTY, EMPTY, torch.ones(9))
+    settings = {name: value for name, value in chosen.model_dump(mode="json").items() if name != "kind"}
+    assert {name: seen[name] for name in settings} == settings
+
+
+def test_a_ranker() -> None:
+    spec = RankerSettings(kind="din", field_size=6, hidden=(5,), history_length=3, attention_size=4)
+    ranker: Any = make_ranker(spec.model_dump(mode="json"), EMPTY, EMPTY)
+    assert ranker.history_length == 3
+    shapes = [tuple(value.shape) for value in ranker.state_dict().values()]
+    assert (9, 6) in shapes, "fields of another size"
+    linear: Any = make_ranker({**spec.model_dump(mode="json"), "kind": "lr"}, EMPTY, EMPTY)
+    assert (9, 1) in [tuple(value.shape) for value in linear.state_dict().values()], "LR takes fields of size 1"
