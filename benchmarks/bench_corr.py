@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from corr_systems import DATASETS, SYSTEMS, TIERS
+from corr_systems import APART_RECIPES, DATASETS, SYSTEMS, TIERS
 from results import ROOT, Row, result_row, table, write_results
 
 from corral.cli.experiment import Experiment
@@ -67,9 +67,14 @@ def tuned(system: str) -> tuple[str, ...]:
 def open_run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str] = ()) -> Experiment:
     """The experiment of one run; a retriever that another system has trained is taken from there."""
     wanted = SYSTEMS[system]
-    ranker = "ranker=null" not in wanted.overrides
-    data = [one for one in DATASETS[dataset] if ranker or not one.startswith("ranker.")]
-    settings = read_recipe(wanted.recipe, (*data, *wanted.overrides, *more, f"seed={seed}", "threads=1"))
+    data = DATASETS[dataset]
+    chosen = list(data.overrides)
+    if "ranker=null" not in wanted.overrides:
+        chosen += data.ranker
+    phases = ("retriever_training", "ranker_training") if wanted.recipe in APART_RECIPES else ("together",)
+    chosen += [f"{phase}.{one}" for phase in phases for one in data.training.get(phase, ())]
+    settings = read_recipe(wanted.recipe, (*chosen, *wanted.overrides, *more, f"seed={seed}", "threads=1"))
+    take_trial(dataset, system, seed, folder, tuple(more))
     experiment = Experiment.start(settings, folder, quiet=True)
     donor = folder.parent / f"{dataset}-{wanted.retriever_of}-{seed}" / "retriever"
     if wanted.retriever_of and donor.is_dir() and not (folder / "retriever").exists():
@@ -78,6 +83,16 @@ def open_run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[
         shutil.copytree(donor, temporary)
         temporary.rename(folder / "retriever")
     return experiment
+
+
+def take_trial(dataset: str, system: str, seed: int, folder: Path, chosen: tuple[str, ...]) -> None:
+    """The run that tuning chose was made already, on its data set and seed: taken over, not made again."""
+    trials = ((), *SYSTEMS[system].trials)
+    if (dataset, seed) != TUNED_ON or chosen not in trials or folder.exists():
+        return
+    made = folder.parent / f"{dataset}-tune-{system}-{trials.index(chosen)}"
+    if (made / "trial.json").exists():
+        shutil.copytree(made, folder)
 
 
 def co_visitation(experiment: Experiment) -> tuple[Evaluation, dict[str, float]]:
@@ -153,8 +168,6 @@ def best_validation(folder: Path) -> float:
 def tune(systems: Sequence[str], folder: Path) -> None:
     """Every system's trials on one data set and seed, judged on validation; the best is kept for all runs."""
     dataset, seed = TUNED_ON
-    known = json.loads(TUNING.read_text(encoding="utf-8")) if TUNING.exists() else {"chosen": {}, "trials": {}}
-    known |= {"dataset": dataset, "seed": seed, "metric": "ndcg@10 of the served list on validation"}
     for system in systems:
         trials = SYSTEMS[system].trials
         if not trials:
@@ -165,12 +178,17 @@ def tune(systems: Sequence[str], folder: Path) -> None:
             note = place / "trial.json"
             if not note.exists():
                 share_retriever(folder, dataset, system, trial, place)
+                began = time.process_time()
                 train_models(open_run(dataset, system, seed, place, trial))
+                print(f"{(time.process_time() - began) / 60:.1f} minutes", end=" ", flush=True)
                 write_text(note, json.dumps({"overrides": trial, "valid/ndcg@10": best_validation(place)}))
             value = json.loads(note.read_text(encoding="utf-8"))["valid/ndcg@10"]
             found.append((value, trial))
             print(system, trial, round(value, 4), flush=True)
         best = max(found, key=lambda pair: pair[0])
+        # Read again: another process may tune other systems.
+        known = json.loads(TUNING.read_text(encoding="utf-8")) if TUNING.exists() else {"chosen": {}, "trials": {}}
+        known |= {"dataset": dataset, "seed": seed, "metric": "ndcg@10 of the served list on validation"}
         known["chosen"][system] = list(best[1])
         known["trials"][system] = [{"overrides": list(trial), "valid/ndcg@10": value} for value, trial in found]
         write_text(TUNING, json.dumps(known, indent=1) + "\n")
@@ -178,7 +196,7 @@ def tune(systems: Sequence[str], folder: Path) -> None:
 
 def share_retriever(folder: Path, dataset: str, system: str, trial: Sequence[str], place: Path) -> None:
     """Trials that change the ranker alone take the finished retriever of the first trial, or of its donor."""
-    if SYSTEMS[system].recipe not in ("independent", "two-stage"):
+    if SYSTEMS[system].recipe not in APART_RECIPES:
         return
     first = folder / f"{dataset}-tune-{system}-0" / "retriever"
     donor = folder / f"{dataset}-{SYSTEMS[system].retriever_of}-{TUNED_ON[1]}" / "retriever"

@@ -203,7 +203,9 @@ class TargetAttention(nn.Module):
         if target.device.type != "cpu":  # the lengths would have to be waited for
             return self._pooled(target, history, mask, [0] * len(target))
         starts, order = torch.where(mask.any(1), mask.to(torch.int8).argmax(1), length).sort(stable=True)
-        return self._pooled(target[order], history[order], mask[order], starts.tolist())[order.argsort()]
+        # index_select, not brackets: its gradient is many times cheaper.
+        target, history, mask = (whole.index_select(0, order) for whole in (target, history, mask))
+        return self._pooled(target, history, mask, starts.tolist()).index_select(0, order.argsort())
 
     def _pooled(self, target: Tensor, history: Tensor, mask: Tensor, starts: Sequence[int]) -> Tensor:
         device = target.device.type

@@ -157,7 +157,7 @@ COUNTS = torch.arange(ITEMS).flip(0) ** 2 + 1  # long-tailed
 
 
 def samplers() -> dict[str, Sampler]:
-    catalogue = torch.arange(ITEMS)
+    catalogue = torch.arange(2, ITEMS + 2)  # rows 0 and 1 are reserved
     return {"uniform": UniformSampler(catalogue), "popularity": PopularitySampler(catalogue, COUNTS)}
 
 
@@ -170,12 +170,11 @@ def gradient_error(sampler: Sampler, draws: int, sign: float, exact_positive: bo
         target = torch.full((repeats,), clicked)
         s = scores.clone().requires_grad_()
         sample = sampler.sample(torch.zeros(repeats, 1), draws, random)
-        own: Tensor | float = sampler.log_q(torch.zeros(repeats, 1), target[:, None])[:, 0].double() * sign
+        own: Tensor | float = sampler.log_q(torch.zeros(repeats, 1), target[:, None] + 2)[:, 0].double() * sign
         if exact_positive:
             own = -math.log(draws) * sign
-        loss = sampled_softmax(
-            s[target], s[sample.items], own, sample.log_q.double() * sign, sample.items == target[:, None]
-        )
+        drawn = sample.items - 2
+        loss = sampled_softmax(s[target], s[drawn], own, sample.log_q.double() * sign, drawn == target[:, None])
         (found,) = gradients(loss, s)
         (wanted,) = gradients(cross_entropy(s[None], target[:1]), s)
         worst = max(worst, float((found - wanted).norm() / wanted.norm()))
@@ -195,7 +194,7 @@ def test_reference_form_with_every_other_item_drawn_once() -> None:
     random = torch.Generator().manual_seed(1)
     scores = torch.randn(ITEMS, generator=random, dtype=torch.float64)
     items = torch.tensor([[i for i in range(ITEMS) if i != 4]])
-    log_q = samplers()["uniform"].log_q(torch.zeros(1, 1), items).double()
+    log_q = samplers()["uniform"].log_q(torch.zeros(1, 1), items + 2).double()
     loss = sampled_softmax(scores[4:5], scores[items], log_q[:, 0], log_q, items == 4)
     assert float(loss) == pytest.approx(float(cross_entropy(scores[None], torch.tensor([4]))), rel=1e-12)
 

@@ -70,6 +70,23 @@ def test_sparse_rows_in_every_batch_are_adam() -> None:
     assert_same(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_rows_in_use_are_updated_as_by_sparse_adam() -> None:
+    ours, theirs = Model(sparse=True).double(), Model(sparse=True).double()
+    dense = [p for name, p in theirs.named_parameters() if name != "table.weight"]
+    optimizers = [
+        torch.optim.SparseAdam([theirs.table.weight], lr=0.01),
+        torch.optim.AdamW(dense, lr=0.01, weight_decay=0),
+    ]
+    optimizer = RowWiseAdam(ours, learning_rate=0.01, max_norm=0)
+    for rows in batches_of(12, 20):
+        train(ours, optimizer, [rows])
+        theirs.zero_grad()
+        (theirs(rows) * torch.arange(3)).pow(2).sum().backward()
+        for other in optimizers:
+            other.step()
+    assert_same(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_untouched_rows_keep_their_bits() -> None:
     model = Model(50, sparse=True)
     optimizer = RowWiseAdam(model, learning_rate=0.1, weight_decay=0.5)
