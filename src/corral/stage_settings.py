@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SamplerName = Literal["uniform", "popularity", "midx", "softmax", "top-k", "top-k-random"]
+SamplerName = Literal["uniform", "popularity", "in-batch", "midx", "softmax", "top-k", "top-k-random"]
 
 
 class Strict(BaseModel):

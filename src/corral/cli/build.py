@@ -29,6 +29,7 @@ from corral.retrieval.popularity import PopularityRetriever
 from corral.retrieval.sasrec import SASRec
 from corral.retrieval.two_tower import TwoTower
 from corral.sampling.exact_softmax import ExactSoftmaxSampler
+from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.popularity import PopularitySampler
 from corral.sampling.sampler import Sampler
 from corral.sampling.top_k import TopKRandomSampler, TopKSampler
@@ -85,6 +86,8 @@ def make_sampler(
         return PopularitySampler(catalogue, counts[catalogue])
     if kind == "midx":
         return MultiIndexSampler(catalogue, size=size, num_codewords=num_codewords, seed=seed)
+    if kind == "in-batch":
+        return InBatchSampler(catalogue)
     if kind == "softmax":
         return ExactSoftmaxSampler(catalogue, size=size)
     if kind == "top-k":

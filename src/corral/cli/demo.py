@@ -15,10 +15,10 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
-    """Train both stages together on real purchases, judge them and the whole beside the same stages trained apart,
-    recommend to real customers, write a report.
+    """Train both stages together on real purchases, judge them beside the same stages trained apart, recommend.
 
-    Takes a few minutes on a laptop. The run trained apart lies beside the other, as RUN-independent. The data: 396,244 purchases of a gift shop (UCI Online Retail, CC BY 4.0).
+    Takes a few minutes on a laptop and writes a report. The run trained apart lies beside the other one, as
+    RUN-independent. The data: 396,244 purchases of a gift shop (UCI Online Retail, CC BY 4.0).
     """
     import shutil
     import time

@@ -15,6 +15,7 @@ from corral.data.batches import Batch, Query, SequenceBatch
 from corral.data.positions import choose_positions, queries_at
 from corral.ranking.evidence import EvidenceRanker
 from corral.retrieval.retriever import CausalRetriever, Retriever
+from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.sampler import Sampler
 
 
@@ -126,6 +127,8 @@ class Stages(nn.Module):
 
     def sample(self, encoded: Encoded, sampler: Sampler, n: int, generator: torch.Generator) -> Scored:
         """The clicked item and n draws for each example, through both stages."""
+        if self.training and isinstance(sampler, InBatchSampler):
+            sampler.update(encoded.every_target)
         with torch.no_grad():
             proposal, own = encoded.queries.detach(), encoded.target[:, None]
             drawn = sampler.sample(proposal, n, generator)

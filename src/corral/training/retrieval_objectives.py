@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from corral.data.batches import Batch, SequenceBatch
 from corral.retrieval.retriever import CausalRetriever, Retriever
+from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.sampler import Sampler
 from corral.training.losses import binary_loss, full_softmax, in_batch_softmax, sampled_softmax
 
@@ -123,6 +124,8 @@ class SampledSoftmaxObjective(_RetrievalObjective):
         """The loss of a batch."""
         retriever = cast(Retriever, self.retriever)
         queries, target = queries_and_targets(retriever, batch)
+        if self.training and isinstance(self.sampler, InBatchSampler):
+            self.sampler.update(target)
         with torch.no_grad():
             drawn = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
             log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]
