@@ -86,7 +86,7 @@ class System:
     trials: tuple[tuple[str, ...], ...] = ()
 
 
-# Two settings a system, three for two-stage: its recipe as shipped, and these. The shared sizes come from first trials of corr.
+# Two settings a system, three for two-stage: its recipe as shipped, and these. Shared sizes: first trials of corr.
 DROPPED = ("ranker.embedding_dropout=0.5",)
 SYSTEMS: dict[str, System] = {
     "retriever-full-softmax": System("two-stage", ("ranker=null",)),

@@ -60,7 +60,7 @@ class GbdtRanker:
         scores = torch.einsum("bd,bnd->bn", self.retriever.encode_queries(query), self.retriever.encode_items(items))
         there = items != 0
         scores = scores.masked_fill(~there, -torch.inf)
-        rank = scores.argsort(1, descending=True, stable=True).argsort(1).float()
+        rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1).float()
         best = scores.amax(1, keepdim=True)
         mean = scores.masked_fill(~there, 0).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
         length = (query.history != 0).sum(1, keepdim=True).float().expand(items.shape)

@@ -73,10 +73,14 @@ class Settings(Strict):
 
     @model_validator(mode="after")
     def _together_has_both(self) -> Settings:
-        if self.together is not None and (self.ranker is None or self.ranker_training.loss == "clicks"):
+        if self.together is None:
+            return self
+        if self.ranker is None or self.ranker_training.loss == "clicks":
             raise ValueError(
                 "together trains a retriever and a ranker from events: it needs a ranker, without click labels"
             )
+        if self.retriever.kind == "popularity":
+            raise ValueError("together trains a retriever and a ranker: the popularity retriever learns nothing")
         return self
 
 
@@ -140,6 +144,8 @@ def _explain(error: ValidationError, source: str) -> str:
             close = difflib.get_close_matches(str(path[-1]), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
             lines.append(f"{source}: unknown key {dotted!r}; {hint}")
+        elif not path:  # of the settings as a whole: their value would be all of them
+            lines.append(f"{source}: {problem['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{source}: {dotted} = {problem.get('input')!r}: {problem['msg']}")
     return "\n".join(lines)

@@ -191,6 +191,7 @@ class RankFlowSettings(TogetherSettings):
 
     kind: Literal["rankflow"] = "rankflow"
     sampler: SamplerName = "uniform"
+    refresh_every: Literal[0] = Field(0, description="its two kinds of epochs change at the refresh: once an epoch")
     best: int = Field(10, ge=1)
     order_weight: float = Field(0.5, ge=0, le=1)
 

@@ -157,7 +157,7 @@ def make_ranker(
         sparse=spec.get("sparse", True),
     )
     chosen = spec.get("evidence")
-    known = None if chosen is None else _evidence(chosen, table)
+    known = None if chosen is None else _evidence(chosen, table, items.rows)
     score = chosen is not None and bool(chosen["score"])
     ctr = kind(
         size,
@@ -172,8 +172,9 @@ def make_ranker(
     return ranker if known is None else EvidenceRanker(ranker, known, score=score)
 
 
-def _evidence(chosen: Mapping[str, Any], table: CoVisitation | None) -> CoVisitationEvidence:
-    table = CoVisitation.empty(**chosen["sizes"]) if table is None else table
+def _evidence(chosen: Mapping[str, Any], table: CoVisitation | None, num_items: int) -> CoVisitationEvidence:
+    # The catalogue may have grown since the sizes were noted (add_items).
+    table = CoVisitation.empty(**{**chosen["sizes"], "items": num_items}) if table is None else table
     return CoVisitationEvidence(table, recent=chosen["recent"], decay=chosen["decay"])
 
 

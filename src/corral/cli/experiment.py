@@ -101,9 +101,16 @@ class Experiment:
     @cached_property
     def history_length(self) -> int:
         """L of the queries: the longest that a stage reads."""
-        retriever, ranker = self.settings.retriever, self.settings.ranker
-        lengths = [getattr(retriever, name, 0) for name in ("max_length", "history_length")]
-        return max(*lengths, ranker.history_length if ranker else 0, 1)
+        lengths = [getattr(self.settings.retriever, name, 0) for name in ("max_length", "history_length")]
+        return max(*lengths, self.ranker_history_length, 1)
+
+    @property
+    def ranker_history_length(self) -> int:
+        """The longest history that the ranker reads, its evidence included; 0 without a ranker."""
+        ranker = self.settings.ranker
+        if ranker is None:
+            return 0
+        return max(ranker.history_length, ranker.evidence.recent if ranker.evidence else 0)
 
     @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:

@@ -43,13 +43,12 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
 
 def new_stages(experiment: Experiment, retriever: nn.Module, ranker: nn.Module, positions: int) -> Stages:
     """Both stages over the same examples."""
-    assert experiment.settings.ranker is not None
     return Stages(
         retriever,
         ranker,
         experiment.catalogue,
         positions=positions,
-        history_length=experiment.settings.ranker.history_length,
+        history_length=experiment.ranker_history_length,
         seed=experiment.settings.seed + 2,
     )
 
@@ -79,12 +78,12 @@ def order_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module)
 
 def click_logits(experiment: Experiment, ranker: nn.Module, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits, labels and users [n] of a part's events."""
-    assert experiment.settings.ranker is not None
     examples, logits = experiment.examples(part), []
     with torch.no_grad(), evaluation_mode(ranker):
         for start in range(0, len(examples), _EVENTS):
             at = np.arange(start, min(start + _EVENTS, len(examples)))
-            batch = examples.batch(at, experiment.settings.ranker.history_length).to(experiment.device)
+            # As long as in service: the retriever's score, where the ranker reads it, is that of this history.
+            batch = examples.batch(at, experiment.history_length).to(experiment.device)
             logits.append(ranker(batch.query, batch.item[:, None])[:, 0].double().cpu().numpy())
     return np.concatenate(logits), examples.label, np.asarray(examples.user)
 
@@ -102,14 +101,12 @@ def click_judge(experiment: Experiment, ranker: nn.Module) -> Validate:
 
 def _click_training(experiment: Experiment, ranker: nn.Module) -> tuple[nn.Module, Loader]:
     """Stage 2 on labels: it needs no retriever."""
-    assert experiment.settings.ranker is not None
-    chosen, length = experiment.settings.ranker_training, experiment.settings.ranker.history_length
-    return ClickObjective(ranker), event_loader(experiment, chosen, length, experiment.examples(Part.TRAIN))
+    chosen, examples = experiment.settings.ranker_training, experiment.examples(Part.TRAIN)
+    return ClickObjective(ranker), event_loader(experiment, chosen, experiment.history_length, examples)
 
 
 def _order_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:
     """Stage 2 on clicks against sampled items, beside the finished retriever."""
-    assert experiment.settings.ranker is not None
     chosen = experiment.settings.ranker_training
     objective = TwoStageObjective(
         new_stages(experiment, retriever, ranker, chosen.max_per_user),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from corral.serving.recommender import TwoStageRecommender
 
 PAGE, COMPARISON = "report.html", "comparison.html"
-STAGES = ("retriever", "ranker")
+STAGES = ("retriever", "ranker", "together")
 
 
 def report(
@@ -141,6 +141,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
             watched={
                 "retriever": settings.retriever_training.metric,
                 "ranker": settings.ranker_training.metric,
+                **({} if settings.together is None else {"together": settings.together.metric}),
             },
             examples=lists,
             clicks=_clicks(experiment, recommender),

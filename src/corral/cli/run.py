@@ -153,6 +153,15 @@ def train_run(experiment: Experiment) -> Evaluation:
     return result
 
 
+def build_part(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
+    """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
+    whole = {"kind": spec.kind, **spec.settings}
+    if spec.kind in build.CTR_MODELS:
+        return build.make_ranker(whole, tables.user_features, tables.item_features)
+    counts = torch.zeros(tables.item_features.rows)
+    return build.make_retriever(whole, tables.user_features, tables.item_features, counts)
+
+
 def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
     """The recommender of a bundle, or of a run directory that holds one.
 
@@ -164,12 +173,4 @@ def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
         raise ValueError(f"{path}: the run has no bundle yet; give its recipe to corral train again to finish it")
     if not is_bundle(folder):
         raise ValueError(f"{path}: neither a bundle nor a run with one; make one with corral train")
-
-    def make(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
-        whole = {"kind": spec.kind, **spec.settings}
-        if spec.kind in build.CTR_MODELS:
-            return build.make_ranker(whole, tables.user_features, tables.item_features)
-        counts = torch.zeros(tables.item_features.rows)
-        return build.make_retriever(whole, tables.user_features, tables.item_features, counts)
-
-    return load_bundle(folder, make, build.choose_device(device))
+    return load_bundle(folder, build_part, build.choose_device(device))

@@ -8,7 +8,7 @@ from corral.report import charts
 from corral.report.blocks import Block, Chart, Heading, Mark, Panel, Paragraph, Row, SideBySide, Table
 from corral.report.number_text import count, decimal, seconds
 
-TITLES = {"retriever": "Stage 1, retriever", "ranker": "Stage 2, ranker"}
+TITLES = {"retriever": "Stage 1, retriever", "ranker": "Stage 2, ranker", "together": "Both stages together"}
 NO_METRIC = ("epoch", "step", "seconds")
 
 
@@ -31,15 +31,13 @@ def learning_panel(logs: Mapping[str, Sequence[Mapping[str, float]]], watched: M
 
 
 def _stage(stage: str, records: Sequence[Mapping[str, float]], watched: str | None) -> list[Block]:
-    losses = [name for name in records[0] if name.startswith("loss/")]
+    # Of all epochs: a part of the loss may come in later.
+    logged = list(dict.fromkeys(name for record in records for name in record))
+    losses = [name for name in logged if name.startswith("loss/")]
     # A lone part of the loss is the total.
     if len(losses) == 2 and "loss/total" in losses:
         losses = ["loss/total"]
-    metrics = list(
-        dict.fromkeys(
-            name for record in records for name in record if name not in NO_METRIC and not name.startswith("loss/")
-        )
-    )
+    metrics = [name for name in logged if name not in NO_METRIC and not name.startswith("loss/")]
     best = None
     judged = [record for record in records if watched is not None and record.get(watched) is not None]
     if watched is not None and judged:
@@ -90,14 +88,10 @@ def _stage(stage: str, records: Sequence[Mapping[str, float]], watched: str | No
 
 
 def _drawn(metrics: Sequence[str], watched: str | None) -> list[str]:
-    """At most five lines in one chart, the watched one first; what repeats another or only says of how many
-    users it is stays in the table.
+    """At most five lines in one chart, the watched one first; what only says of how many users it is stays in
+    the table.
     """
-    kept = [
-        name
-        for name in metrics
-        if "coverage" not in name and not (name.startswith("retriever/") and name[10:] in metrics)
-    ]
+    kept = [name for name in metrics if "coverage" not in name]
     return sorted(kept, key=lambda name: name != watched)[:5]
 
 

@@ -9,6 +9,7 @@ from corral.report.run_report import RunReport
 MEANINGS = {
     "retriever": "steps of stage 1's training, without validation",
     "ranker": "steps of stage 2's training, without validation",
+    "together": "steps of both stages' joint training, without validation",
     "train": "both stages with validation and the tuning of the mixture (the last call of a resumed run)",
     "recall": "stage 1 over all test queries",
     "rank": "stage 2 over all test queries and candidates (and those of the oracle)",
