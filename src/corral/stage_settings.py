@@ -153,7 +153,10 @@ class TogetherSettings(TrainingSettings):
     depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
     refresh_every: int = Field(0, ge=0, description="steps between refreshes of the sampler; 0: once an epoch")
     max_per_user: int = Field(
-        0, ge=0, description="the ranker trains on at most so many positions of a sequence and epoch; 0: all"
+        0,
+        ge=0,
+        description="the ranker trains on at most so many positions of a sequence; other retrievers: both stages on "
+        "at most so many events a user and epoch; 0: all",
     )
     warm_start: bool = Field(False, description="train the retriever alone first, by retriever_training")
 

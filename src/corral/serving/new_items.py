@@ -100,7 +100,9 @@ def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, rows:
     part = copy.deepcopy(part)
     assert isinstance(module, EvidenceRanker)
     assert module.evidence is not None
-    table = cast(CoVisitationEvidence, part.evidence).table.renumbered(moved, rows)
+    table = cast(CoVisitationEvidence, part.evidence).table
+    device = table.keys.device
+    table = table.cpu().renumbered(moved, rows).to(device)
     for ranker in (part, module):
         ranker.evidence.table = table  # type: ignore[union-attr]
     return part
