@@ -79,12 +79,12 @@ def share_item_table(retriever: nn.Module, ranker: nn.Module) -> None:
     """
     inner = ranker.ranker if isinstance(ranker, EvidenceRanker) else ranker
     table, fields = getattr(retriever, "item_embedding", None), getattr(inner, "fields", None)
-    own = fields.catalogue.id_tables()[1] if fields is not None else []
+    own = fields.catalogue.id_tables() if fields is not None else []
     if table is None or len(own) != 1 or own[0].weight.shape != table.weight.shape:
         raise ValueError(
             "together.shared_table: needs a retriever with an item table, and ranker.field_size = its size"
         )
-    own[0].weight = table.weight
+    own[0].weight, own[0].sparse = table.weight, table.sparse
 
 
 def train_together(experiment: Experiment) -> tuple[nn.Module, nn.Module]:
