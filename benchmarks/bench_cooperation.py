@@ -65,22 +65,25 @@ class Shape:
         windows: whole sequences in a batch; 0: single events.
         slots: events of a window.
         targets: of them are clicked items to predict: the last so many.
+        shortest: windows have this many to ``slots`` events, each number alike; 0: all have ``slots``.
     """
 
     retriever: str
     windows: int = 0
     slots: int = 0
     targets: int = 0
+    shortest: int = 0
 
 
-# Windows of 50 are what recipes train on: the ranker's histories are the 0 to 49 items before each position.
+# Windows are what recipes train on: the ranker's histories are the 0 to 49 items before each position.
 SHAPES = {
+    "SASRec, windows of 5 to 50": Shape("sasrec", windows=9, slots=50, targets=50, shortest=5),
     "SASRec, windows of 50": Shape("sasrec", windows=6, slots=50, targets=50),
     "SASRec, 50 before each": Shape("sasrec", windows=16, slots=66, targets=16),
     "two towers, single events": Shape("two-tower"),
     "MF, single events": Shape("mf"),
 }
-WINDOWS, FULL = list(SHAPES)[:2]
+VARIED, WINDOWS, FULL = list(SHAPES)[:3]
 
 
 def draw_batch(shape: Shape, items: int, generator: torch.Generator) -> Batch | SequenceBatch:
@@ -97,9 +100,19 @@ def draw_batch(shape: Shape, items: int, generator: torch.Generator) -> Batch | 
     before = torch.arange(shape.slots).expand(size).contiguous()
     target = torch.zeros(size, dtype=torch.bool)
     target[:, -shape.targets :] = True
-    # Exactly 256 examples, whatever the windows give.
-    target.view(-1)[target.view(-1).nonzero()[EXAMPLES:, 0]] = False
+    if shape.shortest:
+        length = torch.randint(shape.shortest, shape.slots + 1, size[:1], generator=generator)
+        real = before >= shape.slots - length[:, None]
+        rows, target = rows.masked_fill(~real, 0), target & real
+    else:
+        # Exactly 256 examples, whatever the windows give.
+        target.view(-1)[target.view(-1).nonzero()[EXAMPLES:, 0]] = False
     return SequenceBatch(user, rows, event, event, before, target)
+
+
+def examples_of(batch: Batch | SequenceBatch) -> int:
+    """How many clicked items a batch holds: 256, or about that many where windows vary."""
+    return len(batch) if isinstance(batch, Batch) else int(batch.target_mask.sum())
 
 
 class RankerAlone(nn.Module):
@@ -197,15 +210,17 @@ def steps_part(seed: int, steps: int) -> list[Row]:
                 both = cooperative(shape, size, items)
                 trained = [Training(one, low) for one in (both, *alone(both, shape, size, items))]
                 generator = torch.Generator().manual_seed(seed)
-                spent = []
+                spent, speeds = [], []
                 for number in range(steps + 1):
                     batch = draw_batch(shape, items, generator)
                     times = [milliseconds(lambda one=one, batch=batch: one.step(batch)) for one in trained]  # type: ignore[misc]
-                    spent += [times] if number else []
+                    if number:
+                        spent.append(times)
+                        speeds.append(1e3 * examples_of(batch) / times[0])
                 whole, first, second = (statistics.median(column) for column in zip(*spent, strict=True))
                 found = {
-                    "examples_per_second": 1e3 * EXAMPLES / whole,
-                    "best_examples_per_second": 1e3 * EXAMPLES / min(times[0] for times in spent),
+                    "examples_per_second": statistics.median(speeds),
+                    "best_examples_per_second": max(speeds),
                     "goal": float(goal),
                     "cooperative_ms": whole,
                     "retriever_alone_ms": first,
@@ -294,22 +309,21 @@ def core_speed(size: str, low: bool) -> tuple[float, float]:
 def floor(shape: Shape, size: str, low: bool, batch: Batch | SequenceBatch) -> dict[str, float]:
     """What the arithmetic alone would take.
 
-    FLOPs: matrix products of DIN, its MLP and SASRec, one forward and two backward. Bytes: DIN's hidden
-    activations written and read once, and rows of tables read, their gradients written, and row, mean and
-    variance read and written by Adam. Nothing for element-wise work, dropout, normalisation, and calls.
+    FLOPs and bytes counted as ``ABOUT_FLOOR`` says.
     """
     d, attention, hidden, _ = SIZES[size]
-    pairs = (1 + NEGATIVES) * EXAMPLES * LENGTH
+    examples = examples_of(batch)
+    pairs = (1 + NEGATIVES) * examples * LENGTH
     if isinstance(batch, SequenceBatch):
-        slots = batch.target_mask.nonzero()[:, 1].clamp(max=LENGTH)
-        pairs = (1 + NEGATIVES) * int(slots.sum())
+        row, slot = batch.target_mask.nonzero(as_tuple=True)
+        pairs = (1 + NEGATIVES) * int((slot - (batch.items == 0).sum(1)[row]).clamp(max=LENGTH).sum())
     attend = 2 * (d * attention[0] + attention[0] * attention[1] + attention[1] + d) * pairs
-    mlp = 2 * (3 * d * hidden[0] + hidden[0] * hidden[1] + hidden[1]) * (1 + NEGATIVES) * EXAMPLES
+    mlp = 2 * (3 * d * hidden[0] + hidden[0] * hidden[1] + hidden[1]) * (1 + NEGATIVES) * examples
     tokens = shape.windows * shape.slots
     encode = 2 * 2 * (12 * d * d + 2 * d * shape.slots / 2) * tokens
     rate, bandwidth = core_speed(size, low)
     width = 2 if low else 4
-    lookups = 2 * (1 + NEGATIVES) * EXAMPLES + tokens + pairs / (1 + NEGATIVES)
+    lookups = 2 * (1 + NEGATIVES) * examples + tokens + pairs / (1 + NEGATIVES)
     moved = 2 * pairs * sum(attention) * width + lookups * d * 4 * 8
     return {
         "gflop": 3 * (attend + mlp + encode) / 1e9,
@@ -325,7 +339,7 @@ def profile_part(seed: int, steps: int) -> list[Row]:
     """The step cut in pieces, each timed by itself with a gradient of its own; and the floor."""
     rows = []
     for size in SIZES:
-        for name in (WINDOWS, FULL):
+        for name in (VARIED, WINDOWS, FULL):
             for precision, low in PRECISIONS.items():
                 both = cooperative(SHAPES[name], size, CATALOGUES[0])
                 generator = torch.Generator().manual_seed(seed)
@@ -385,31 +399,35 @@ def sampler_part(seed: int, steps: int) -> list[Row]:
     """Refresh and draws of the multi-index; draws of the exact softmax beside it."""
     rows = []
     for items in (2_400, 12_000, 100_000, 1_000_000):
-        catalogue, d = torch.arange(2, items + 2), SIZES[SMALL][0]
-        generator = torch.Generator().manual_seed(seed)
-        # Vectors without any structure: k-means takes the most steps. Then one epoch's drift.
-        vectors = torch.randn(items, d, generator=generator) * d**-0.5
-        moved = vectors + 0.1 * d**-0.5 * torch.randn(items, d, generator=generator)
-        queries = 2 * torch.randn(EXAMPLES, d, generator=generator)
-        for words in (8, 32):
-            sampler = MultiIndexSampler(catalogue, size=d, num_codewords=words)
-            found = {
-                "first_refresh_ms": milliseconds(lambda one=sampler: one.refresh(vectors)),  # type: ignore[misc]
-                "next_refresh_ms": milliseconds(lambda one=sampler: one.refresh(moved)),  # type: ignore[misc]
-                "draw_ms": draws(sampler, queries, generator, steps),
-                "log_q_ms": statistics.median(
-                    milliseconds(lambda one=sampler: one.log_q(queries, catalogue[:EXAMPLES, None]))  # type: ignore[misc]
-                    for _ in range(steps)
-                ),
-            }
-            rows.append(result_row(f"{items:,} items", f"midx K={words}", seed, found, protocol={"part": "sampler"}))
-            print(rows[-1]["dataset"], words, {key: round(value, 2) for key, value in found.items()}, flush=True)
-        if items <= 100_000:
-            exact = ExactSoftmaxSampler(catalogue, size=d)
-            found = {"first_refresh_ms": milliseconds(lambda one=exact: one.refresh(vectors))}  # type: ignore[misc]
-            found["draw_ms"] = draws(exact, queries, generator, min(steps, 3))
-            rows.append(result_row(f"{items:,} items", "exact softmax", seed, found, protocol={"part": "sampler"}))
+        for words in (8, 32, None):
+            if words is None and items > 100_000:
+                continue
+            name = "exact softmax" if words is None else f"midx K={words}"
+            found = sampler_times(items, words, seed, steps)
+            rows.append(result_row(f"{items:,} items", name, seed, found, protocol={"part": "sampler"}))
+            print(rows[-1]["dataset"], name, {key: round(value, 2) for key, value in found.items()}, flush=True)
     return rows
+
+
+def sampler_times(items: int, words: int | None, seed: int, steps: int) -> dict[str, float]:
+    """One sampler; ``words`` None: the exact softmax."""
+    catalogue, d = torch.arange(2, items + 2), SIZES[SMALL][0]
+    generator = torch.Generator().manual_seed(seed)
+    # Vectors without any structure: k-means takes the most steps. Then an epoch's drift.
+    vectors = torch.randn(items, d, generator=generator) * d**-0.5
+    queries = 2 * torch.randn(EXAMPLES, d, generator=generator)
+    if words is None:
+        exact = ExactSoftmaxSampler(catalogue, size=d)
+        found = {"first_refresh_ms": milliseconds(lambda: exact.refresh(vectors))}
+        return found | {"draw_ms": draws(exact, queries, generator, min(steps, 3))}
+    sampler = MultiIndexSampler(catalogue, size=d, num_codewords=words)
+    found = {"first_refresh_ms": milliseconds(lambda: sampler.refresh(vectors))}
+    vectors += 0.1 * d**-0.5 * torch.randn(items, d, generator=generator)
+    found["next_refresh_ms"] = milliseconds(lambda: sampler.refresh(vectors))
+    found["draw_ms"] = draws(sampler, queries, generator, steps)
+    own = catalogue[:EXAMPLES, None]
+    found["log_q_ms"] = statistics.median(milliseconds(lambda: sampler.log_q(queries, own)) for _ in range(steps))
+    return found
 
 
 def draws(
@@ -420,71 +438,113 @@ def draws(
     return statistics.median(spent[1:])
 
 
-PIECES = ("retriever forward", "retriever backward", "sampler", "ranker forward", "ranker backward", "optimizer", "rest")
+PIECES = ("retriever forward", "retriever backward", "sampler", "ranker forward", "ranker backward")
+PIECES += ("optimizer", "rest")
+ABOUT = """\
+One core, CPU time, median over steps; 256 examples, 20 negatives from MIDX (K = 32), 10,000 items unless said
+otherwise; users and items uniform, ids only. Loading of data is not in it. Shapes of a batch:
+
+- *SASRec, windows of 5 to 50*: nine windows with that many events each (about 256 in all), one pass of the retriever
+  for all positions; the ranker reads the items before each, 16 on average. No two batches have the same shapes, as in
+  training: in bfloat16 every product of matrices of a new shape is compiled first (oneDNN, .4 to 1.5 ms each).
+- *SASRec, windows of 50*: the same with full windows; the ranker reads 24 items on average.
+- *SASRec, 50 before each*: 16 windows of 66 events, the last 16 are targets: every example has 50 items of history.
+- *Single events*: 50 items of history each, one query an event. MF reads none of it, its ranker does.
+
+The machine was shared with other work, so cache and bandwidth were not its own; `best` is the quietest step."""
+ABOUT_RATIO = """\
+ratio: the cooperative step over retriever alone (same loss, sampler, N) + ranker alone (uniform negatives, same loss,
+N), each with its own optimizer; systems take turns on the same batches, median of the steps' ratios."""
+ABOUT_GROWTH = """\
+distinct_item_rows: what a step of the ranker's table touches; items are uniform, so 10^4 of them repeat in a batch and
+10^6 do not. peak_mb: resident memory of a fresh process that refreshes and makes two steps in float32; imports_mb of it
+were there before any model."""
+ABOUT_FLOOR = """\
+floor_ms: the FLOPs of matrix products (DIN, its MLP, SASRec; one forward and two backward) at this core's measured rate
+for DIN's largest product, plus bytes at its measured copying rate: DIN's hidden activations written and read once, rows
+of tables read, their gradients written, and row, mean and variance read and written by Adam. Nothing for element-wise
+work, dropout, normalisation, compilation of products, and calls. Pieces are timed by themselves, each with a gradient
+of its own; rest is the step less its pieces: losses, what backward does between the stages, first touches of memory. In
+bfloat16 the step pays for the compilation of new shapes, and its pieces, timed after it, find them compiled."""
+ABOUT_SAMPLER = """\
+first_refresh: k-means++ and up to 30 steps of Lloyd on vectors without structure, the worst case; next: from the last
+codewords, vectors moved by a tenth. log_q: of one given item a query."""
 
 
-def reading(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+def goals(parts: Mapping[str, Sequence[Row]]) -> list[str]:
     """Goals, met or not, from the rows themselves."""
     lines = ["## Goals", ""]
 
     def say(goal: str, value: float, bound: float, most: bool, where: str) -> None:
         met = value <= bound if most else value >= bound
-        digits = 2 if bound < 100 else 0
-        lines.append(f"- {goal}: {value:,.{digits}f} ({where}): {'met' if met else '**missed**'}.")
+        lines.append(f"- {goal}: {value:,.{2 if bound < 100 else 0}f} ({where}): {'met' if met else '**missed**'}.")
 
     for size, (_, _, _, goal) in SIZES.items():
-        here = [row for row in rows["steps"] if row["system"] == size]
         for name in SHAPES:
-            of = [row for row in here if row["dataset"].startswith(f"{name};")]
+            of = [row for row in parts["steps"] if row["system"] == size and row["dataset"].startswith(f"{name};")]
             if of:
                 best = max(of, key=lambda row: row["metrics"]["examples_per_second"])
                 value = best["metrics"]["examples_per_second"]
                 say(f"{size}: at least {goal:,} examples a second", value, goal, False, best["dataset"])
-    if rows["steps"]:
-        worst = max(rows["steps"], key=lambda row: row["metrics"]["ratio"])
-        where = f"the largest of {len(rows['steps'])}: {worst['dataset']}; {worst['system']}"
-        say("a cooperative step over the two independent ones, at most 1.25", worst["metrics"]["ratio"], 1.25, True, where)
-    if rows["growth"]:
-        last = rows["growth"][-1]
-        say("10^6 items over 10^4, at most 1.3", last["metrics"]["over_10^4"], 1.3, True, "refresh apart")
+    if parts["steps"]:
+        worst = max(parts["steps"], key=lambda row: row["metrics"]["ratio"])
+        where = f"the largest of {len(parts['steps'])}: {worst['dataset']}; {worst['system']}"
+        value = worst["metrics"]["ratio"]
+        say("a cooperative step over the two independent ones, at most 1.25", value, 1.25, True, where)
+    if parts["growth"]:
+        value = parts["growth"][-1]["metrics"]["over_10^4"]
+        say("10^6 items over 10^4, at most 1.3", value, 1.3, True, "refresh apart")
     return lines
 
 
 def page(rows: Sequence[Row]) -> list[str]:
     """The lines of cooperation.md."""
     parts = {part: [row for row in rows if row["protocol"]["part"] == part] for part in PARTS}
-    lines = [
-        "One core, CPU time, median over steps; 256 examples, 20 negatives from MIDX (K = 32), 10,000 items unless said",
-        "otherwise; users and items uniform, ids only. *SASRec, windows of 50*: whole sequences, one pass for all",
-        "positions, the ranker reads the 0 to 49 items before each (24 on average): what recipes train on. *50 before",
-        "each*: every example has a full history. *Single events*: the same, one history an event. MF reads no history,",
-        "its ranker does. Loading of data is not in it. Machine shared with other work: cache and bandwidth were not its",
-        "own, so a figure of a quiet machine is higher; `best` is the quietest step.",
-        "",
-        *reading(parts),
-    ]
-    if parts["steps"]:
-        columns = ("examples_per_second", "best_examples_per_second", "goal", "cooperative_ms")
-        columns += ("retriever_alone_ms", "ranker_alone_ms", "ratio")
-        lines += ["", "## Steps", "", *table(parts["steps"], columns, digits=2)]
-        lines += ["", "ratio: the cooperative step over retriever alone (same loss, sampler, N) + ranker alone (uniform"]
-        lines += ["negatives, same loss, N), each with its own optimizer; systems take turns, median of the steps' ratios."]
-    if parts["growth"]:
-        columns = ("step_ms", "over_10^4", "distinct_item_rows", "refresh_ms", "tables_mb", "moments_mb")
-        columns += ("sampler_mb", "imports_mb", "peak_mb")
-        lines += ["", f"## Growth: {FULL}, sparse tables", "", *table(parts["growth"], columns, digits=2)]
-        lines += ["", "distinct_item_rows: what a step of the ranker's table touches; uniform items, so 10^4 items repeat"]
-        lines += ["and 10^6 do not. peak_mb: resident memory of a fresh process, with imports_mb before any model."]
-    if parts["profile"]:
-        columns = ("step", *PIECES, "gflop", "din_gflop", "moved_mb", "core_gflops", "floor_ms", "over_floor")
-        lines += ["", "## Where the time goes (milliseconds)", "", *table(parts["profile"], columns, digits=1)]
-        lines += ["", *floor.__doc__.strip().splitlines()[2:]] if floor.__doc__ else []
-    if parts["sampler"]:
-        columns = ("first_refresh_ms", "next_refresh_ms", "draw_ms", "log_q_ms")
-        lines += ["", "## Sampler: 256 queries, 20 draws, d = 64", "", *table(parts["sampler"], columns, digits=2)]
-        lines += ["", "first_refresh: k-means++ on vectors without structure, the worst case; next: from the last codewords,"]
-        lines += ["vectors moved by a tenth. log_q: of one given item a query."]
-    return [line.strip() if line.startswith("    ") else line for line in lines]
+    lines = [*ABOUT.splitlines(), "", *goals(parts)]
+    shown = {
+        "steps": (
+            "Steps",
+            (
+                "examples_per_second",
+                "best_examples_per_second",
+                "goal",
+                "cooperative_ms",
+                "retriever_alone_ms",
+                "ranker_alone_ms",
+                "ratio",
+            ),
+            ABOUT_RATIO,
+        ),
+        "growth": (
+            f"Growth: {FULL}, sparse tables",
+            (
+                "step_ms",
+                "over_10^4",
+                "distinct_item_rows",
+                "refresh_ms",
+                "tables_mb",
+                "moments_mb",
+                "sampler_mb",
+                "imports_mb",
+                "peak_mb",
+            ),
+            ABOUT_GROWTH,
+        ),
+        "profile": (
+            "Where the time goes (milliseconds)",
+            ("step", *PIECES, "gflop", "din_gflop", "moved_mb", "core_gflops", "floor_ms", "over_floor"),
+            ABOUT_FLOOR,
+        ),
+        "sampler": (
+            "Sampler: 256 queries, 20 draws, d = 64",
+            ("first_refresh_ms", "next_refresh_ms", "draw_ms", "log_q_ms"),
+            ABOUT_SAMPLER,
+        ),
+    }
+    for part, (title, columns, about) in shown.items():
+        if parts[part]:
+            lines += ["", f"## {title}", "", *table(parts[part], columns, digits=2), "", *about.splitlines()]
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

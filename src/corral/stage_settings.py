@@ -94,6 +94,7 @@ class RetrieverTrainingSettings(TrainingSettings):
     sampler: SamplerName = "uniform"
     num_negatives: int = Field(100, ge=1)
     num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
+    depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
     certain: bool = Field(False, description="sampled-softmax: the clicked item counts as present, not as drawn")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 

@@ -21,6 +21,7 @@ from corral.cli.experiment import Experiment
 from corral.cli.main import main
 from corral.cli.ranker_stage import click_logits, new_stages
 from corral.cli.recipes import read_recipe
+from corral.cli.retriever_stage import new_retriever, sampler_for
 from corral.cli.run import build_part, judge, open_models, open_recommender, train_run
 from corral.data.batches import Query
 from corral.data.dataset import Dataset
@@ -29,6 +30,7 @@ from corral.data.split import Part
 from corral.data.synthetic import checkerboard_world, markov_world
 from corral.evaluation.result import Evaluation
 from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
+from corral.sampling.top_k import TopKRandomSampler
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
 from corral.serving.recommendations import Recommendations
@@ -333,6 +335,14 @@ def test_a_history_is_as_long_in_training_as_in_service(train: Trainer) -> None:
     experiment = Experiment.start(settings, train.folder / "never trained", quiet=True)
     assert experiment.history_length == 5
     assert new_stages(experiment, nn.Identity(), nn.Identity(), 0).history_length == 5
+
+
+def test_the_retriever_alone_draws_as_deep_as_it_is_told(train: Trainer) -> None:
+    deep = ("retriever_training.sampler=top-k-random", "retriever_training.depth=7")
+    experiment = Experiment.start(train.settings("independent", *deep), train.folder / "deep", quiet=True)
+    sampler = sampler_for(experiment, new_retriever(experiment), experiment.settings.retriever_training)
+    assert isinstance(sampler, TopKRandomSampler)
+    assert sampler.k == 7
 
 
 def test_click_labels_are_learned_from_the_history_that_is_served(tmp_path: Path) -> None:

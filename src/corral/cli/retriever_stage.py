@@ -68,7 +68,7 @@ def sampler_for(
         torch.from_numpy(experiment.counts),
         size=retriever.encode_items(catalogue[:1].to(experiment.device)).shape[1],
         num_codewords=chosen.num_codewords,
-        depth=getattr(chosen, "depth", 1),
+        depth=chosen.depth,
         seed=experiment.settings.seed,
     )
 

@@ -109,10 +109,10 @@ class CooperativeObjective(nn.Module):
         drawn = self._clicks(both.scores, both, self.certain_retriever)
         others = torch.ones(len(encoded.every_query), dtype=torch.bool, device=drawn.device)
         others[encoded.chosen] = False
-        rest = int(others.sum())
-        if rest == 0:
+        rest = others.nonzero()[:, 0]
+        if len(rest) == 0:
             return drawn
-        queries, target = encoded.every_query[others], encoded.every_target[others]
+        queries, target = encoded.every_query.index_select(0, rest), encoded.every_target[rest]
         with torch.no_grad():
             more = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
             log_q = torch.cat([self.sampler.log_q(queries.detach(), target[:, None]), more.log_q], 1)
@@ -121,7 +121,7 @@ class CooperativeObjective(nn.Module):
         second = Scored(scores, scores, log_q, more.items == target[:, None], items)
         loss = self._clicks(scores, second, self.certain_retriever)
         # The mean over all A positions.
-        share = rest / len(others)
+        share = len(rest) / len(others)
         return (1 - share) * drawn + share * loss
 
     def _distillation(self, encoded: Encoded, both: Scored) -> Tensor:

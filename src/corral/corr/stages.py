@@ -100,14 +100,16 @@ class Stages(nn.Module):
             return Encoded(queries, batch.item, batch.query, queries, batch.item, everyone)
         row, slot = batch.target_mask.nonzero(as_tuple=True)
         states = cast(CausalRetriever, self.retriever).encode_positions(batch)
-        every = states[row, batch.query_index[row, slot]]
+        # index_select, not brackets: its gradient is many times cheaper.
+        at = row * states.shape[1] + batch.query_index[row, slot]
+        every = states.flatten(0, 1).index_select(0, at)
         target = batch.items[row, slot]
         number = torch.full(batch.items.shape, -1, device=row.device)
         number[row, slot] = torch.arange(len(row), device=row.device)
         row, slot = choose_positions(batch.target_mask, self.positions, self.generator)
         chosen = number[row, slot]
         query = queries_at(batch, row, slot, self.history_length)
-        return Encoded(every[chosen], target[chosen], query, every, target, chosen)
+        return Encoded(every.index_select(0, chosen), target[chosen], query, every, target, chosen)
 
     def scores(self, queries: Tensor, items: Tensor) -> Tensor:
         """Retriever scores [P, n] of item rows [P, n]."""

@@ -63,7 +63,8 @@ class CoVisitationEvidence(nn.Module):
             history = torch.cat([history.new_zeros(len(query), missing), history], 1)
         ahead, behind = self.table.between(query.user, history, items)
         both = ahead + behind
-        weighted = both @ self.decays
+        # Not a product of matrices: autocast would make it in bfloat16, in training and not in service.
+        weighted = (both * self.decays).sum(-1)
         own = self.table.owned(query.user, items).float()
         count = (self.table.counts[items] - own).clamp(min=0)
         summaries = torch.stack(

@@ -24,6 +24,9 @@ from corral.data.dataset import Dataset
 from corral.data.split import Part, Split
 from corral.data.vocabulary import FIRST_ROW
 
+# Places in users' sequences looked at together.
+_PLACES = 1 << 14
+
 
 class CoVisitation(nn.Module):
     """The table w, sparse, with every user's train sequence to take the own share out.
@@ -179,14 +182,15 @@ class CoVisitation(nn.Module):
         inside = at < stop[:, None]
         there = (self.sequence[at.clamp(max=len(self.sequence) - 1)] == item[:, None]) & inside
         pair, place = there.nonzero(as_tuple=True)
-        here = first[pair] + place
-        for gap in range(1, min(self.window, longest - 1) + 1):
-            for share, other in ((ahead, here - gap), (behind, here + gap)):
-                valid = (other >= first[pair]) & (other < stop[pair])
-                if valid.any():
-                    rows, neighbour = pair[valid], self.sequence[other[valid]]
-                    # One pair may stand in several places: added, not assigned.
-                    share.index_add_(0, rows, (history[rows] == neighbour[:, None]).float() / gap)
+        gap = torch.arange(1, max(min(self.window, longest - 1), 0) + 1, device=user.device)
+        # One pair may stand in several places: added, not assigned. In parts: [places, gaps, R] may be large.
+        for rows, here in zip(pair.split(_PLACES), (first[pair] + place).split(_PLACES), strict=True):
+            for share, other in ((ahead, here[:, None] - gap), (behind, here[:, None] + gap)):
+                inside = (other >= first[rows, None]) & (other < stop[rows, None])
+                near = self.sequence[other.clamp(0, len(self.sequence) - 1)].masked_fill(~inside, -1)
+                met = near[:, :, None] == history[rows][:, None, :]
+                # Not a product of matrices: autocast would make it in bfloat16.
+                share.index_add_(0, rows, (met / gap[:, None]).sum(1))
         # An item is not visited after itself: such pairs are not counted.
         same = history == item[:, None]
         return ahead.masked_fill(same, 0.0), behind.masked_fill(same, 0.0)

@@ -147,6 +147,8 @@ def fit(
         for name in _FILES:  # left behind by a process that was killed while it wrote
             for stale in directory.glob(f"{name}.tmp-*"):
                 stale.unlink()
+        for stale in directory.glob(".tmp*"):  # safetensors writes to such a name first
+            stale.unlink()
     if last and last.exists():
         state = _resume(last, objective, optimizer)
         if log:  # the process may have been killed between checkpoint and log

@@ -78,6 +78,14 @@ def test_a_short_history_and_none() -> None:
         torch.testing.assert_close(count, torch.tensor([2.0, 4.0, 2.0]).log() / 4)
 
 
+def test_training_in_low_precision_reads_the_numbers_that_are_served() -> None:
+    evidence = CoVisitationEvidence(table(TINY), recent=3)
+    asked, items = query([1, 3], [[0, 2, 3], [0, 0, 2]]), torch.tensor([[4, 2, 5], [3, 4, 8]])
+    with torch.autocast("cpu", torch.bfloat16):
+        low = evidence(asked, items)
+    torch.testing.assert_close(low, evidence(asked, items), rtol=0, atol=0)
+
+
 def test_an_own_pair_gives_nothing() -> None:
     """Only user 2 ever went from 2 and 3 to 4: asked for user 2, that never happened."""
     evidence = CoVisitationEvidence(table(TINY), recent=3, decay=0.5)

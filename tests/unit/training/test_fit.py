@@ -345,3 +345,12 @@ def test_low_precision_keeps_weights_and_optimizer_in_full() -> None:
     assert set(seen) == {torch.bfloat16}
     assert all(value.dtype == torch.float32 for value in toy.state_dict().values())
     assert {v.dtype for k, v in optimizer.state().items() if "exp_avg" in k} == {torch.float32}
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    """Our own temporary names, and the one that safetensors writes to before it renames."""
+    for name in (".tmpAb12Cd", "checkpoint.safetensors.tmp-1"):
+        (tmp_path / name).write_bytes(b"half")
+    objective = Toy()
+    fit(objective, Loader(), RowWiseAdam(objective, learning_rate=0.01), epochs=1, directory=tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]

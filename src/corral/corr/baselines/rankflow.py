@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from corral.corr.stages import Encoded, Stages
 from corral.data.batches import Batch, SequenceBatch
+from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.sampler import Sampler
 from corral.training.losses import sampled_softmax
 
@@ -129,6 +130,8 @@ class RankFlowObjective(nn.Module):
 
     def _retriever(self, encoded: Encoded) -> Tensor:
         queries, own = encoded.every_query, encoded.every_target[:, None]
+        if self.training and isinstance(self.sampler, InBatchSampler):
+            self.sampler.update(own)
         with torch.no_grad():
             drawn = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
             log_q_own = self.sampler.log_q(queries.detach(), own)[:, 0]

@@ -13,6 +13,7 @@ import torch
 from corral.corr.baselines.rankflow import RankFlowObjective, top_items, tutor_loss
 from corral.corr.stages import Stages
 from corral.data.batches import Batch
+from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.uniform import UniformSampler
 from corral.training.fit import FitState, fit
 from corral.training.losses import sampled_softmax
@@ -95,6 +96,16 @@ def test_the_losses_are_what_they_say(stages: Stages, batch: Batch) -> None:
     objective.refresh()
     expected = tutor_loss(scores[:, 1:], logits[:, 1:], a=0.5, best=2)
     torch.testing.assert_close(objective(batch)["total"], expected)
+
+
+def test_in_batch_negatives_are_those_of_the_batches(stages: Stages, batch: Batch) -> None:
+    sampler = InBatchSampler(stages.catalogue, window=20)
+    objective = RankFlowObjective(stages, sampler, num_negatives=3, num_candidates=6, best=2)
+    objective.refresh()
+    objective.eval()(batch)
+    assert int(sampler.seen) == 0
+    objective.train()(batch)
+    assert sampler.catalogue.items[sampler.events[: int(sampler.seen)]].tolist() == batch.item.tolist()
 
 
 def test_the_tutor_speaks_without_dropout(stages: Stages, batch: Batch) -> None:
