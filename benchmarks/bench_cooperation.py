@@ -65,7 +65,8 @@ class Shape:
         windows: whole sequences in a batch; 0: single events.
         slots: events of a window.
         targets: of them are clicked items to predict: the last so many.
-        shortest: windows have this many to ``slots`` events, each number alike; 0: all have ``slots``.
+        shortest: windows have this many to ``slots`` events; 0: all have ``slots``.
+        more: how many more than ``shortest`` on average, falling off exponentially; 0: every number alike.
     """
 
     retriever: str
@@ -73,17 +74,19 @@ class Shape:
     slots: int = 0
     targets: int = 0
     shortest: int = 0
+    more: float = 0.0
 
 
 # Windows are what recipes train on: the ranker's histories are the 0 to 49 items before each position.
 SHAPES = {
+    "SASRec, short windows": Shape("sasrec", windows=37, slots=50, targets=50, shortest=3, more=4.0),
     "SASRec, windows of 5 to 50": Shape("sasrec", windows=9, slots=50, targets=50, shortest=5),
     "SASRec, windows of 50": Shape("sasrec", windows=6, slots=50, targets=50),
     "SASRec, 50 before each": Shape("sasrec", windows=16, slots=66, targets=16),
     "two towers, single events": Shape("two-tower"),
     "MF, single events": Shape("mf"),
 }
-VARIED, WINDOWS, FULL = list(SHAPES)[:3]
+SHORT, VARIED, WINDOWS, FULL = list(SHAPES)[:4]
 
 
 def draw_batch(shape: Shape, items: int, generator: torch.Generator) -> Batch | SequenceBatch:
@@ -102,7 +105,13 @@ def draw_batch(shape: Shape, items: int, generator: torch.Generator) -> Batch | 
     target[:, -shape.targets :] = True
     if shape.shortest:
         length = torch.randint(shape.shortest, shape.slots + 1, size[:1], generator=generator)
-        real = before >= shape.slots - length[:, None]
+        if shape.more:
+            tail = torch.empty(size[:1]).exponential_(1 / (shape.more + 0.5), generator=generator)
+            length = (shape.shortest + tail.long()).clamp(max=shape.slots)
+        # No wider than the longest: as the loader does.
+        rows, before, target, event = (one[:, -int(length.max()) :] for one in (rows, before, target, event))
+        before = torch.arange(rows.shape[1]).expand(rows.shape).contiguous()
+        real = before >= rows.shape[1] - length[:, None]
         rows, target = rows.masked_fill(~real, 0), target & real
     else:
         # Exactly 256 examples, whatever the windows give.
@@ -210,22 +219,24 @@ def steps_part(seed: int, steps: int) -> list[Row]:
                 both = cooperative(shape, size, items)
                 trained = [Training(one, low) for one in (both, *alone(both, shape, size, items))]
                 generator = torch.Generator().manual_seed(seed)
-                spent, speeds = [], []
+                # Milliseconds an example. A batch for each, or the first would compile products for the others.
+                spent: list[list[float]] = []
                 for number in range(steps + 1):
-                    batch = draw_batch(shape, items, generator)
-                    times = [milliseconds(lambda one=one, batch=batch: one.step(batch)) for one in trained]  # type: ignore[misc]
-                    if number:
-                        spent.append(times)
-                        speeds.append(1e3 * examples_of(batch) / times[0])
+                    batches = [draw_batch(shape, items, generator) for _ in trained]
+                    times = [
+                        milliseconds(lambda one=one, batch=batch: one.step(batch)) / examples_of(batch)  # type: ignore[misc]
+                        for one, batch in zip(trained, batches, strict=True)
+                    ]
+                    spent += [times] if number else []
                 whole, first, second = (statistics.median(column) for column in zip(*spent, strict=True))
                 found = {
-                    "examples_per_second": statistics.median(speeds),
-                    "best_examples_per_second": max(speeds),
+                    "examples_per_second": 1e3 / whole,
+                    "best_examples_per_second": 1e3 / min(times[0] for times in spent),
                     "goal": float(goal),
-                    "cooperative_ms": whole,
-                    "retriever_alone_ms": first,
-                    "ranker_alone_ms": second,
-                    "ratio": statistics.median(times[0] / (times[1] + times[2]) for times in spent),
+                    "cooperative_ms": EXAMPLES * whole,
+                    "retriever_alone_ms": EXAMPLES * first,
+                    "ranker_alone_ms": EXAMPLES * second,
+                    "ratio": whole / (first + second),
                 }
                 rows.append(result_row(f"{name}; {precision}", size, seed, found, protocol={"part": "steps"}))
                 print(rows[-1]["dataset"], size, {key: round(value, 2) for key, value in found.items()}, flush=True)
@@ -306,7 +317,9 @@ def core_speed(size: str, low: bool) -> tuple[float, float]:
     return 2 * left.numel() * attention[0] / quickest * 1e3, 2 * there.numel() * 4 / moved * 1e3
 
 
-def floor(shape: Shape, size: str, low: bool, batch: Batch | SequenceBatch) -> dict[str, float]:
+def floor(
+    shape: Shape, size: str, speed: tuple[float, float], low: bool, batch: Batch | SequenceBatch
+) -> dict[str, float]:
     """What the arithmetic alone would take.
 
     FLOPs and bytes counted as ``ABOUT_FLOOR`` says.
@@ -319,9 +332,9 @@ def floor(shape: Shape, size: str, low: bool, batch: Batch | SequenceBatch) -> d
         pairs = (1 + NEGATIVES) * int((slot - (batch.items == 0).sum(1)[row]).clamp(max=LENGTH).sum())
     attend = 2 * (d * attention[0] + attention[0] * attention[1] + attention[1] + d) * pairs
     mlp = 2 * (3 * d * hidden[0] + hidden[0] * hidden[1] + hidden[1]) * (1 + NEGATIVES) * examples
-    tokens = shape.windows * shape.slots
+    tokens = int((batch.items != 0).sum()) if isinstance(batch, SequenceBatch) else 0
     encode = 2 * 2 * (12 * d * d + 2 * d * shape.slots / 2) * tokens
-    rate, bandwidth = core_speed(size, low)
+    rate, bandwidth = speed
     width = 2 if low else 4
     lookups = 2 * (1 + NEGATIVES) * examples + tokens + pairs / (1 + NEGATIVES)
     moved = 2 * pairs * sum(attention) * width + lookups * d * 4 * 8
@@ -339,19 +352,20 @@ def profile_part(seed: int, steps: int) -> list[Row]:
     """The step cut in pieces, each timed by itself with a gradient of its own; and the floor."""
     rows = []
     for size in SIZES:
-        for name in (VARIED, WINDOWS, FULL):
+        for name in (SHORT, VARIED, WINDOWS, FULL):
             for precision, low in PRECISIONS.items():
                 both = cooperative(SHAPES[name], size, CATALOGUES[0])
                 generator = torch.Generator().manual_seed(seed)
                 training = Training(both, low)
+                speed = core_speed(size, low)
                 spent: dict[str, list[float]] = defaultdict(list)
                 for number in range(steps + 1):
                     batch = draw_batch(SHAPES[name], CATALOGUES[0], generator)
                     pieces = step_in_pieces(training, batch)
+                    pieces |= floor(SHAPES[name], size, speed, low, batch)
                     for piece, value in pieces.items() if number else ():
                         spent[piece].append(value)
                 found = {piece: statistics.median(values) for piece, values in spent.items()}
-                found |= floor(SHAPES[name], size, low, batch)
                 found["over_floor"] = found["step"] / found["floor_ms"]
                 facts = {"part": "profile"}
                 rows.append(result_row(f"{name}; {precision}", size, seed, found, protocol=facts))
@@ -444,9 +458,11 @@ ABOUT = """\
 One core, CPU time, median over steps; 256 examples, 20 negatives from MIDX (K = 32), 10,000 items unless said
 otherwise; users and items uniform, ids only. Loading of data is not in it. Shapes of a batch:
 
-- *SASRec, windows of 5 to 50*: nine windows with that many events each (about 256 in all), one pass of the retriever
-  for all positions; the ranker reads the items before each, 16 on average. No two batches have the same shapes, as in
-  training: in bfloat16 every product of matrices of a new shape is compiled first (oneDNN, .4 to 1.5 ms each).
+- *SASRec, short windows*: 37 windows of 7 events on average (at least 3, exponential tail, at most 50), about 256 in
+  all: as on the Amazon sets; one pass of the retriever for all positions, the ranker reads the items before each.
+  No two batches have the same shapes, as in training: in bfloat16 every product of matrices of a new shape is compiled
+  first (oneDNN, .4 to 1.5 ms each).
+- *SASRec, windows of 5 to 50*: nine windows, every length alike; histories of 16 on average.
 - *SASRec, windows of 50*: the same with full windows; the ranker reads 24 items on average.
 - *SASRec, 50 before each*: 16 windows of 66 events, the last 16 are targets: every example has 50 items of history.
 - *Single events*: 50 items of history each, one query an event. MF reads none of it, its ranker does.
@@ -454,7 +470,7 @@ otherwise; users and items uniform, ids only. Loading of data is not in it. Shap
 The machine was shared with other work, so cache and bandwidth were not its own; `best` is the quietest step."""
 ABOUT_RATIO = """\
 ratio: the cooperative step over retriever alone (same loss, sampler, N) + ranker alone (uniform negatives, same loss,
-N), each with its own optimizer; systems take turns on the same batches, median of the steps' ratios."""
+N), each with its own optimizer; systems take turns, each with batches of its own. Milliseconds for 256 examples."""
 ABOUT_GROWTH = """\
 distinct_item_rows: what a step of the ranker's table touches; items are uniform, so 10^4 of them repeat in a batch and
 10^6 do not. peak_mb: resident memory of a fresh process that refreshes and makes two steps in float32; imports_mb of it

@@ -10,7 +10,7 @@ pytest.importorskip("altair")
 
 from corral.data.dataset import Dataset
 from corral.data.split import Part, time_cut
-from corral.report.blocks import Block, Mark, Paragraph, Table
+from corral.report.blocks import Block, Chart, Mark, Paragraph, Table
 from corral.report.comparison_panel import comparison_panel, flattened
 from corral.report.data_summary import data_summary
 from corral.report.example_lists import choose, example_lists
@@ -132,3 +132,18 @@ def test_runs_judged_by_other_rules_are_flagged_and_not_compared(full: RunReport
 
 def test_nested_settings_become_dotted_names() -> None:
     assert flattened({"a": {"b": {"c": 1}}, "d": None}) == {"a.b.c": "1", "d": "–"}
+
+
+def test_a_joint_training_shows_every_loss_and_every_stage() -> None:
+    """A loss that comes in later has its column and its line; the retriever's metric is not the served list's."""
+    records = [
+        {"epoch": e, "step": 5 * e, "seconds": 1.0, "loss/total": 2.0, "loss/ranker": 1.0, **late}
+        | {"ndcg@10": 0.3, "retriever/ndcg@10": 0.1 + e / 10, "ranker/ndcg@10": 0.2}
+        for e, late in enumerate(({}, {"loss/distillation": 0.5}))
+    ]
+    panel = learning_panel({"together": records}, {"together": "ndcg@10"})
+    (table,) = tables(panel.blocks)
+    assert {"loss/distillation", "retriever/ndcg@10", "ranker/ndcg@10"} <= set(table.columns)
+    charts = [chart for block in panel.blocks for chart in getattr(block, "blocks", ()) if isinstance(chart, Chart)]
+    assert "distillation: from 0.5" in charts[0].label
+    assert "retriever/ndcg@10: from 0.1" in charts[1].label
