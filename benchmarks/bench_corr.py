@@ -19,13 +19,13 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from corr_systems import APART_RECIPES, DATASETS, SYSTEMS, TIERS
-from results import ROOT, Row, result_row, table, write_results
+from results import ROOT, Row, fill_readme, result_row, table, write_results
 
 from corral.cli.experiment import Experiment
 from corral.cli.recipes import read_recipe
@@ -37,7 +37,8 @@ from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import tune_mixture
 from corral.evaluation.result import Evaluation, Stage
 from corral.evaluation.significance import compare
-from corral.retrieval.co_visitation import CoVisitation, CoVisitationChannel
+from corral.retrieval.co_visitation import CoVisitation
+from corral.retrieval.co_visitation_channel import CoVisitationChannel
 
 RUNS = ROOT / "runs" / "corr"
 TUNING = ROOT / "docs" / "results" / "corr_tuning.json"
@@ -76,23 +77,29 @@ def open_run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[
     settings = read_recipe(wanted.recipe, (*chosen, *wanted.overrides, *more, f"seed={seed}", "threads=1"))
     take_trial(dataset, system, seed, folder, tuple(more))
     experiment = Experiment.start(settings, folder, quiet=True)
-    donor = folder.parent / f"{dataset}-{wanted.retriever_of}-{seed}" / "retriever"
-    if wanted.retriever_of and donor.is_dir() and not (folder / "retriever").exists():
-        temporary = folder / "retriever.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(donor, temporary)
-        temporary.rename(folder / "retriever")
+    copy_whole(folder.parent / f"{dataset}-{wanted.retriever_of}-{seed}" / "retriever", folder / "retriever")
     return experiment
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """A directory copied whole or not at all; nothing where there is no source, or a target already."""
+    if not source.is_dir() or target.exists():
+        return
+    temporary = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, temporary)
+    temporary.rename(target)
 
 
 def take_trial(dataset: str, system: str, seed: int, folder: Path, chosen: tuple[str, ...]) -> None:
     """The run that tuning chose was made already, on its data set and seed: taken over, not made again."""
     trials = ((), *SYSTEMS[system].trials)
-    if (dataset, seed) != TUNED_ON or chosen not in trials or folder.exists():
+    if (dataset, seed) != TUNED_ON or chosen not in trials:
         return
     made = folder.parent / f"{dataset}-tune-{system}-{trials.index(chosen)}"
     if (made / "trial.json").exists():
-        shutil.copytree(made, folder)
+        copy_whole(made, folder)
 
 
 def co_visitation(experiment: Experiment) -> tuple[Evaluation, dict[str, float]]:
@@ -200,18 +207,15 @@ def share_retriever(folder: Path, dataset: str, system: str, trial: Sequence[str
         return
     first = folder / f"{dataset}-tune-{system}-0" / "retriever"
     donor = folder / f"{dataset}-{SYSTEMS[system].retriever_of}-{TUNED_ON[1]}" / "retriever"
-    source = next((one for one in (first, donor) if one.is_dir() and place / "retriever" != one), None)
-    if source is not None and not (place / "retriever").exists() and not any("retriever" in one for one in trial):
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = place / "retriever.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
-        temporary.rename(place / "retriever")
+    if not any("retriever" in one for one in trial):
+        for source in (first, donor):
+            if source != place / "retriever":
+                copy_whole(source, place / "retriever")
 
 
-def comparisons(rows: Sequence[Row], folder: Path) -> list[dict[str, object]]:
+def comparisons(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
     """Paired bootstrap over users of corr (and corr-plain) against every other system of the same ladder."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for dataset in DATASETS:
         here = [row for row in rows if row["dataset"] == dataset]
         for ours in ("corr", "corr-plain"):
@@ -242,6 +246,19 @@ def comparisons(rows: Sequence[Row], folder: Path) -> list[dict[str, object]]:
     return found
 
 
+def readme_table(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first data set's table with what corr (or corr-plain) gains on each line."""
+    dataset = next(iter(DATASETS))
+    gains = {pair["against"]: pair for pair in pairs if pair["dataset"] == dataset}
+    columns = ("ndcg@10", "recall@10", "retriever/ndcg@10", "retriever/recall@100")
+    head, rule, *lines = table([row for row in rows if row["dataset"] == dataset], columns)
+    shown = [f"{head} corr's gain, 95 % interval |", f"{rule}---|"]
+    for line in lines:
+        pair = gains.get(line.split("|")[2].strip())
+        shown.append(line + (" {gain:+.1%} ({low:+.4f} to {high:+.4f}) |".format(**pair) if pair else " |"))
+    return shown
+
+
 def write_pages(folder: Path) -> None:
     """docs/results/corr.json and corr.md from all finished runs."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
@@ -259,6 +276,7 @@ def write_pages(folder: Path) -> None:
         )
     protocol = {"threads": 1, "num_candidates": 100, "comparisons": pairs}
     write_results("corr", rows, protocol, shown, command="python benchmarks/bench_corr.py")
+    fill_readme("corr", readme_table(rows, pairs))
     print("\n".join(shown))
 
 
@@ -273,7 +291,6 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the pages from the finished runs, run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    np.seterr(all="ignore")
     if arguments.tune:
         tune(arguments.systems or list(SYSTEMS), arguments.runs)
         return

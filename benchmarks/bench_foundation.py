@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from results import ROOT, Row, result_row, table, write_results
+from results import ROOT, Row, fill_readme, result_row, table, write_results
 
 from corral.cli.experiment import Experiment
 from corral.cli.recipes import read_recipe
@@ -108,6 +108,7 @@ def main() -> None:
             shown.append(f"- {dataset}: {facts}.")
     protocol = {"threads": arguments.threads, "public": PUBLIC}
     write_results("foundation", rows, protocol, shown, command="python benchmarks/bench_foundation.py")
+    fill_readme("foundation", table(rows, ("ndcg@10", "recall@10", "mrr@10", "retriever/recall@100")))
     print("\n".join(shown))
 
 

@@ -64,8 +64,7 @@ UNIFORM = (
     "retriever_training.sampler=uniform",
 )
 PAPER = ("together.full_softmax=false", "together.certain_retriever=true")
-
-
+# Recipes that train one stage after the other.
 APART_RECIPES = ("independent", "two-stage")
 
 
@@ -112,7 +111,7 @@ SYSTEMS |= {
     f"{name}-plain": System(
         system.recipe,
         (*system.overrides, *(PAPER if name == "corr" else ()), *PLAIN),
-        system.retriever_of or (name if "training" in "".join(system.overrides) or name == "two-stage" else None),
+        system.retriever_of or (name if system.recipe in APART_RECIPES else None),
     )
     for name, system in list(SYSTEMS.items())
     if name not in ("retriever-full-softmax", "co-visitation", "lightgbm")

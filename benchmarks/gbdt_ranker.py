@@ -21,11 +21,11 @@ from corral.cli.retriever_stage import item_index, served_channel
 from corral.data.batches import Query
 from corral.data.examples import Examples
 from corral.data.split import Part
-from corral.evaluation.funnel import evaluation_mode
 from corral.evaluation.mixture import tune_mixture
 from corral.ranking.evidence import CoVisitationEvidence
 from corral.retrieval.channels import RetrieverChannel
 from corral.retrieval.co_visitation import CoVisitation
+from corral.retrieval.evaluation_mode import evaluation_mode
 
 
 class GbdtRanker:

@@ -97,6 +97,19 @@ def table(rows: Sequence[Row], metrics: Sequence[str], digits: int = 4) -> list[
     return lines
 
 
+def fill_readme(name: str, lines: Sequence[str]) -> None:
+    """Puts lines between ``<!-- results: NAME -->`` and ``<!-- /results: NAME -->`` of README.md."""
+    path, before, after = ROOT / "README.md", f"<!-- results: {name} -->", f"<!-- /results: {name} -->"
+    text = path.read_text(encoding="utf-8")
+    head, found, rest = text.partition(before)
+    _, closed, tail = rest.partition(after)
+    if not (found and closed):
+        raise ValueError(f"{path}: no {before} ... {after}")
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text("\n".join([head + before, *lines, after + tail]), encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def write_results(
     name: str,
     rows: Sequence[Row],

@@ -87,14 +87,20 @@ class TrainingSettings(Strict):
     checkpoint_seconds: float = Field(60.0, gt=0)
 
 
-class RetrieverTrainingSettings(TrainingSettings):
+class SampledTrainingSettings(TrainingSettings):
+    """A training against sampled items."""
+
+    sampler: SamplerName = "uniform"
+    num_negatives: int = Field(20, ge=1)
+    num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
+    depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
+
+
+class RetrieverTrainingSettings(SampledTrainingSettings):
     """How stage 1 is trained."""
 
     loss: Literal["full-softmax", "sampled-softmax", "in-batch", "bce"] = "full-softmax"
-    sampler: SamplerName = "uniform"
     num_negatives: int = Field(100, ge=1)
-    num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
-    depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
     certain: bool = Field(False, description="sampled-softmax: the clicked item counts as present, not as drawn")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
@@ -125,7 +131,7 @@ class RankerSettings(Strict):
     evidence: EvidenceSettings | None = None
 
 
-class RankerTrainingSettings(TrainingSettings):
+class RankerTrainingSettings(SampledTrainingSettings):
     """How stage 2 is trained.
 
     ``clicks``: log loss on the events' own labels (``label_at_least`` of the value column).
@@ -133,10 +139,6 @@ class RankerTrainingSettings(TrainingSettings):
     """
 
     loss: Literal["softmax", "bce", "clicks"] = "softmax"
-    sampler: SamplerName = "uniform"
-    num_negatives: int = Field(20, ge=1)
-    num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
-    depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
     certain: bool = Field(False, description="softmax: the clicked item counts as present, not as drawn")
     noisy_scores: bool = Field(False, description="the finished retriever keeps its dropout while the ranker trains")
     label_at_least: float | None = None
@@ -145,13 +147,9 @@ class RankerTrainingSettings(TrainingSettings):
     )
 
 
-class TogetherSettings(TrainingSettings):
+class TogetherSettings(SampledTrainingSettings):
     """How both stages are trained at once; replaces retriever_training and ranker_training."""
 
-    sampler: SamplerName = "midx"
-    num_negatives: int = Field(20, ge=1)
-    num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
-    depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
     refresh_every: int = Field(0, ge=0, description="steps between refreshes of the sampler; 0: once an epoch")
     max_per_user: int = Field(
         0,
@@ -166,6 +164,7 @@ class CorrSettings(TogetherSettings):
     """CoRR: negatives from the live retriever, which learns from the ranker by distillation."""
 
     kind: Literal["corr"] = "corr"
+    sampler: SamplerName = "midx"
     distillation: float = Field(1.0, ge=0, description="weight of the distillation; 0: none")
     distillation_start: int = Field(0, ge=0, description="steps without it")
     distillation_ramp: int = Field(0, ge=0, description="steps in which its weight climbs")
@@ -185,7 +184,6 @@ class IccSettings(TogetherSettings):
     """ICC: one loss on a soft chain of both stages (Gallagher et al., WSDM 2019)."""
 
     kind: Literal["icc"] = "icc"
-    sampler: SamplerName = "uniform"
     gate_depth: int = Field(10, ge=1)
     gate_temperature: float = Field(1.0, gt=0)
 
@@ -194,7 +192,6 @@ class RankFlowSettings(TogetherSettings):
     """RankFlow: epochs of learning from data and from the next stage (Qin et al., SIGIR 2022)."""
 
     kind: Literal["rankflow"] = "rankflow"
-    sampler: SamplerName = "uniform"
     refresh_every: Literal[0] = Field(0, description="its two kinds of epochs change at the refresh: once an epoch")
     best: int = Field(10, ge=1)
     order_weight: float = Field(0.5, ge=0, le=1)
@@ -204,7 +201,6 @@ class LcronSettings(TogetherSettings):
     """An LCRON-style end-to-end surrogate (arXiv 2503.09492)."""
 
     kind: Literal["lcron"] = "lcron"
-    sampler: SamplerName = "uniform"
     depth_retriever: int = Field(10, ge=1)
     depth_ranker: int = Field(1, ge=1)
     sort_temperature: float = Field(1.0, gt=0)

@@ -34,7 +34,7 @@ VECTORS = torch.randn(90, SIZE, generator=seeded(23))
 def in_batch(window: int) -> InBatchSampler:
     sampler = InBatchSampler(CATALOGUE, window=window, uniform_share=0.1)
     for batch in CATALOGUE[torch.randint(40, (30, 16), generator=seeded(24))]:
-        sampler.update(batch)
+        sampler.observe(batch)
     return sampler
 
 
@@ -202,7 +202,7 @@ def test_state_makes_a_fresh_sampler_go_on(make: Callable[[], Sampler]) -> None:
     first.refresh(VECTORS)
     fresh.refresh(VECTORS.flip(0))
     if isinstance(fresh, InBatchSampler):
-        fresh.update(CATALOGUE[:7])
+        fresh.observe(CATALOGUE[:7])
     cast(nn.Module, fresh).load_state_dict(cast(nn.Module, first).state_dict())
     drawn, again = (each.sample(queries(6), 40, seeded(12)) for each in (first, fresh))
     assert torch.equal(drawn.items, again.items)

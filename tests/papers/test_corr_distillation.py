@@ -7,25 +7,39 @@ import torch
 from torch import Tensor
 
 from corral.corr.distillation import distillation_terms, effective_sample_size, full_kl
+from corral.corr.multi_index_sampler import MultiIndexSampler
 
-M, REPLICATES = 300, 1500
+M, SIZE, REPLICATES = 300, 8, 1500
+
+
+def vectors() -> tuple[Tensor, Tensor]:
+    """One query [1, D] and the catalogue's vectors [M, D]; scores with standard deviation about 1.2."""
+    random = torch.Generator().manual_seed(3)
+    query = torch.randn(1, SIZE, generator=random)
+    return 1.2 * query / query.norm(), torch.randn(M, SIZE, generator=random)
 
 
 def stages() -> tuple[Tensor, Tensor]:
     """Scores and logits of one query over the catalogue [M]: related, not equal."""
-    random = torch.Generator().manual_seed(3)
-    scores = 1.2 * torch.randn(M, generator=random, dtype=torch.float64)
-    return scores, -0.3 * scores + 0.8 * torch.randn(M, generator=random, dtype=torch.float64)
+    random = torch.Generator().manual_seed(4)
+    query, items = vectors()
+    scores = (query @ items.T)[0].double()
+    return scores, 0.2 * scores + 0.8 * torch.randn(M, generator=random, dtype=torch.float64)
 
 
-def proposals(scores: Tensor) -> dict[str, Tensor]:
-    """log Q [M]: uniform, a coarse guess at the retriever's softmax (as codewords give it), and that softmax."""
-    coarse = (scores * 1.5).round() / 1.5
-    return {
+def proposals() -> dict[str, Tensor]:
+    """log Q [M] of the query: uniform, the multi-index with K codewords a half, and the exact softmax."""
+    query, items = vectors()
+    rows = torch.arange(2, M + 2)
+    found = {
         "uniform": torch.zeros(M, dtype=torch.float64).log_softmax(0),
-        "coarse": coarse.log_softmax(0),
-        "exact": scores.log_softmax(0),
+        "exact": (query @ items.T)[0].double().log_softmax(0),
     }
+    for codewords in (8, 32, 128):
+        sampler = MultiIndexSampler(rows, size=SIZE, num_codewords=codewords)
+        sampler.refresh(items)
+        found[f"midx {codewords}"] = sampler.log_q(query, rows[None])[0].double()
+    return found
 
 
 def estimate(scores: Tensor, logits: Tensor, log_q: Tensor, n: int, corrected: bool = True) -> Tensor:
@@ -35,22 +49,22 @@ def estimate(scores: Tensor, logits: Tensor, log_q: Tensor, n: int, corrected: b
     return distillation_terms(scores[drawn], logits[drawn], used)
 
 
-@pytest.mark.parametrize("name", ["uniform", "coarse", "exact"])
+@pytest.mark.parametrize("name", ["uniform", "midx 8", "midx 32", "midx 128", "exact"])
 def test_sampled_kl_converges_to_the_exact_one(name: str) -> None:
     scores, logits = stages()
     exact = float(full_kl(scores[None], logits[None]))
-    log_q = proposals(scores)[name]
+    log_q = proposals()[name]
     for n in (20, 100, 500, 2000):
         terms = estimate(scores, logits, log_q, n)
         error = 3 * float(terms.std()) / REPLICATES**0.5
         assert abs(float(terms.mean()) - exact) <= 10.0 / n + error, (name, n)
 
 
-@pytest.mark.parametrize("name", ["coarse", "exact"])
+@pytest.mark.parametrize("name", ["midx 8", "midx 32", "midx 128", "exact"])
 def test_without_log_q_it_converges_to_something_else(name: str) -> None:
     """KL(softmax(r + log Q) || softmax(s + log Q)); the test would notice if log Q were dropped."""
     scores, logits = stages()
-    log_q = proposals(scores)[name]
+    log_q = proposals()[name]
     wrong = float(full_kl((scores + log_q)[None], (logits + log_q)[None]))
     right = float(full_kl(scores[None], logits[None]))
     found = float(estimate(scores, logits, log_q, 2000, corrected=False).mean())
@@ -60,7 +74,7 @@ def test_without_log_q_it_converges_to_something_else(name: str) -> None:
 
 def test_uniform_needs_no_correction() -> None:
     scores, logits = stages()
-    log_q = proposals(scores)["uniform"]
+    log_q = proposals()["uniform"]
     torch.testing.assert_close(
         estimate(scores, logits, log_q, 50), estimate(scores, logits, log_q, 50, corrected=False)
     )

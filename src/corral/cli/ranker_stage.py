@@ -18,9 +18,9 @@ from corral.corr.two_stage import TwoStageObjective
 from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
-from corral.evaluation.funnel import evaluation_mode
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.ranking.evidence import EvidenceRanker
+from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import Retriever
 from corral.training.fit import Loader
 from corral.training.ranking_objectives import ClickObjective

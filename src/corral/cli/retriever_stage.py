@@ -15,17 +15,12 @@ from corral.data.examples import Examples
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part
 from corral.evaluation.evaluate import evaluate
-from corral.evaluation.funnel import evaluation_mode
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
+from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.retriever import CausalRetriever
 from corral.sampling.sampler import Sampler
-from corral.stage_settings import (
-    RankerTrainingSettings,
-    RetrieverTrainingSettings,
-    TogetherSettings,
-    TrainingSettings,
-)
+from corral.stage_settings import SampledTrainingSettings, TrainingSettings
 from corral.training.fit import Loader
 from corral.training.retrieval_objectives import FullSoftmaxObjective, InBatchObjective, SampledSoftmaxObjective
 
@@ -58,7 +53,7 @@ def served_channel(experiment: Experiment, retriever: Any) -> ColdStartChannel:
 def sampler_for(
     experiment: Experiment,
     retriever: Any,
-    chosen: RetrieverTrainingSettings | RankerTrainingSettings | TogetherSettings,
+    chosen: SampledTrainingSettings,
 ) -> Sampler:
     """The sampler that a training asks for; proposals that follow a query follow this retriever's."""
     catalogue = experiment.catalogue

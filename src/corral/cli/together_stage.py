@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from corral.cli.experiment import Experiment
@@ -106,5 +105,4 @@ def train_together(experiment: Experiment) -> tuple[nn.Module, nn.Module]:
     )
     for model in (retriever, ranker):
         experiment.share_unknown(model)
-    torch.manual_seed(experiment.settings.seed)
     return retriever, ranker

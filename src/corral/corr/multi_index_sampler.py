@@ -120,6 +120,9 @@ class MultiIndexSampler(nn.Module):
         self.listed_items.copy_(self.catalogue.items[cells.argsort(stable=True)])
         self.refreshed.fill_(True)
 
+    def observe(self, items: Tensor) -> None:
+        """Nothing to do."""
+
     @torch.no_grad()
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
         """n independent draws, with replacement, for each query vector [B, D] (CoRR, The sampler, step 2).

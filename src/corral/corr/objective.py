@@ -6,14 +6,14 @@ Shape letters: P examples, N draws, A positions of a batch, M items in the catal
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from corral.corr.distillation import distillation_terms
 from corral.corr.schedule import Ramp
 from corral.corr.stages import Encoded, Scored, Stages
+from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.sampling.sampler import Sampler
 from corral.training.losses import full_softmax, sampled_softmax
@@ -21,7 +21,7 @@ from corral.training.losses import full_softmax, sampled_softmax
 AT_ONCE = Ramp(1.0)  # the paper's weight, from the first step on
 
 
-class CooperativeObjective(nn.Module):
+class CooperativeObjective(StagesObjective):
     """Both stages learn in every step; negatives come from the live retriever.
 
     What is drawn: N items for each of the P examples that the ranker trains on, from Q(. | its query vector).
@@ -63,25 +63,15 @@ class CooperativeObjective(nn.Module):
         only_better_teacher: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.stages, self.sampler, self.num_negatives = stages, sampler, num_negatives
+        super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
         self.distillation, self.temperature = distillation, temperature
         self.certain_retriever, self.certain_ranker = certain_retriever, certain_ranker
         self.full_softmax, self.clean_teacher = full_softmax, clean_teacher
         self.only_better_teacher = only_better_teacher
-        self.generator = torch.Generator().manual_seed(seed)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         position = torch.full((int(stages.catalogue.max()) + 1,), -1)
         position[stages.catalogue.cpu()] = torch.arange(len(stages.catalogue))
         self.register_buffer("position", position, persistent=False)
-
-    def refresh(self) -> None:
-        """Gives the sampler the retriever's current item vectors."""
-        self.sampler.refresh(self.stages.item_vectors().float())
-
-    def generators(self) -> Mapping[str, torch.Generator]:
-        """Those of the draws and of the positions."""
-        return {"negatives": self.generator, "positions": self.stages.generator}
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """L_ra, L_re, L_KD and their weighted total."""

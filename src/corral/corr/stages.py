@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from corral.data.batches import Batch, Query, SequenceBatch
 from corral.data.positions import choose_positions, queries_at
 from corral.ranking.evidence import EvidenceRanker
+from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import CausalRetriever, Retriever
-from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.sampler import Sampler
 
 
@@ -129,8 +129,8 @@ class Stages(nn.Module):
 
     def sample(self, encoded: Encoded, sampler: Sampler, n: int, generator: torch.Generator) -> Scored:
         """The clicked item and n draws for each example, through both stages."""
-        if self.training and isinstance(sampler, InBatchSampler):
-            sampler.update(encoded.every_target)
+        if self.training:
+            sampler.observe(encoded.every_target)
         with torch.no_grad():
             proposal, own = encoded.queries.detach(), encoded.target[:, None]
             drawn = sampler.sample(proposal, n, generator)
@@ -142,17 +142,11 @@ class Stages(nn.Module):
     @torch.no_grad()
     def clean_logits(self, encoded: Encoded, items: Tensor, scores: Tensor) -> Tensor:
         """Ranker logits [P, n] without dropout and gradient."""
-        training = self.ranker.training
-        self.ranker.eval()
-        logits = self.logits(encoded.query, items, scores)
-        self.ranker.train(training)
-        return logits
+        with evaluation_mode(self.ranker):
+            return self.logits(encoded.query, items, scores)
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
-        """Vectors of the catalogue [M, D], without dropout."""
-        training = self.retriever.training
-        self.retriever.eval()
-        vectors = cast(Retriever, self.retriever).encode_items(self.catalogue)
-        self.retriever.train(training)
-        return vectors
+        """Vectors of the catalogue [M, D], float32, without dropout."""
+        with evaluation_mode(self.retriever):
+            return cast(Retriever, self.retriever).encode_items(self.catalogue).float()

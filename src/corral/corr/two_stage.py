@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from corral.corr.stages import Stages
+from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.sampling.sampler import Sampler
 from corral.training.losses import binary_loss, sampled_softmax
 
 
-class TwoStageObjective(nn.Module):
+class TwoStageObjective(StagesObjective):
     """The ranker learns from clicks against draws; the retriever stands still, its parameters frozen here.
 
     With a uniform sampler the two stages are independent; with the retriever's own top k this is the usual
@@ -43,10 +43,8 @@ class TwoStageObjective(nn.Module):
         noisy_scores: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.stages, self.sampler, self.num_negatives = stages, sampler, num_negatives
+        super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
         self.binary, self.certain, self.noisy_scores = binary, certain, noisy_scores
-        self.generator = torch.Generator().manual_seed(seed)
         stages.retriever.requires_grad_(False)
 
     def train(self, mode: bool = True) -> TwoStageObjective:
@@ -54,14 +52,6 @@ class TwoStageObjective(nn.Module):
         super().train(mode)
         self.stages.retriever.train(mode and self.noisy_scores)
         return self
-
-    def refresh(self) -> None:
-        """Gives the sampler the retriever's item vectors."""
-        self.sampler.refresh(self.stages.item_vectors().float())
-
-    def generators(self) -> Mapping[str, torch.Generator]:
-        """Those of the draws and of the positions."""
-        return {"negatives": self.generator, "positions": self.stages.generator}
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """The ranker's loss."""

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.targets import TargetBatch, Targets
 from corral.evaluation.metrics import ranked
 from corral.retrieval.channels import RecallChannel
+from corral.retrieval.evaluation_mode import evaluation_mode
 
 RankerCall = Callable[[Query, Tensor], Tensor]
 
@@ -73,42 +73,6 @@ def refuse_duplicates(items: Tensor, name: str) -> None:
     if bool(twice.any()):
         row = int(ordered[:, 1:][twice][0])
         raise ValueError(f"recall channel {name!r}: item row {row} appears twice in one list")
-
-
-def _models(part: object) -> Iterator[nn.Module]:
-    """The models in a stage: itself, a channel's retriever, the channels of a merged channel."""
-    if isinstance(part, nn.Module):
-        yield part
-    elif part is not None:
-        yield from _models(getattr(part, "retriever", None))
-        for channel in getattr(part, "channels", ()):
-            yield from _models(channel)
-
-
-def _modules(part: object) -> Iterator[nn.Module]:
-    """All modules of a model, or of the models that a channel holds."""
-    if isinstance(part, nn.Module):
-        yield from part.modules()
-        return
-    for inner in (getattr(part, "retriever", None), *getattr(part, "channels", ())):
-        if inner is not None:
-            yield from _modules(inner)
-
-
-@contextmanager
-def evaluation_mode(*parts: object) -> Iterator[None]:
-    """Modules without dropout inside, each submodule's own training flag restored after.
-
-    A recall channel is no module: the retriever that it holds is found, also inside merged channels.
-    """
-    flags = [(module, module.training) for part in parts for module in _modules(part)]
-    for module, _ in flags:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 @dataclass

@@ -30,6 +30,9 @@ class ExactSoftmaxSampler(nn.Module):
         """Copies item vectors [M, D]."""
         self.item_vectors.refresh(item_vectors)
 
+    def observe(self, items: Tensor) -> None:
+        """Nothing to do."""
+
     @torch.no_grad()
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
         """n draws per query [B, N], by inversion."""

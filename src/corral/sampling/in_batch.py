@@ -54,7 +54,7 @@ class InBatchSampler(nn.Module):
         """Nothing to do."""
 
     @torch.no_grad()
-    def update(self, items: Tensor) -> None:
+    def observe(self, items: Tensor) -> None:
         """Takes the clicked items [...] of a batch, in their order; rows outside the catalogue do not count."""
         positions = self.catalogue.positions(items.flatten())
         positions = positions[positions >= 0][-self.window :]

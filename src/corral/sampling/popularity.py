@@ -36,6 +36,9 @@ class PopularitySampler(nn.Module):
     def refresh(self, item_vectors: Tensor) -> None:
         """Nothing to do."""
 
+    def observe(self, items: Tensor) -> None:
+        """Nothing to do."""
+
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
         """n draws per query [B, N]: by inversion, log M steps a draw."""
         shape = (query_vectors.shape[0], n)

@@ -45,6 +45,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def observe(self, items: Tensor) -> None:
+        """Takes the clicked items [...] of a training batch, before it draws for it; a no-op for most."""
+        ...
+
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
         """n independent draws, with replacement, for each query vector [B, D]; carries no gradient."""
         ...

@@ -38,6 +38,9 @@ class TopKSampler(nn.Module):
         """Copies item vectors [M, D]."""
         self.item_vectors.refresh(item_vectors)
 
+    def observe(self, items: Tensor) -> None:
+        """Nothing to do."""
+
     @torch.no_grad()
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
         """The n best items [B, N], in a cycle of k; ``generator`` is not used."""

@@ -23,6 +23,9 @@ class UniformSampler(nn.Module):
     def refresh(self, item_vectors: Tensor) -> None:
         """Nothing to do."""
 
+    def observe(self, items: Tensor) -> None:
+        """Nothing to do."""
+
     def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
         """n draws per query [B, N]."""
         shape = (query_vectors.shape[0], n)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.vocabulary import FIRST_ROW, PADDING, UNKNOWN, Vocabulary
-from corral.evaluation.funnel import evaluation_mode
 from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
+from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.bundle import Builder

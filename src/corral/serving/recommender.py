@@ -18,13 +18,13 @@ from corral.data.candidates import Candidates
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 from corral.evaluation.calibration import Calibration
-from corral.evaluation.funnel import evaluation_mode
 from corral.evaluation.metrics import ranking_order
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
 from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.ranker import Ranker
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
+from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ItemIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever

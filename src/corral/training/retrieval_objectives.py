@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Batch, SequenceBatch
+from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import CausalRetriever, Retriever
-from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.sampler import Sampler
 from corral.training.losses import binary_loss, full_softmax, in_batch_softmax, sampled_softmax
 
@@ -110,11 +110,8 @@ class SampledSoftmaxObjective(_RetrievalObjective):
 
     def refresh(self) -> None:
         """Gives the sampler the current item vectors, without dropout."""
-        training = self.retriever.training
-        self.retriever.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self.retriever):
             self.sampler.refresh(cast(Retriever, self.retriever).encode_items(self.catalogue))
-        self.retriever.train(training)
 
     def generators(self) -> Mapping[str, torch.Generator]:
         """The sampler's."""
@@ -124,8 +121,8 @@ class SampledSoftmaxObjective(_RetrievalObjective):
         """The loss of a batch."""
         retriever = cast(Retriever, self.retriever)
         queries, target = queries_and_targets(retriever, batch)
-        if self.training and isinstance(self.sampler, InBatchSampler):
-            self.sampler.update(target)
+        if self.training:
+            self.sampler.observe(target)
         with torch.no_grad():
             drawn = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
             log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]

@@ -15,7 +15,8 @@ from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
 from corral.data.split import leave_last_two_out
 from corral.data.synthetic import markov_world
-from corral.retrieval.co_visitation import CoVisitation, CoVisitationChannel, count_pairs
+from corral.retrieval.co_visitation import CoVisitation, count_pairs
+from corral.retrieval.co_visitation_channel import CoVisitationChannel
 
 ITEMS = 14
 Weights = dict[tuple[int, int], float]

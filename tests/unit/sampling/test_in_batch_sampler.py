@@ -22,8 +22,8 @@ def test_uniform_before_the_first_batch() -> None:
 
 def test_share_of_the_events_so_far() -> None:
     sampler = InBatchSampler(CATALOGUE, window=100, uniform_share=0.2)
-    sampler.update(torch.tensor([9, 9, 5]))
-    sampler.update(torch.tensor([[2], [9]]))
+    sampler.observe(torch.tensor([9, 9, 5]))
+    sampler.observe(torch.tensor([[2], [9]]))
     assert share(sampler) == pytest.approx([0.8 * 3 / 5 + 0.05, 0.8 / 5 + 0.05, 0.8 / 5 + 0.05, 0.05])
 
 
@@ -34,7 +34,7 @@ def test_old_events_are_forgotten() -> None:
     generator = torch.Generator().manual_seed(0)
     for size in (1, 2, 0, 3, 4, 1, 9, 4, 5, 2):
         batch = CATALOGUE[torch.randint(4, (size,), generator=generator)]
-        sampler.update(batch)
+        sampler.observe(batch)
         stream += batch.tolist()
         last = stream[-4:]
         expected = [0.8 * last.count(item) / len(last) + 0.05 for item in CATALOGUE.tolist()]
@@ -44,16 +44,16 @@ def test_old_events_are_forgotten() -> None:
 
 def test_rows_outside_the_catalogue_do_not_count() -> None:
     sampler = InBatchSampler(CATALOGUE, window=10, uniform_share=0.2)
-    sampler.update(torch.tensor([0, 1, 3, 7, 99]))
+    sampler.observe(torch.tensor([0, 1, 3, 7, 99]))
     assert share(sampler) == pytest.approx([0.25] * 4)
-    sampler.update(torch.tensor([0, 2, 99]))
+    sampler.observe(torch.tensor([0, 2, 99]))
     assert share(sampler) == pytest.approx([0.05, 0.85, 0.05, 0.05])
 
 
 def test_with_a_window_of_one_batch_it_draws_that_batch() -> None:
     sampler = InBatchSampler(CATALOGUE, window=3, uniform_share=1e-9)
-    sampler.update(torch.tensor([4, 4, 4]))
-    sampler.update(torch.tensor([9, 5, 5]))
+    sampler.observe(torch.tensor([4, 4, 4]))
+    sampler.observe(torch.tensor([9, 5, 5]))
     sample = sampler.sample(torch.zeros(10, 3), 100, torch.Generator().manual_seed(0))
     assert set(sample.items.unique().tolist()) == {5, 9}
     expected = torch.where(sample.items == 5, math.log(2 / 3), math.log(1 / 3))
@@ -66,14 +66,14 @@ def test_share_of_events_is_learned_from_a_stream() -> None:
     sampler = InBatchSampler(CATALOGUE, window=20_000)
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
-        sampler.update(CATALOGUE[popularity.multinomial(256, replacement=True, generator=generator)])
+        sampler.observe(CATALOGUE[popularity.multinomial(256, replacement=True, generator=generator)])
     assert share(sampler) == pytest.approx((0.99 * popularity + 0.0025).tolist(), abs=0.01)
 
 
 def test_an_update_leaves_its_argument_alone() -> None:
     sampler = InBatchSampler(CATALOGUE, window=2)
     batch: Tensor = torch.tensor([9, 5, 5])
-    sampler.update(batch)
+    sampler.observe(batch)
     assert batch.tolist() == [9, 5, 5]
 
 

@@ -8,12 +8,11 @@ Shape letters: P examples, N draws shared by both stages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from corral.corr.stages import Stages
+from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.sampling.sampler import Sampler
 from corral.training.losses import sampled_softmax
@@ -59,7 +58,7 @@ def icc_loss(scores: Tensor, logits: Tensor, hit: Tensor, *, log_q: Tensor, k: i
     return sampled_softmax(chain[:, 0], chain[:, 1:], log_q[:, 0], log_q[:, 1:], hit)
 
 
-class IccObjective(nn.Module):
+class IccObjective(StagesObjective):
     """ICC over the clicked item and N draws.
 
     The retriever hears of an item only where it drops it, or near the bar: what survives is scored by the
@@ -84,22 +83,12 @@ class IccObjective(nn.Module):
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
         if not 1 <= k <= 1 + num_negatives:
             raise ValueError(f"k must be in 1..{1 + num_negatives} (num_negatives + 1), got {k}")
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        self.stages, self.sampler = stages, sampler
-        self.num_negatives, self.k, self.temperature = num_negatives, k, temperature
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def refresh(self) -> None:
-        """Gives the sampler the current item vectors."""
-        self.sampler.refresh(self.stages.item_vectors())
-
-    def generators(self) -> Mapping[str, torch.Generator]:
-        """The sampler's, and that of the choice of positions."""
-        return {"negatives": self.generator, "positions": self.stages.generator}
+        self.k, self.temperature = k, temperature
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """The loss of a batch."""

@@ -8,12 +8,11 @@ Shape letters: P examples, N draws shared by both stages, n = 1 + N.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from corral.corr.stages import Stages
+from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.sampling.sampler import Sampler
 
@@ -115,7 +114,7 @@ def lcron_losses(
     return survival, *stages
 
 
-class LcronObjective(nn.Module):
+class LcronObjective(StagesObjective):
     """LCRON-style training over the clicked item and N draws.
 
     total = survival + sum over both stages of e^(-w) (-log p_stage) + w, with a learned w per stage (Kendall
@@ -144,26 +143,16 @@ class LcronObjective(nn.Module):
         rejection: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
         if not 1 <= k_ranker <= k_retriever <= num_negatives:
             raise ValueError(
                 f"needs 1 <= k_ranker <= k_retriever <= num_negatives, got {k_ranker}, {k_retriever}, {num_negatives}"
             )
         if temperature <= 0 or rejection < 0:
             raise ValueError(f"needs temperature > 0 and rejection >= 0, got {temperature} and {rejection}")
-        self.stages, self.sampler, self.num_negatives = stages, sampler, num_negatives
         self.k_retriever, self.k_ranker = k_retriever, k_ranker
         self.temperature, self.rejection = temperature, rejection
         self.log_variances = nn.Parameter(torch.zeros(2))
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def refresh(self) -> None:
-        """Gives the sampler the current item vectors."""
-        self.sampler.refresh(self.stages.item_vectors())
-
-    def generators(self) -> Mapping[str, torch.Generator]:
-        """The sampler's, and that of the choice of positions."""
-        return {"negatives": self.generator, "positions": self.stages.generator}
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """The loss of a batch and its three parts, unweighted."""

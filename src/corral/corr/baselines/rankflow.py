@@ -9,15 +9,13 @@ Shape letters: P examples, N draws, M items in the catalogue, D vector size, T l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from corral.corr.stages import Encoded, Stages
+from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
-from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.sampler import Sampler
 from corral.training.losses import sampled_softmax
 
@@ -54,7 +52,7 @@ def top_items(queries: Tensor, item_vectors: Tensor, catalogue: Tensor, k: int, 
     return torch.cat(found) if found else catalogue.new_zeros((0, k))
 
 
-class RankFlowObjective(nn.Module):
+class RankFlowObjective(StagesObjective):
     """Odd refreshes (the first, third ... epoch) start self-learning, even ones tutor-learning.
 
     Self-learning: sampled softmax of the retriever over N draws; softmax of the ranker over the clicked item
@@ -87,16 +85,14 @@ class RankFlowObjective(nn.Module):
         a: float = 0.5,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
         if num_candidates > len(stages.catalogue):
             raise ValueError(f"num_candidates is {num_candidates}, the catalogue has {len(stages.catalogue)} items")
         if not 1 <= best < num_candidates:
             raise ValueError(f"best must be in 1..{num_candidates - 1} (num_candidates - 1), got {best}")
         if not 0 <= a <= 1:
             raise ValueError(f"a must be in [0, 1], got {a}")
-        self.stages, self.sampler = stages, sampler
-        self.num_negatives, self.num_candidates, self.best, self.a = num_negatives, num_candidates, best, a
-        self.generator = torch.Generator().manual_seed(seed)
+        self.num_candidates, self.best, self.a = num_candidates, best, a
         # A buffer: a training that resumes goes on with the kind of epoch it was in.
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
 
@@ -108,12 +104,8 @@ class RankFlowObjective(nn.Module):
 
     def refresh(self) -> None:
         """Gives the sampler the current item vectors and goes on to the other kind of epoch."""
-        self.sampler.refresh(self.stages.item_vectors())
+        super().refresh()
         self.refreshes += 1
-
-    def generators(self) -> Mapping[str, torch.Generator]:
-        """The sampler's, and that of the choice of positions."""
-        return {"negatives": self.generator, "positions": self.stages.generator}
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """The loss of a batch: "retriever" and "ranker", or "tutor"."""
@@ -130,8 +122,8 @@ class RankFlowObjective(nn.Module):
 
     def _retriever(self, encoded: Encoded) -> Tensor:
         queries, own = encoded.every_query, encoded.every_target[:, None]
-        if self.training and isinstance(self.sampler, InBatchSampler):
-            self.sampler.update(own)
+        if self.training:
+            self.sampler.observe(own)
         with torch.no_grad():
             drawn = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
             log_q_own = self.sampler.log_q(queries.detach(), own)[:, 0]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query
-from corral.evaluation.funnel import evaluation_mode
 from corral.retrieval.channels import ColdStartChannel, MergedChannel, RetrieverChannel
+from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 

@@ -1,0 +1,34 @@
+"""evaluation_mode: models without dropout for a while, wherever they are held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+def _modules(part: object) -> Iterator[nn.Module]:
+    """All modules of a model, or of the models that a channel holds."""
+    if isinstance(part, nn.Module):
+        yield from part.modules()
+        return
+    for inner in (getattr(part, "retriever", None), *getattr(part, "channels", ())):
+        if inner is not None:
+            yield from _modules(inner)
+
+
+@contextmanager
+def evaluation_mode(*parts: object) -> Iterator[None]:
+    """Modules without dropout inside, each submodule's own training flag restored after.
+
+    A recall channel is no module: the retriever that it holds is found, also inside merged channels.
+    """
+    flags = [(module, module.training) for part in parts for module in _modules(part)]
+    for module, _ in flags:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
