@@ -34,6 +34,8 @@ class Evidence(Protocol):
 class CoVisitationEvidence(nn.Module):
     """Co-visitation between the R latest history items and the candidate; see ``CoVisitation``.
 
+    Of no paper: corral's own choice. The factors 4 and 1/4 bring weights and counts to about unit scale.
+
     One input a step back in the history and direction, so that the ranker learns what recency is worth:
     log(1 + 4 w(h_r -> i)) and log(1 + 4 w(i -> h_r)), r = 1 .. R. Then five summaries: the decayed sum over
     all steps, the same divided by the root of the item's count, how many steps were ever co-visited, the

@@ -66,7 +66,7 @@ class CoVisitation(nn.Module):
         self.register_buffer("weight", weight.float()[order])
         self.register_buffer("sequence", sequence)
         self.register_buffer("offsets", offsets)
-        self.register_buffer("own_keys", (user * num_items + sequence).unique())
+        self.register_buffer("own_keys", (user * num_items + sequence).sort().values)
         self.register_buffer("counts", torch.bincount(sequence, minlength=num_items).float())
 
     @classmethod
@@ -157,12 +157,10 @@ class CoVisitation(nn.Module):
         return forward, backward
 
     def owned(self, user: Tensor, items: Tensor) -> Tensor:
-        """Whether the item is in the user's train events: [B, N], bool."""
-        if not len(self.own_keys):
-            return torch.zeros_like(items, dtype=torch.bool)
-        key = user[:, None] * self.num_items + items
-        at = torch.searchsorted(self.own_keys, key).clamp_(max=len(self.own_keys) - 1)
-        return (self.own_keys[at] == key) & (items >= FIRST_ROW)
+        """How many of the user's train events are of the item: [B, N], int64."""
+        key = (user[:, None] * self.num_items + items).contiguous()
+        found = torch.searchsorted(self.own_keys, key, right=True) - torch.searchsorted(self.own_keys, key)
+        return found.masked_fill(items < FIRST_ROW, 0)
 
     def _own_share(self, user: Tensor, history: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
         """What the user's own train events add to w(h -> i) and w(i -> h): two [P, R] for P (user, item) pairs."""
