@@ -85,27 +85,40 @@ class System:
     trials: tuple[tuple[str, ...], ...] = ()
 
 
-# Two settings a system, three for two-stage: its recipe as shipped, and these. Shared sizes: first trials of corr.
+# Four settings a system: its recipe as shipped, and three more. Shared sizes: first trials of corr.
 DROPPED = ("ranker.embedding_dropout=0.5",)
+APART_TRIALS = (DROPPED, ("ranker_training.learning_rate=0.001",))
+TOGETHER_TRIALS = (
+    DROPPED,
+    ("together.learning_rate=0.001",),
+    (
+        "together.warm_start=true",
+        "retriever_training={loss: full-softmax, epochs: 8, batch_size: 16, learning_rate: 0.002, cosine: true}",
+    ),
+)
+MORE_NEGATIVES = ("ranker_training.num_negatives=50",)
 SYSTEMS: dict[str, System] = {
     "retriever-full-softmax": System("two-stage", ("ranker=null",)),
     "co-visitation": System("two-stage", ("ranker=null",)),
     "lightgbm": System("two-stage", ("ranker=null",), "retriever-full-softmax"),
     "independent-bce": System(
-        "independent", ("retriever_training.loss=bce", "ranker_training.loss=bce"), trials=(DROPPED,)
+        "independent",
+        ("retriever_training.loss=bce", "ranker_training.loss=bce"),
+        trials=(*APART_TRIALS, MORE_NEGATIVES),
     ),
-    "independent-softmax": System("independent", UNIFORM, trials=(DROPPED,)),
-    "independent-midx": System("independent", (*UNIFORM[:2], "retriever_training.sampler=midx"), trials=(DROPPED,)),
+    "independent-softmax": System("independent", UNIFORM, trials=(*APART_TRIALS, MORE_NEGATIVES)),
+    "independent-midx": System(
+        "independent",
+        (*UNIFORM[:2], "retriever_training.sampler=midx"),
+        trials=(*APART_TRIALS, MORE_NEGATIVES),
+    ),
     "two-stage": System(
-        "two-stage",
-        (),
-        "retriever-full-softmax",
-        (DROPPED, ("ranker_training.sampler=softmax",)),
+        "two-stage", (), "retriever-full-softmax", (*APART_TRIALS, ("ranker_training.sampler=softmax",))
     ),
-    "icc": System("icc", trials=(DROPPED,)),
-    "rankflow": System("rankflow", trials=(DROPPED,)),
-    "lcron": System("lcron", trials=(DROPPED,)),
-    "corr": System("corr", trials=(DROPPED,)),
+    "icc": System("icc", trials=TOGETHER_TRIALS),
+    "rankflow": System("rankflow", trials=TOGETHER_TRIALS),
+    "lcron": System("lcron", trials=TOGETHER_TRIALS),
+    "corr": System("corr", trials=TOGETHER_TRIALS),
 }
 SYSTEMS |= {
     f"{name}-plain": System(

@@ -102,5 +102,5 @@ def open_data(data: DataSettings) -> Dataset:
         min_user_events=data.min_user_events,
         min_item_events=data.min_item_events,
         iterate=data.iterate,
-        overwrite=path.exists(),
+        overwrite=True,  # another process may have made it meanwhile
     )

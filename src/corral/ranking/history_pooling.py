@@ -18,7 +18,7 @@ from torch.nn import functional
 
 # Bytes of the products [b, L, n, S] evaluated at a time. On a CPU a piece then stays in cache; smaller ones
 # would pay for the calls. Elsewhere pieces only bound the memory of long candidate lists.
-CPU_PIECE, DEVICE_PIECE = 1 << 21, 1 << 29
+CPU_PIECE, DEVICE_PIECE = 1 << 20, 1 << 29
 
 
 def mean_pooling(history: Tensor, mask: Tensor) -> Tensor:
