@@ -37,11 +37,12 @@ class DataSettings(Strict):
 class SplitSettings(Strict):
     """Which events train, validate and test."""
 
-    rule: Literal["time-cut", "leave-last-two-out", "given"] = "time-cut"
+    rule: Literal["time-cut", "leave-last-two-out", "random", "given"] = "time-cut"
     valid_fraction: float = Field(0.1, gt=0, lt=1)
     test_fraction: float = Field(0.1, gt=0, lt=1)
     valid_from: int | None = Field(None, description="first time of validation, in the data's unit")
     test_from: int | None = Field(None, description="first time of test, in the data's unit")
+    seed: int = Field(0, ge=0, description="rule random: of the lots; no other seed changes the split")
     repeats: bool = Field(False, description="may items that the user had before be recommended and counted?")
 
 

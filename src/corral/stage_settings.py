@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SamplerName = Literal["uniform", "popularity", "in-batch", "midx", "softmax", "top-k", "top-k-random"]
 
@@ -114,27 +114,102 @@ class EvidenceSettings(Strict):
     score: bool = Field(True, description="the retriever's score too, added to the logit with a learned factor")
 
 
+class AsOfSettings(Strict):
+    """Running counts and rates of user, item and the item's categories strictly before each event."""
+
+    rule: Literal["streaming", "train"] | None = Field(
+        None, description="which events are looked up: all, as a server would, or train's; null: as the split allows"
+    )
+    smoothing: float = Field(5.0, gt=0, description="rates are drawn to the prior as by so many events")
+    recent: int = Field(8, ge=1, description="latest events of a user whose rate is an input of its own")
+    window: float = Field(0.125, gt=0, le=1, description="share of the log that counts as an item's recent past")
+
+
+class BehaviourSettings(Strict):
+    """``rar-plus``: what look-alikes did, beyond the paper; from train events of blocks before the event's own."""
+
+    blocks: int = Field(8, ge=1, description="of train time; the first has nobody to learn from")
+    key_size: int = Field(32, ge=1, description="of each of the two vectors of a behaviour profile")
+    people: int = Field(100, ge=1, description="latest people who met the candidate")
+    history_length: int = Field(100, ge=1, description="latest items of the user that are looked at")
+    column: bool = Field(True, description="what people like the user said of the candidate")
+    row: bool = Field(True, description="what the user said of items like the candidate, before the event")
+    shuffle: bool = Field(False, description="keys of random users and items: the control that must not help")
+
+
+class RarSettings(Strict):
+    """Recall-augmented ranking: look-alike users and recall items for any ranker."""
+
+    rule: Literal["blocks", "static"] = Field("blocks", description="as of when; static is the paper's")
+    blocks: int = Field(8, ge=1, description="of train time; what an event sees comes from blocks before its own")
+    keys: Literal["profile", "own", "features"] = Field(
+        "profile", description="what is compared: behaviour profiles, the ranker's own tables (static only), features"
+    )
+    key_size: int = Field(32, ge=1, description="profile: of each of the two vectors")
+    selector: Literal["simhash", "cosine", "inner-product", "random"] = "simhash"
+    bits: int = Field(128, ge=1, description="simhash")
+    rerank: int = Field(0, ge=0, description="simhash: so many of the best are put in exact order; 0: none")
+    look_alikes: int = Field(10, ge=0, description="Ku")
+    recall_items: int = Field(10, ge=0, description="Ki")
+    tower_size: int = Field(32, ge=1, description="H")
+    pooling: Literal["co-interaction", "sum", "mean", "users", "items"] = "co-interaction"
+    normalisation: Literal["mean", "sum", "softmax", "sum-to-one"] = "mean"
+    zeroed: bool = Field(False, description="the parameters without the information: a control")
+    alpha: float = Field(0.9, gt=0, le=1, description="weight of the click loss; the rest is the exposure loss's")
+    exposure: Literal["pair", "item"] = "pair"
+    positive_weight: float = Field(1.0, gt=0, description="of exposed cells")
+
+    @model_validator(mode="after")
+    def _fits(self) -> RarSettings:
+        if self.keys == "own" and self.rule != "static":
+            raise ValueError("keys=own: the ranker's tables have seen all of train, so the rule must be static")
+        return self
+
+
 class RankerSettings(Strict):
     """A CTR model on the fields of user, item, context and history."""
 
-    kind: Literal["lr", "fm", "deepfm", "dcnv2", "din"] = "din"
+    kind: Literal[
+        "lr", "fm", "deepfm", "dcnv2", "autoint", "fibinet", "xdeepfm", "masknet", "finalmlp", "din", "dien", "bst"
+    ] = "din"
     field_size: int = Field(32, ge=1)
     history_length: int = Field(50, ge=1)
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = Field(0.1, ge=0, lt=1)
+    batch_norm: bool = Field(False, description="batch normalisation in the MLP, where there is one")
     attention_size: int | None = Field(
-        None, ge=1, description="din: compare candidate and history in this many dimensions; null: in all"
+        None,
+        ge=1,
+        description="din: compare candidate and history in this many dimensions; null: in all; "
+        "autoint, bst: size of a head; null: of a field, of a slot over heads",
+    )
+    heads: int = Field(2, ge=1, description="autoint, bst: attention heads; finalmlp: of the bilinear form")
+    layers: int = Field(3, ge=1, description="autoint: interacting layers")
+    bilinear: Literal["all", "each", "interaction"] = Field(
+        "interaction", description="fibinet: one matrix for all, for each field, or for each pair of fields"
+    )
+    cin: tuple[int, ...] = Field((16, 16), min_length=1, description="xdeepfm: feature maps of each CIN layer")
+    blocks: int = Field(3, ge=1, description="masknet: mask blocks")
+    block_size: int = Field(64, ge=1, description="masknet: width of a block")
+    parallel: bool = Field(True, description="masknet: blocks side by side under the MLP, or one upon the other")
+    gating: bool = Field(True, description="finalmlp: gates by context and by item before the two streams")
+    state_size: int | None = Field(
+        None, ge=1, description="dien: size of the recurrent states; null: of a history slot; cost grows by its square"
     )
     id_dropout: float = Field(0.05, ge=0, lt=1)
     embedding_dropout: float = Field(0.0, ge=0, lt=1)
     user_id: bool = Field(True, description="whether the user's id is a field")
     evidence: EvidenceSettings | None = None
+    as_of: AsOfSettings | None = None
+    rar: RarSettings | None = None
+    behaviour: BehaviourSettings | None = None
 
 
 class RankerTrainingSettings(SampledTrainingSettings):
     """How stage 2 is trained.
 
-    ``clicks``: log loss on the events' own labels (``label_at_least`` of the value column).
+    ``clicks``: log loss on the events' own labels (``label_at_least`` of the value column), on impressions, or on
+    ``sampled_negatives`` where the log holds positives only.
     ``softmax`` and ``bce``: the clicked item against ``num_negatives`` sampled ones.
     """
 
@@ -142,9 +217,32 @@ class RankerTrainingSettings(SampledTrainingSettings):
     certain: bool = Field(False, description="softmax: the clicked item counts as present, not as drawn")
     noisy_scores: bool = Field(False, description="the finished retriever keeps its dropout while the ranker trains")
     label_at_least: float | None = None
+    sampled_negatives: int = Field(
+        0,
+        ge=0,
+        description="clicks: so many items with label 0 for each click, in every part, by train counts, none that the "
+        "user had in train; 0: none",
+    )
+    sampled_negatives_seed: int = Field(0, ge=0, description="of these draws; the run's own seed does not change them")
     max_per_user: int = Field(
         0, ge=0, description="train on at most so many events a user (or window of a sequence) and epoch; 0: all"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clicks_watch_auc(cls, given: Any) -> Any:
+        """Where the recipe names no metric, one that validation gives."""
+        if isinstance(given, dict) and given.get("loss") == "clicks":
+            return {"metric": "auc", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _negatives_of_clicks(self) -> RankerTrainingSettings:
+        if self.sampled_negatives and self.loss != "clicks":
+            raise ValueError(
+                f"sampled_negatives are labelled examples, for loss=clicks; loss={self.loss} draws num_negatives itself"
+            )
+        return self
 
 
 class TogetherSettings(SampledTrainingSettings):

@@ -14,11 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import PADDING, UNKNOWN, Vocabulary
+from corral.ranking.ctr.autoint import AutoInt
+from corral.ranking.ctr.bst import BST
 from corral.ranking.ctr.dcnv2 import DCNV2
 from corral.ranking.ctr.deepfm import DeepFM
+from corral.ranking.ctr.dien import DIEN
 from corral.ranking.ctr.din import DIN
+from corral.ranking.ctr.fibinet import FiBiNET
+from corral.ranking.ctr.finalmlp import FinalMLP
 from corral.ranking.ctr.fm import FM
 from corral.ranking.ctr.lr import LR
+from corral.ranking.ctr.masknet import MaskNet
+from corral.ranking.ctr.xdeepfm import XDeepFM
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 
@@ -61,6 +68,21 @@ RANKERS: dict[str, Callable[[], nn.Module]] = {
     ),
     "dcnv2": lambda: rank_by(DCNV2, make_fields(), hidden=(8, 4), dropout=0.1, batch_norm=True),
     "dcnv2-low-rank": lambda: rank_by(DCNV2, make_fields(id_dropout=0.1), hidden=(8,), rank=3),
+    "autoint": lambda: rank_by(AutoInt, make_fields(), layers=2, attention_size=4, hidden=(8, 4), batch_norm=True),
+    "autoint-alone": lambda: rank_by(AutoInt, make_fields(id_dropout=0.1), layers=1, attention_size=None, hidden=()),
+    "fibinet": lambda: rank_by(FiBiNET, make_fields(), hidden=(8, 4), dropout=0.1, batch_norm=True),
+    "fibinet-each": lambda: rank_by(FiBiNET, make_fields(), bilinear="each", hidden=(8,)),
+    "fibinet-all": lambda: rank_by(FiBiNET, make_fields(), bilinear="all", hidden=(8,)),
+    "xdeepfm": lambda: rank_by(XDeepFM, make_fields(), cin=(4, 3), hidden=(8, 4), dropout=0.1, batch_norm=True),
+    "xdeepfm-cin-alone": lambda: rank_by(XDeepFM, make_fields(), cin=(5,), hidden=()),
+    "masknet": lambda: rank_by(MaskNet, make_fields(), block_size=6, hidden=(8, 4), dropout=0.1, batch_norm=True),
+    "masknet-serial": lambda: rank_by(MaskNet, make_fields(), block_size=6, parallel=False, dropout=0.1),
+    "finalmlp": lambda: rank_by(FinalMLP, make_fields(), heads=2, hidden=(8, 4), dropout=0.1, batch_norm=True),
+    "finalmlp-without-gates": lambda: rank_by(FinalMLP, make_fields(), hidden=(8, 4), gating=False),
+    "dien": lambda: rank_by(DIEN, make_fields(), hidden=(8, 4), batch_norm=True),
+    "dien-small": lambda: rank_by(DIEN, make_fields(pool_history=False), state_size=4, hidden=(8,), dropout=0.1),
+    "bst": lambda: rank_by(BST, make_fields(), heads=2, hidden=(8, 4), dropout=0.1, batch_norm=True),
+    "bst-short": lambda: rank_by(BST, make_fields(pool_history=False), heads=3, history_length=3, hidden=(8,)),
     "din": lambda: rank_by(DIN, make_fields(), hidden=(8, 4), attention_hidden=(6, 4), batch_norm=True),
     "din-softmax": lambda: rank_by(
         DIN,

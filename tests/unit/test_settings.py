@@ -55,7 +55,7 @@ def test_several_errors_at_once() -> None:
     [
         ("seed=-1", "seed = -1"),
         ("seed=many", "seed = 'many'"),
-        ("split.rule=random", "split.rule = 'random'"),
+        ("split.rule=shuffled", "split.rule = 'shuffled'"),
         ("split.valid_fraction=1.0", "split.valid_fraction = 1.0"),
         ("retriever_training.epochs=-3", "retriever_training.epochs = -3"),
         ("retriever_training.learning_rate=0", "retriever_training.learning_rate = 0"),

@@ -9,18 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from corral.cli.rar_parts import Enrichment, behaviour_evidence, known_rule
 from corral.corr.multi_index_sampler import MultiIndexSampler
+from corral.data.as_of import AsOfStatistics
 from corral.data.dataset import Dataset
 from corral.data.features import FeatureTable
-from corral.data.split import Split, given, leave_last_two_out, time_cut
+from corral.data.split import Split, given, leave_last_two_out, random_split, time_cut
+from corral.ranking.as_of_evidence import AsOfEvidence
+from corral.ranking.ctr.autoint import AutoInt
+from corral.ranking.ctr.bst import BST
 from corral.ranking.ctr.dcnv2 import DCNV2
 from corral.ranking.ctr.deepfm import DeepFM
+from corral.ranking.ctr.dien import DIEN
 from corral.ranking.ctr.din import DIN
+from corral.ranking.ctr.fibinet import FiBiNET
+from corral.ranking.ctr.finalmlp import FinalMLP
 from corral.ranking.ctr.fm import FM
 from corral.ranking.ctr.lr import LR
+from corral.ranking.ctr.masknet import MaskNet
+from corral.ranking.ctr.xdeepfm import XDeepFM
 from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
 from corral.ranking.fields import Fields
+from corral.ranking.joined_evidence import JoinedEvidence
 from corral.ranking.ranker import FieldRanker
+from corral.rar.behaviour import BehaviourEvidence
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.feature_fields import NumericScale, fit_scales
 from corral.retrieval.gru4rec import GRU4Rec
@@ -49,13 +61,21 @@ RETRIEVERS: dict[str, Parts] = {
     "gru4rec": (GRU4Rec, ("num_items", "size", "hidden", "layers", "dropout", "max_length", "sparse")),
     "sasrec": (SASRec, ("num_items", "size", "max_length", "blocks", "heads", "dropout", "sparse")),
 }
+_MLP = ("hidden", "dropout", "batch_norm")
 # The same for CTR models; every one is also given the sizes of its fields.
 CTR_MODELS: dict[str, Parts] = {
     "lr": (LR, ()),
     "fm": (FM, ()),
-    "deepfm": (DeepFM, ("hidden", "dropout")),
-    "dcnv2": (DCNV2, ("hidden", "dropout")),
-    "din": (DIN, ("hidden", "dropout", "attention_size")),
+    "deepfm": (DeepFM, _MLP),
+    "dcnv2": (DCNV2, _MLP),
+    "autoint": (AutoInt, (*_MLP, "layers", "heads", "attention_size")),
+    "fibinet": (FiBiNET, (*_MLP, "bilinear")),
+    "xdeepfm": (XDeepFM, (*_MLP, "cin")),
+    "masknet": (MaskNet, (*_MLP, "parallel", "blocks", "block_size")),
+    "finalmlp": (FinalMLP, (*_MLP, "heads", "gating")),
+    "din": (DIN, (*_MLP, "attention_size")),
+    "dien": (DIEN, (*_MLP, "state_size")),
+    "bst": (BST, (*_MLP, "heads", "attention_size", "history_length")),
 }
 
 
@@ -65,6 +85,8 @@ def make_split(dataset: Dataset, settings: SplitSettings) -> Split:
         return time_cut(
             dataset, settings.valid_fraction, settings.test_fraction, settings.valid_from, settings.test_from
         )
+    if settings.rule == "random":
+        return random_split(dataset, settings.valid_fraction, settings.test_fraction, seed=settings.seed)
     return leave_last_two_out(dataset) if settings.rule == "leave-last-two-out" else given(dataset)
 
 
@@ -136,16 +158,23 @@ def make_retriever(spec: Mapping[str, Any], users: FeatureTable, items: FeatureT
 
 
 def make_ranker(
-    spec: Mapping[str, Any], users: FeatureTable, items: FeatureTable, table: CoVisitation | None = None
+    spec: Mapping[str, Any],
+    users: FeatureTable,
+    items: FeatureTable,
+    table: CoVisitation | None = None,
+    as_of: AsOfStatistics | None = None,
+    behaviour: BehaviourEvidence | None = None,
 ) -> nn.Module:
     """A ranker from its settings.
 
     Args:
-        spec: fields of the ranker settings, ``user_scales``, ``item_scales``, ``sparse``; with evidence also
-            the ``sizes`` of its counts.
+        spec: fields of the ranker settings, ``user_scales``, ``item_scales``, ``sparse``; with evidence or as-of
+            statistics also the ``sizes`` of their counts.
         users: features by user row.
         items: features by item row.
         table: the counts, for a ranker with evidence; None: an empty table of those sizes, to load them into.
+        as_of: the same for as-of statistics.
+        behaviour: the same for what look-alikes did.
     """
     kind, names = CTR_MODELS[spec["kind"]]
     size = 1 if kind is LR else spec["field_size"]
@@ -157,18 +186,31 @@ def make_ranker(
         sparse=spec.get("sparse", True),
     )
     chosen = spec.get("evidence")
-    known = None if chosen is None else _evidence(chosen, table, items.rows)
+    parts: list[CoVisitationEvidence | AsOfEvidence | BehaviourEvidence] = []
+    if chosen is not None:
+        parts.append(_evidence(chosen, table, items.rows))
+    if spec.get("as_of") is not None:
+        parts.append(_as_of_evidence(spec["as_of"], as_of, items))
+    if spec.get("behaviour") is not None:
+        noted = spec["behaviour"]
+        parts.append(behaviour or behaviour_evidence(noted, known_rule(noted), num_items=items.rows))
+    known = JoinedEvidence(parts) if len(parts) > 1 else parts[0] if parts else None
     score = chosen is not None and bool(chosen["score"])
+    enrichment = spec.get("rar") and Enrichment(spec["rar"], fields, as_extra=kind is LR)
     ctr = kind(
         size,
         fields.num_context_fields,
-        fields.num_item_fields,
-        **{name: spec[name] for name in names},
-        num_extra=0 if known is None else known.size + int(score),
+        fields.num_item_fields + (enrichment.more_fields if enrichment else 0),
+        # A bundle older than a setting was made by the keyword's default.
+        **{name: spec[name] for name in names if name in spec},
+        **({"num_history_fields": fields.num_item_fields} if kind.uses_history else {}),
+        num_extra=(0 if known is None else known.size) + int(score) + (enrichment.more_extra if enrichment else 0),
     )
     ranker = FieldRanker(
         fields, ctr, embedding_dropout=spec["embedding_dropout"], history_length=spec["history_length"]
     )
+    if enrichment:
+        return enrichment.around(EvidenceRanker(ranker, known, score=score))
     return ranker if known is None else EvidenceRanker(ranker, known, score=score)
 
 
@@ -176,6 +218,13 @@ def _evidence(chosen: Mapping[str, Any], table: CoVisitation | None, num_items: 
     # The catalogue may have grown since the sizes were noted (add_items).
     table = CoVisitation.empty(**{**chosen["sizes"], "items": num_items}) if table is None else table
     return CoVisitationEvidence(table, recent=chosen["recent"], decay=chosen["decay"])
+
+
+def _as_of_evidence(chosen: Mapping[str, Any], statistics: AsOfStatistics | None, items: FeatureTable) -> AsOfEvidence:
+    if statistics is None:
+        knobs = {name: chosen[name] for name in ("smoothing", "recent", "window")}
+        statistics = AsOfStatistics.empty(items, **{**chosen["sizes"], "items": items.rows}, **knobs)
+    return AsOfEvidence(statistics)
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,13 +12,19 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from corral.cli import build, run_files
+from corral.cli import build, rar_parts, run_files
 from corral.cli.open_data import open_data
 from corral.cli.progress import progress
+from corral.data.as_of import AsOfRule, AsOfStatistics
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
+from corral.data.sampled_negatives import with_sampled_negatives
 from corral.data.split import Part, Split
 from corral.data.targets import Targets, targets
+from corral.rar.behaviour import BehaviourEvidence
+from corral.rar.keys import ProfileKeys
+from corral.rar.time_rules import TimeRule
+from corral.rar.train_log import TrainLog
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.cold_ids import HasIdTables, share_unknown
 from corral.retrieval.popularity import PopularityChannel
@@ -110,7 +116,8 @@ class Experiment:
         ranker = self.settings.ranker
         if ranker is None:
             return 0
-        return max(ranker.history_length, ranker.evidence.recent if ranker.evidence else 0)
+        longest = max(ranker.history_length, ranker.evidence.recent if ranker.evidence else 0)
+        return max(longest, ranker.behaviour.history_length if ranker.behaviour else 0)
 
     @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -126,6 +133,13 @@ class Experiment:
             ranker = {**self.settings.ranker.model_dump(mode="json"), "sparse": large, **scales}
             if self.co_visitation is not None:
                 ranker["evidence"] = {**ranker["evidence"], "sizes": self.co_visitation.sizes}
+            if self.as_of is not None:
+                ranker["as_of"] = {**ranker["as_of"], "sizes": self.as_of.sizes}
+            if self.rar_rule is not None:
+                noted = {"prior": self.train_log.density, "edges": self.rar_rule.edges.tolist()}
+                ranker["rar"] = {**ranker["rar"], **noted}
+            if self.behaviour is not None:
+                ranker["behaviour"] = {**ranker["behaviour"], "edges": self.behaviour.rule.edges.tolist()}
             specs["ranker"] = ranker
         return specs
 
@@ -136,6 +150,74 @@ class Experiment:
         if ranker is None or ranker.evidence is None:
             return None
         return CoVisitation.of(self.dataset, self.split, window=ranker.evidence.window)
+
+    @property
+    def as_of_rule(self) -> AsOfRule:
+        """Which events as-of statistics look up: as the recipe says, or as the split allows."""
+        chosen = None if self.settings.ranker is None else self.settings.ranker.as_of
+        return AsOfRule.of(self.split) if chosen is None or chosen.rule is None else AsOfRule(chosen.rule)
+
+    @cached_property
+    def as_of(self) -> AsOfStatistics | None:
+        """The statistics that a ranker with them reads; rates only where it learns from click labels."""
+        ranker = self.settings.ranker
+        if ranker is None or ranker.as_of is None:
+            return None
+        return AsOfStatistics.of(
+            self.dataset,
+            self.split,
+            self.as_of_rule,
+            labels=self.labels if self.has_clicks else None,
+            impressions=self.has_clicks,
+            smoothing=ranker.as_of.smoothing,
+            recent=ranker.as_of.recent,
+            window=ranker.as_of.window,
+        )
+
+    @cached_property
+    def train_log(self) -> TrainLog:
+        """Train events as RAR reads them."""
+        return TrainLog.of(self.dataset, self.split, self.labels)
+
+    def profile_keys(self, size: int, rule: TimeRule) -> ProfileKeys:
+        """Behaviour profiles of every snapshot."""
+        log = self.train_log
+        with progress("Profiles", quiet=self.quiet):
+            return ProfileKeys.fit(
+                log.user,
+                log.item,
+                log.time,
+                log.value,
+                num_users=self.dataset.n_users,
+                num_items=self.dataset.n_items,
+                rule=rule,
+                size=size,
+                seed=self.settings.seed,
+            )
+
+    @cached_property
+    def behaviour(self) -> BehaviourEvidence | None:
+        """What look-alikes did, for a ranker that reads it."""
+        chosen = None if self.settings.ranker is None else self.settings.ranker.behaviour
+        if chosen is None:
+            return None
+        rule = TimeRule.blocks(self.train_log.time, chosen.blocks)
+        return rar_parts.behaviour_evidence(
+            chosen.model_dump(),
+            rule,
+            num_items=self.dataset.n_items,
+            log=self.train_log,
+            keys=self.profile_keys(chosen.key_size, rule),
+            seed=self.settings.seed,
+        )
+
+    @cached_property
+    def rar_rule(self) -> TimeRule | None:
+        """What RAR may see as of when."""
+        chosen = None if self.settings.ranker is None else self.settings.ranker.rar
+        if chosen is None:
+            return None
+        return TimeRule.static() if chosen.rule == "static" else TimeRule.blocks(self.train_log.time, chosen.blocks)
 
     def targets(self, part: Part) -> Targets:
         """Queries and targets of a part."""
@@ -171,24 +253,47 @@ class Experiment:
         """
         if self.settings.ranker is None or self.settings.ranker_training.loss != "clicks":
             return False
-        if self.labels is None and self.dataset.impressions is None:
+        sampled = self.settings.ranker_training.sampled_negatives
+        if self.labels is None and self.dataset.impressions is None and not sampled:
             raise ValueError(
-                "ranker_training.loss=clicks needs events that were not clicked: impressions in the data set, or "
-                "ranker_training.label_at_least, the value from which on an event counts as a click"
+                "ranker_training.loss=clicks needs events that were not clicked: impressions in the data set, "
+                "ranker_training.label_at_least, the value from which on an event counts as a click, or "
+                "ranker_training.sampled_negatives, how many to draw for each event"
             )
         return True
 
     def examples(self, part: Part) -> Examples:
-        """Clicks of a part; with impressions and labels where the ranker learns from clicks."""
-        if self.settings.ranker_training.loss != "clicks":
+        """Clicks of a part; with labels, impressions and sampled negatives where the ranker learns from clicks."""
+        chosen = self.settings.ranker_training
+        if chosen.loss != "clicks":
             return Examples.of(self.dataset, self.split, part)
-        return Examples.of(self.dataset, self.split, part, label=self.labels, impressions=True)
+        examples = Examples.of(self.dataset, self.split, part, label=self.labels, impressions=True)
+        if not chosen.sampled_negatives:
+            return examples
+        return with_sampled_negatives(
+            examples,
+            self.dataset,
+            self.split,
+            part,
+            per_positive=chosen.sampled_negatives,
+            seed=chosen.sampled_negatives_seed,
+        )
 
     def share_unknown(self, model: nn.Module) -> None:
         """Ids without a train event take the trained "unknown"; done before a model is judged or used."""
         users = torch.zeros(self.dataset.n_users, dtype=torch.bool)
         users[torch.from_numpy(self.dataset.events.user[self.split.part == Part.TRAIN]).long()] = True
         share_unknown(cast(HasIdTables, model), users, torch.from_numpy(self.counts > 0))
+
+    def _negatives_rule(self) -> dict[str, object]:
+        """What click metrics are of, where it is not what was shown."""
+        chosen = self.settings.ranker_training
+        if self.settings.ranker is None or not chosen.sampled_negatives:
+            return {}
+        return {
+            "negatives": f"{chosen.sampled_negatives} sampled a click, in every part, by train counts, never the "
+            f"click's item nor one that the user had in train; seed {chosen.sampled_negatives_seed}"
+        }
 
     def protocol(self) -> dict[str, object]:
         """The rules that are printed beside every result."""
@@ -204,7 +309,11 @@ class Experiment:
             **split.facts,
             **({"warning": split.warning} if split.warning else {}),
             "history_rule": split.history_rule.value,
+            "as_of_rule": f"{self.as_of_rule.value}: {self.as_of_rule.words}",
             "repeats": "recommended and counted" if self.settings.split.repeats else "left out of lists and targets",
             "catalogue": "items with a train event",
+            **self._negatives_rule(),
+            **({"rar_rule": self.rar_rule.describe()} if self.rar_rule is not None else {}),
+            **({"behaviour_rule": self.behaviour.rule.describe()} if self.behaviour is not None else {}),
             "seed": self.settings.seed,
         }

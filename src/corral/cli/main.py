@@ -17,7 +17,7 @@ from corral.cli.examination import EXTRAS
 
 # The order of `corral --help`. A verb's module holds either `app`, a group of commands, or a function of the
 # verb's name. It imports heavy libraries inside its functions, never at its top: help comes up at once.
-VERBS = ("demo", "data", "train", "evaluate", "recommend", "report", "doctor")
+VERBS = ("demo", "data", "train", "evaluate", "recommend", "report", "leakage", "doctor")
 EXTRA_OF_MODULE = {module: extra for extra, parts in EXTRAS.items() for module in parts.values()}
 DEBUG = "--debug"
 
@@ -65,8 +65,8 @@ _mount()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code.
 
-    0 done; 1 done, and the answer is no (``doctor`` found something broken); 2 the request or its data is
-    wrong, said in one line on stderr; 130 interrupted. Any other error is our fault and shows its traceback.
+    0 done; 1 done, and the answer is no (``doctor`` found something broken, ``leakage`` a leak); 2 the request or its
+    data is wrong, said in one line on stderr; 130 interrupted. Any other error is our fault and shows its traceback.
 
     Args:
         arguments: the words after ``corral``; None takes the process's own.

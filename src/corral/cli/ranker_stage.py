@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
@@ -12,14 +12,19 @@ from torch import nn
 from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import Validate, event_loader, fit_objective
+from corral.cli.progress import progress
+from corral.cli.rar_stage import joint_objective
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
+from corral.data.batches import Batch
 from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
-from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.evidence import Evidence, EvidenceRanker
+from corral.ranking.remembered_evidence import RememberedEvidence
+from corral.rar.ranker import RarRanker
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import Retriever
 from corral.training.fit import Loader
@@ -27,6 +32,8 @@ from corral.training.ranking_objectives import ClickObjective
 
 # Logits of so many events at once.
 _EVENTS = 4096
+# Evidence of examples is kept up to so many bytes; beyond, it is worked out for each batch anew.
+_REMEMBERED_BYTES = 1 << 31
 
 
 def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
@@ -34,9 +41,14 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     torch.manual_seed(experiment.settings.seed + 1)
     dataset = experiment.dataset
     model = build.make_ranker(
-        experiment.specs["ranker"], dataset.user_features, dataset.item_features, experiment.co_visitation
+        experiment.specs["ranker"],
+        dataset.user_features,
+        dataset.item_features,
+        experiment.co_visitation,
+        experiment.as_of,
+        experiment.behaviour,
     )
-    if isinstance(model, EvidenceRanker):
+    if isinstance(model, EvidenceRanker | RarRanker):
         model.connect(cast(Retriever, retriever))
     return model.to(experiment.device)
 
@@ -99,10 +111,30 @@ def click_judge(experiment: Experiment, ranker: nn.Module) -> Validate:
     return validate
 
 
+def remember_evidence(experiment: Experiment, ranker: nn.Module) -> None:
+    """Works the evidence of all train and validation examples out once, where it fits into memory."""
+    inner = ranker.ranker if isinstance(ranker, RarRanker) else ranker
+    if not isinstance(inner, EvidenceRanker) or inner.evidence is None:
+        return
+    parts = [experiment.examples(part) for part in (Part.TRAIN, Part.VALID)]
+    total, size = sum(len(part) for part in parts), cast(Evidence, inner.evidence).size
+    if 4 * total * size > _REMEMBERED_BYTES:
+        return
+
+    def batches() -> Iterator[Batch]:
+        for examples in parts:
+            for at in np.array_split(np.arange(len(examples)), max(len(examples) // 1024, 1)):
+                yield examples.batch(at, experiment.history_length).to(experiment.device)
+
+    with progress("Evidence", total, quiet=experiment.quiet) as advance:
+        inner.remember(RememberedEvidence(inner.evidence, batches(), advance))
+
+
 def _click_training(experiment: Experiment, ranker: nn.Module) -> tuple[nn.Module, Loader]:
     """Stage 2 on labels: it needs no retriever."""
     chosen, examples = experiment.settings.ranker_training, experiment.examples(Part.TRAIN)
-    return ClickObjective(ranker), event_loader(experiment, chosen, experiment.history_length, examples)
+    objective = joint_objective(experiment, ranker) if isinstance(ranker, RarRanker) else ClickObjective(ranker)
+    return objective, event_loader(experiment, chosen, experiment.history_length, examples)
 
 
 def _order_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:
@@ -124,6 +156,7 @@ def train_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     """Stage 2, trained (or loaded); it is judged by the order of stage 1's candidates, or by its clicks."""
     ranker, chosen = new_ranker(experiment, retriever), experiment.settings.ranker_training
     if experiment.has_clicks:
+        remember_evidence(experiment, ranker)
         objective, loader = _click_training(experiment, ranker)
         judge = click_judge(experiment, ranker)
     else:

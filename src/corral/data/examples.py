@@ -68,11 +68,8 @@ class Examples:
         ]
         if impressions and dataset.impressions is not None:
             shown = dataset.impressions
-            before = _clicks_before(events, shown)
-            chosen = np.flatnonzero(_part_of(events, shown, split, before) == part)
-            end = before[chosen]
-            if histories.kept_before is not None:
-                end = histories.kept_before[end]
+            chosen = np.flatnonzero(impression_parts(dataset, split) == part)
+            end = history_ends(events, histories, shown.user[chosen], shown.time[chosen])
             added = (
                 shown.user[chosen],
                 shown.item[chosen],
@@ -84,6 +81,14 @@ class Examples:
             columns = [np.concatenate(pair) for pair in zip(columns, added, strict=True)]
         user, item, time, event, end, labels = columns
         return cls(user, item, time, event, end, labels, histories)
+
+    def sample(self, count: int, generator: np.random.Generator) -> Examples:
+        """At most ``count`` of the examples, in their order."""
+        if count >= len(self):
+            return self
+        at = np.sort(generator.choice(len(self), count, replace=False))
+        user, item, time = self.user[at], self.item[at], self.time[at]
+        return Examples(user, item, time, self.event[at], self.end[at], self.label[at], self.histories)
 
     def batch(self, at: np.ndarray, history_length: int) -> Batch:
         """The examples at positions ``at`` [B], with histories of ``history_length``."""
@@ -97,21 +102,37 @@ class Examples:
         return Batch(query, torch.from_numpy(self.item[at].astype(np.int64)), torch.from_numpy(self.label[at]))
 
 
-def _clicks_before(events: EventLog, shown: EventLog) -> np.ndarray:
-    """For each impression, the event row just after the user's last click with an earlier time [n], int64."""
+def history_ends(events: EventLog, histories: HistoryIndex, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Where the histories of users [n] at times [n] that are no events end in ``histories`` [n], int64."""
+    before = _clicks_before(events, user, time)
+    return before if histories.kept_before is None else histories.kept_before[before]
+
+
+def impression_parts(dataset: Dataset, split: Split) -> np.ndarray:
+    """The part of each impression [n]; empty where there are none."""
+    shown = dataset.impressions
+    if shown is None:
+        return np.zeros(0, dtype=np.uint8)
+    return _part_of(dataset.events, shown, split, _clicks_before(dataset.events, shown.user, shown.time))
+
+
+def _clicks_before(events: EventLog, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """The event rows just after the last clicks of users [n] before times [n]: [n], int64."""
     # One sorted key for (user, time): a search over all users at once.
-    latest = max(int(events.time.max(initial=0)), int(shown.time.max(initial=0)))
+    latest = max(int(events.time.max(initial=0)), int(time.max(initial=0)))
     span = latest + 1
     if len(events.offsets) * span >= 2**63:
         raise ValueError(
             f"times up to {latest} with {len(events.offsets)} users are too large; use seconds, not nanoseconds"
         )
     keys = events.user.astype(np.int64) * span + events.time
-    return np.searchsorted(keys, shown.user.astype(np.int64) * span + shown.time, side="left")
+    return np.searchsorted(keys, user.astype(np.int64) * span + time, side="left")
 
 
 def _part_of(events: EventLog, shown: EventLog, split: Split, before: np.ndarray) -> np.ndarray:
-    """The part of each impression [n]: the given one, that of its time, or that of the user's next click."""
+    """The part of each impression [n]: the given or dealt one, that of its time, or that of the user's next click."""
+    if split.impression_part is not None:
+        return split.impression_part
     if split.name == "given" and shown.part is not None:
         return np.asarray(shown.part)
     if split.name == "time-cut":

@@ -6,7 +6,7 @@ Every split names its history rule, says what it leaks, and is printed beside th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -27,6 +27,11 @@ LEAVE_LAST_TWO_OUT_WARNING = (
     "leave-last-two-out trains on events of other users that happened after the tested ones: figures are "
     "comparable with published ones, but optimistic; use the time cut to judge a system"
 )
+RANDOM_WARNING = (
+    "random trains on events that happened after the tested ones, of the same users too, and items that rose or fell "
+    "are known as such in advance: figures are comparable with published ones, but optimistic; use the time cut to "
+    "judge a system"
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class Split:
     """A part for every event of a data set's log.
 
     Attributes:
-        name: ``time-cut``, ``leave-last-two-out`` or ``given``.
+        name: ``time-cut``, ``leave-last-two-out``, ``random`` or ``given``.
         part: :class:`Part` of each event [n], uint8.
         history_rule: what a history may contain under ties.
-        train_history_only: histories hold train events only (given splits, which need not follow time).
+        train_history_only: histories hold train events only (given and random splits, which need not follow time).
         facts: what to print beside results: cut times, counts, cold users and items.
         warning: what the split leaks, or "".
+        impression_part: :class:`Part` of each impression, uint8, where the split deals them out too (random);
+            None where their part follows from their time, their column or the user's next click.
     """
 
     name: str
@@ -48,6 +55,7 @@ class Split:
     train_history_only: bool = False
     facts: Mapping[str, object] = field(default_factory=dict)
     warning: str = ""
+    impression_part: np.ndarray | None = None
 
     def rows(self, part: Part) -> np.ndarray:
         """Event rows of a part, ascending, int64."""
@@ -81,7 +89,14 @@ def _with_facts(dataset: Dataset, split: Split, facts: Mapping[str, object]) -> 
         counted[f"{name}_events"] = len(rows)
         counted[f"{name}_cold_user_events"] = int((~seen_user[events.user[rows]]).sum())
         counted[f"{name}_cold_item_events"] = int((~seen_item[events.item[rows]]).sum())
-    return Split(split.name, split.part, split.history_rule, split.train_history_only, counted, split.warning)
+    return replace(split, facts=counted)
+
+
+def _check_fractions(valid_fraction: float, test_fraction: float) -> None:
+    if not (valid_fraction > 0 and test_fraction > 0 and valid_fraction + test_fraction < 1):
+        raise ValueError(
+            f"valid_fraction={valid_fraction} and test_fraction={test_fraction} must be positive and sum to < 1"
+        )
 
 
 def time_cut(
@@ -111,10 +126,7 @@ def time_cut(
     time = dataset.events.time
     n = len(time)
     if valid_from is None or test_from is None:
-        if not (valid_fraction > 0 and test_fraction > 0 and valid_fraction + test_fraction < 1):
-            raise ValueError(
-                f"valid_fraction={valid_fraction} and test_fraction={test_fraction} must be positive and sum to < 1"
-            )
+        _check_fractions(valid_fraction, test_fraction)
         shares = (1 - valid_fraction - test_fraction, 1 - test_fraction)
         marks = tuple(min(int(n * share), n - 1) for share in shares)
         cuts = np.partition(time, marks)[list(marks)]
@@ -142,6 +154,43 @@ def leave_last_two_out(dataset: Dataset) -> Split:
     part[last], part[last - 1] = Part.TEST, Part.VALID
     split = Split("leave-last-two-out", part, HistoryRule.ORDER, warning=LEAVE_LAST_TWO_OUT_WARNING)
     return _with_facts(dataset, split, {"users_tested": len(enough)})
+
+
+def random_split(dataset: Dataset, valid_fraction: float = 0.1, test_fraction: float = 0.1, *, seed: int = 0) -> Split:
+    """Every event, and every impression, is dealt to a part by lot, whatever its user and time.
+
+    Histories hold train events only, those before the event.
+
+    Args:
+        dataset: the events.
+        valid_fraction: share of events for validation.
+        test_fraction: share of events for test.
+        seed: of the lots; the same log and seed give the same parts.
+
+    Raises:
+        ValueError: fractions that leave a part empty.
+    """
+    _check_fractions(valid_fraction, test_fraction)
+
+    def dealt(n: int, stream: int) -> np.ndarray:
+        """Parts of n rows, of exactly the sizes asked for."""
+        place = np.random.default_rng((seed, stream)).permutation(n)
+        test, valid = round(n * test_fraction), round(n * valid_fraction)
+        return (place < test + valid).astype(np.uint8) + (place < test).astype(np.uint8)
+
+    part = dealt(len(dataset.events), 0)
+    counts = np.bincount(part, minlength=3)
+    if not counts.all():
+        raise ValueError(
+            f"random split by {valid_fraction} and {test_fraction} leaves {counts.tolist()} events for train, valid, "
+            "test: choose other fractions"
+        )
+    rule = HistoryRule.ORDER if dataset.header.time_unit == "order" else HistoryRule.STRICT
+    shown = None if dataset.impressions is None else dealt(len(dataset.impressions), 1)
+    split = Split("random", part, rule, train_history_only=True, warning=RANDOM_WARNING, impression_part=shown)
+    return _with_facts(
+        dataset, split, {"valid_fraction": valid_fraction, "test_fraction": test_fraction, "split_seed": seed}
+    )
 
 
 def given(dataset: Dataset) -> Split:

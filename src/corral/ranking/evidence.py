@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query
+from corral.ranking.fields import Fields
 from corral.ranking.ranker import EncodedQuery, FieldRanker
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.retriever import Retriever
@@ -100,11 +101,22 @@ class EvidenceRanker(nn.Module):
         self.ranker, self.evidence = ranker, evidence
         self.factor = nn.Parameter(torch.ones(())) if score else None
         self._retriever: Callable[[], Retriever] | None = None
+        self._remembered: Callable[[Query, Tensor], Tensor | None] | None = None
 
     @property
     def history_length(self) -> int | None:
         """How many of the latest items it reads."""
         return self.ranker.history_length
+
+    @property
+    def fields(self) -> Fields:
+        """The embeddings of the inner ranker."""
+        return self.ranker.fields
+
+    @property
+    def embedding_dropout(self) -> float:
+        """Of the inner ranker."""
+        return self.ranker.embedding_dropout
 
     def connect(self, retriever: Retriever) -> None:
         """Names the retriever whose score is read.
@@ -113,6 +125,16 @@ class EvidenceRanker(nn.Module):
         it from ``nn.Module``'s bookkeeping.
         """
         self._retriever = lambda: retriever
+
+    def remember(self, remembered: Callable[[Query, Tensor], Tensor | None] | None) -> None:
+        """Asks here for evidence first, and works it out only where None is answered; not saved with the ranker."""
+        self._remembered = remembered
+
+    def _known(self, query: Query, items: Tensor) -> Tensor:
+        """Evidence [B, N, E], remembered or new."""
+        known = None if self._remembered is None else self._remembered(query, items)
+        assert self.evidence is not None
+        return self.evidence(query, items) if known is None else known
 
     def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
         """Those of the inner ranker."""
@@ -133,16 +155,27 @@ class EvidenceRanker(nn.Module):
         """The part that is the same for every item of a query."""
         return self.ranker.encode(query)
 
-    def logits(self, encoded: EncodedQuery, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Logits [B, N] of queries already encoded."""
-        extra = [] if self.evidence is None else [self.evidence(query, items)]
+    def logits(
+        self,
+        encoded: EncodedQuery,
+        query: Query,
+        items: Tensor,
+        scores: Tensor | None = None,
+        *,
+        more: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, N] of queries already encoded; ``more`` and ``extra`` are added to the inputs of the pair."""
+        inputs = [] if self.evidence is None else [self._known(query, items)]
+        if extra is not None:
+            inputs.append(extra)
         if self.factor is None:
-            return self.ranker.logits(encoded, items, extra[0] if extra else None)
+            return self.ranker.logits(encoded, items, torch.cat(inputs, -1) if inputs else None, more)
         if scores is None:
             scores = self._scores(query, items)
         scores = scores.detach()
-        extra.append(scores[..., None] / 8)
-        return self.ranker.logits(encoded, items, torch.cat(extra, -1)) + self.factor * scores
+        inputs.append(scores[..., None] / 8)
+        return self.ranker.logits(encoded, items, torch.cat(inputs, -1), more) + self.factor * scores
 
     @torch.no_grad()
     def _scores(self, query: Query, items: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -105,9 +106,20 @@ class FieldRanker(nn.Module):
         """The tables of users and of items, as far as ids are fields."""
         return self.fields.users.id_tables(), self.fields.catalogue.id_tables()
 
-    def logits(self, encoded: EncodedQuery, items: Tensor, extra: Tensor | None = None) -> Tensor:
-        """Logits [B, N] of queries already encoded; long candidate lists may come in several calls."""
+    def logits(
+        self, encoded: EncodedQuery, items: Tensor, extra: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, N] of queries already encoded; long candidate lists may come in several calls.
+
+        Args:
+            encoded: B queries.
+            items: item rows [B, N], int64.
+            extra: see :meth:`forward`.
+            more: further item fields [B, N, F, D], after the item's own, for a CTR model built for them.
+        """
         vectors = self.fields.items(items)
         if encoded.item_mask is not None:
             vectors = vectors * encoded.item_mask
+        if more is not None:
+            vectors = torch.cat([vectors, more], 2)
         return self.ctr(FieldVectors(encoded.context, vectors), encoded.history, encoded.mask, extra)

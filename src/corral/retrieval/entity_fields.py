@@ -54,7 +54,7 @@ class EntityFields(nn.Module):
             raise ValueError(f"id_dropout must be in [0, 1), got {id_dropout}")
         if features is not None and features.rows != num_rows:
             raise ValueError(f"the feature table has {features.rows} rows, the vocabulary {num_rows}")
-        self.field_size, self.id_dropout = field_size, id_dropout
+        self.num_rows, self.field_size, self.id_dropout = num_rows, field_size, id_dropout
         self.id = embedding_table(num_rows, field_size, sparse, embedding_std) if identity else None
         self.columns = nn.ModuleList()
         names = ["id"] if identity else []
@@ -78,11 +78,11 @@ class EntityFields(nn.Module):
         """The table of ids, if ids are a field."""
         return [] if self.id is None else [self.id]
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """rows [...], int64 -> [..., F, D]."""
+    def forward(self, rows: Tensor, *, keep_ids: bool = False) -> Tensor:
+        """rows [...], int64 -> [..., F, D]; with ``keep_ids`` no id is dropped, in training either."""
         parts = []
         if self.id is not None:
-            parts.append(self.id(self._drop_ids(rows)).unsqueeze(-2))
+            parts.append(self.id(rows if keep_ids else self._drop_ids(rows)).unsqueeze(-2))
         if len(self.columns):
             parts.append(self._features(rows))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)

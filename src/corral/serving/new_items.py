@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.vocabulary import FIRST_ROW, PADDING, UNKNOWN, Vocabulary
+from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
+from corral.ranking.joined_evidence import JoinedEvidence
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
@@ -57,7 +59,7 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
         if name not in recommender.specs or not isinstance(part, nn.Module):
             raise ValueError(f"the recommender does not say how to build its {name}: pass specs")
         module = build(recommender.specs[name], tables).to(recommender.device).eval()
-        part = _with_longer_counts(part, module, torch.from_numpy(moved), len(items))
+        part = _with_longer_counts(part, module, torch.from_numpy(moved), features)
         module.load_state_dict(_longer_weights(part, module, moved, len(items)))
         rebuilt[name] = module
     new_rows = torch.from_numpy(items.rows(new_items["item_id"]).astype(np.int64))
@@ -90,22 +92,36 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
     )
 
 
-def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, rows: int) -> nn.Module:
-    """The trained part with its co-visitation counts renumbered, in it and in the newly built module alike.
+def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, items: FeatureTable) -> nn.Module:
+    """The trained part with the counts of its evidence renumbered, in it and in the newly built module alike.
 
     Their tables hold item rows as values, not one row per item: new weights would not do.
+
+    Args:
+        part: trained; it stays as it is.
+        module: built for the longer catalogue.
+        moved: where each item row went.
+        items: features by the new rows.
     """
     if not isinstance(part, EvidenceRanker) or part.evidence is None:
         return part
     part = copy.deepcopy(part)
     assert isinstance(module, EvidenceRanker)
     assert module.evidence is not None
-    table = cast(CoVisitationEvidence, part.evidence).table
-    device = table.keys.device
-    table = table.cpu().renumbered(moved, rows).to(device)
-    for ranker in (part, module):
-        ranker.evidence.table = table  # type: ignore[union-attr]
+    assert part.evidence is not None
+    for trained, built in zip(_kinds(part.evidence), _kinds(module.evidence), strict=True):
+        if isinstance(trained, CoVisitationEvidence) and isinstance(built, CoVisitationEvidence):
+            device = trained.table.keys.device
+            trained.table = built.table = trained.table.cpu().renumbered(moved, items.rows).to(device)
+        if isinstance(trained, AsOfEvidence) and isinstance(built, AsOfEvidence):
+            device = trained.statistics.times.device
+            longer = trained.statistics.cpu().renumbered(moved, items).to(device)
+            trained.statistics = built.statistics = longer
     return part
+
+
+def _kinds(evidence: nn.Module) -> list[nn.Module]:
+    return list(evidence.parts) if isinstance(evidence, JoinedEvidence) else [evidence]
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from corral.data.dataset_header import Counts, DatasetHeader
 from corral.data.event_sort import sort_events
 from corral.data.features import FeatureTable
 from corral.data.history import HistoryRule
-from corral.data.split import Part, Split, given, leave_last_two_out, time_cut
+from corral.data.split import Part, Split, given, leave_last_two_out, random_split, time_cut
 from corral.data.vocabulary import Vocabulary
 
 Event = tuple[int, int, int, int]  # user id, item id, time, part
@@ -121,7 +121,7 @@ def event_lists(draw: strategies.DrawFn, min_size: int = 1, max_size: int = 40) 
     return list(zip(*columns, strict=True))
 
 
-RULES = ("time-cut", "leave-last-two-out", "given")
+RULES = ("time-cut", "leave-last-two-out", "random", "given")
 
 
 def split_of(dataset: Dataset, rule: str) -> Split | None:
@@ -132,4 +132,6 @@ def split_of(dataset: Dataset, rule: str) -> Split | None:
             return None
         third = len(times) // 3
         return time_cut(dataset, valid_from=int(times[third]), test_from=int(times[2 * third]))
+    if rule == "random":
+        return random_split(dataset, 0.3, 0.3, seed=4) if len(dataset.events) > 3 else None
     return leave_last_two_out(dataset) if rule == "leave-last-two-out" else given(dataset)

@@ -125,12 +125,16 @@ def test_impressions(rule: str, events: list[Event], shown: list[Event], length:
             if rule == "given":
                 assert log.part is not None
                 own = int(log.part[at])
+            elif rule == "random":
+                assert split.impression_part is not None
+                own = int(split.impression_part[at])
             elif rule == "time-cut":
                 own = int(time >= split.facts["valid_from"]) + int(time >= split.facts["test_from"])  # type: ignore[operator]
             else:
                 own = following[0] if following else Part.TRAIN
             if own == part:
-                earlier = [c.item for c in mine if c.time < time and (rule != "given" or c.part == Part.TRAIN)]
+                only = split.train_history_only
+                earlier = [c.item for c in mine if c.time < time and (not only or c.part == Part.TRAIN)]
                 expected.append((user, item, time, -1, 0.0, padded(earlier, length)))
         examples = Examples.of(dataset, split, part, impressions=True)
         clicked = Examples.of(dataset, split, part)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import settings
+from scipy import stats
 from small_logs import RULES, Event, event_lists, plain_rows, small_dataset, split_of
 
 from corral.data.history import HistoryRule
-from corral.data.split import Part, given, leave_last_two_out, time_cut
+from corral.data.split import Part, given, leave_last_two_out, random_split, time_cut
 
 
 def log_of(times: list[int], users: list[int] | None = None) -> list[Event]:
@@ -80,6 +81,41 @@ def test_leave_last_two_out(events: list[Event]) -> None:
         assert parts == ([0] * n if n < 3 else [0] * (n - 2) + [1, 2])
     assert split.history_rule is HistoryRule.ORDER
     assert "optimistic" in split.warning
+
+
+def test_random_split() -> None:
+    events = log_of([9, 9, *range(98)], [at % 7 for at in range(100)])
+    dataset = small_dataset(events, shown=events[:40])
+    split = random_split(dataset, 0.1, 0.2, seed=5)
+    assert np.bincount(split.part).tolist() == [70, 10, 20]
+    assert split.train_history_only
+    assert split.history_rule is HistoryRule.STRICT
+    assert "optimistic" in split.warning
+    assert split.facts["split_seed"] == 5
+    assert split.impression_part is not None
+    assert np.bincount(split.impression_part).tolist() == [28, 4, 8]
+    assert split.part[:40].tolist() != split.impression_part.tolist(), "lots of their own"
+    again, other = (random_split(dataset, 0.1, 0.2, seed=seed) for seed in (5, 6))
+    assert split.part.tolist() == again.part.tolist() != other.part.tolist()
+    assert split.impression_part.tolist() == again.impression_part.tolist()  # type: ignore[union-attr]
+    ordered = random_split(small_dataset(events, time_unit="order"))
+    assert ordered.history_rule is HistoryRule.ORDER
+    assert ordered.impression_part is None
+
+
+def test_random_split_deals_every_event_alike() -> None:
+    """Over 400 seeds an event of 20 is in the test one time in five, whatever its place: chi-square."""
+    dataset = small_dataset(log_of(list(range(20))))
+    tested = sum((random_split(dataset, 0.1, 0.2, seed=seed).part == Part.TEST).astype(int) for seed in range(400))
+    assert stats.chisquare(tested).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("n", "valid", "message"), [(20, 0.9, "sum to < 1"), (20, 0.0, "positive"), (4, 0.1, "leaves")]
+)
+def test_random_split_refuses(n: int, valid: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        random_split(small_dataset(log_of(list(range(n)))), valid, 0.2)
 
 
 def test_given_split() -> None:

@@ -1,0 +1,269 @@
+"""Does recall-augmented ranking raise any CTR model, and does it survive its controls?
+
+Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper's form), BACKBONE+rar-plus
+(with what look-alikes did), and BACKBONE+rar-CONTROL. Seeds are paired; all but BACKBONE+plain read the same as-of
+statistics. Every backbone is tuned bare first (validation AUC); its RAR forms take the same settings. Finished runs are
+skipped.
+
+    python benchmarks/bench_rar.py --tune                                   # one data set and seed, validation only
+    python benchmarks/bench_rar.py                                          # everything, one seed of each first
+    python benchmarks/bench_rar.py --datasets ml-100k --backbones deepfm din --seeds 0 1
+    python benchmarks/bench_rar.py --page                                   # the pages from finished runs
+
+Needs CORRAL_DATA. Writes docs/results/rar.json and rar.md (and rar_tuning.json by --tune).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rar_systems import BACKBONES, CONTROLS, DATASETS, RECIPE, TRIALS, VARIANTS
+from results import ROOT, Row, fill_readme, result_row, table, write_results
+from torch import nn
+
+from corral.cli.experiment import Experiment
+from corral.cli.ranker_stage import click_logits, train_ranker
+from corral.cli.recipes import read_recipe
+from corral.cli.run_files import write_text
+from corral.data.split import Part
+from corral.evaluation.click_metrics import auc, click_metrics
+
+RUNS = ROOT / "runs" / "rar"
+TUNING = ROOT / "docs" / "results" / "rar_tuning.json"
+TUNED_ON = ("ml-100k", 0)
+COLUMNS = ("gauc", "auc", "logloss", "calibration_error", "seen/auc", "new/auc", "seconds")
+ACTIVITY = (("unseen", 0, 0), ("1-20", 1, 20), ("21-100", 21, 100), ("more", 101, 10**9))
+RESAMPLES = 200
+
+
+def tuned(backbone: str) -> tuple[str, ...]:
+    """What tuning chose for a backbone."""
+    if not TUNING.exists():
+        return ()
+    return tuple(json.loads(TUNING.read_text(encoding="utf-8"))["chosen"].get(backbone, ()))
+
+
+def train(dataset: str, backbone: str, seed: int, folder: Path, more: Sequence[str]) -> tuple[Experiment, nn.Module]:
+    """One training on labels; no retriever is needed."""
+    chosen = (*DATASETS[dataset].overrides, f"ranker.kind={backbone}", *more, f"seed={seed}", "threads=1")
+    experiment = Experiment.start(read_recipe(RECIPE, chosen), folder, quiet=True)
+    return experiment, train_ranker(experiment, nn.Module())
+
+
+def judged(experiment: Experiment, logits: np.ndarray, labels: np.ndarray, users: np.ndarray) -> dict[str, float]:
+    """Click metrics of all rows, and the AUC by how active the user was in train."""
+    found = click_metrics(labels, logits, users)
+    train = experiment.split.part == Part.TRAIN
+    events = np.bincount(experiment.dataset.events.user[train], minlength=experiment.dataset.n_users)[users]
+    slices = [("seen", 1, 10**9), ("new", 0, 0), *((f"activity {name}", low, high) for name, low, high in ACTIVITY)]
+    for name, low, high in slices:
+        inside = (events >= low) & (events <= high)
+        if inside.any() and 0 < labels[inside].sum() < inside.sum():
+            found[f"{name}/auc"] = auc(labels[inside], logits[inside])
+            found[f"{name}/rows"] = float(inside.sum())
+    return {key: value for key, value in found.items() if value == value}
+
+
+def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str]) -> Row:
+    """One run, or what it gave before."""
+    place = folder / f"{dataset}-{system}-{seed}"
+    done = place / "row.json"
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
+    began, facts = time.process_time(), {}
+    if system == "lightgbm":
+        from gbdt_clicks import best_gbdt_clicks
+
+        chosen = (*DATASETS[dataset].overrides, "ranker.as_of={}", f"seed={seed}", "threads=1")
+        experiment = Experiment.start(read_recipe(RECIPE, chosen), place, quiet=True)
+        logits, examples = best_gbdt_clicks(experiment).test, experiment.examples(Part.TEST)
+        labels, users = examples.label, np.asarray(examples.user)
+    else:
+        backbone = system.split("+")[0]
+        experiment, ranker = train(dataset, backbone, seed, place, (*tuned(backbone), *more))
+        logits, labels, users = click_logits(experiment, ranker, Part.TEST)
+        records = [json.loads(line) for line in (place / "ranker" / "log.jsonl").read_text().splitlines()]
+        facts = {"valid/auc": max(record["auc"] for record in records), "epochs": float(len(records))}
+    metrics = {**judged(experiment, logits, labels, users), **facts, "seconds": time.process_time() - began}
+    np.savez_compressed(place / "test.npz", logits=logits.astype(np.float32), labels=labels, users=users)
+    row = result_row(dataset, system, seed, metrics, data_hash=experiment.dataset.hash, protocol=experiment.protocol())
+    row["overrides"] = [*more, *(tuned(system.split("+")[0]) if system != "lightgbm" else ())]
+    write_text(done, json.dumps(row, default=str))
+    # Weights are not needed any more, and hundreds of runs fill a disk.
+    for left in (place / "ranker").glob("*.safetensors"):
+        left.unlink()
+    return row
+
+
+def tune(backbones: Sequence[str], folder: Path) -> None:
+    """Every bare backbone's trials; the best on validation is kept for all its runs."""
+    dataset, seed = TUNED_ON
+    for backbone in backbones:
+        found: list[tuple[float, tuple[str, ...]]] = []
+        for number, trial in enumerate(TRIALS):
+            place = folder / f"tune-{backbone}-{number}"
+            note = place / "trial.json"
+            if not note.exists():
+                train(dataset, backbone, seed, place, (*trial, *VARIANTS[""]))
+                records = [json.loads(line) for line in (place / "ranker" / "log.jsonl").read_text().splitlines()]
+                write_text(note, json.dumps({"valid/auc": max(record["auc"] for record in records)}))
+            value = json.loads(note.read_text(encoding="utf-8"))["valid/auc"]
+            found.append((value, trial))
+            print(backbone, trial, round(value, 4), flush=True)
+        known = {"chosen": {}, "trials": {}} if not TUNING.exists() else json.loads(TUNING.read_text(encoding="utf-8"))
+        known |= {"dataset": dataset, "seed": seed, "metric": "AUC on validation, bare, with as-of statistics"}
+        known["chosen"][backbone] = list(max(found, key=lambda pair: pair[0])[1])
+        known["trials"][backbone] = [{"overrides": list(trial), "valid/auc": value} for value, trial in found]
+        write_text(TUNING, json.dumps(known, indent=1) + "\n")
+
+
+def gap(folder: Path, dataset: str, base: str, system: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Mean AUC difference over paired seeds, with a 95 % interval of a bootstrap over test users and seeds."""
+    pairs = []
+    for seed in seeds:
+        loaded = [np.load(folder / f"{dataset}-{name}-{seed}" / "test.npz") for name in (base, system)]
+        assert (loaded[0]["labels"] == loaded[1]["labels"]).all()
+        pairs.append([one["logits"] for one in loaded])
+    labels, users = loaded[0]["labels"], loaded[0]["users"]
+    order = np.argsort(users, kind="stable")
+    _, starts, sizes = np.unique(users[order], return_index=True, return_counts=True)
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(RESAMPLES):
+        chosen = random.integers(0, len(starts), len(starts))
+        rows = order[np.concatenate([np.arange(starts[c], starts[c] + sizes[c]) for c in chosen])]
+        first, second = pairs[random.integers(0, len(pairs))]
+        drawn.append(auc(labels[rows], second[rows]) - auc(labels[rows], first[rows]))
+    aucs = [[auc(labels, one) for one in pair] for pair in pairs]
+    before, after = (statistics.mean(values) for values in zip(*aucs, strict=True))
+    return {
+        "dataset": dataset,
+        "system": system,
+        "against": base,
+        "seeds": len(seeds),
+        "difference": after - before,
+        "low": float(np.percentile(drawn, 2.5)),
+        "high": float(np.percentile(drawn, 97.5)),
+        "ri": after / before - 1,
+        "ri_above_half": (after - 0.5) / (before - 0.5) - 1,
+    }
+
+
+def gaps(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
+    """Every RAR form against its bare backbone; remembered, because resampling takes a while."""
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        seeds.setdefault((row["dataset"], row["system"]), set()).add(row["seed"])
+    memory = folder / "gaps.json"
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
+    found = []
+    for (dataset, system), have in seeds.items():
+        base = system.split("+")[0]
+        both = sorted(have & seeds.get((dataset, base), set()))
+        if system == base or not both:
+            continue
+        key = f"{dataset} {system} {both}"
+        if key not in known:
+            known[key] = gap(folder, dataset, base, system, both)
+        found.append(known[key])
+    write_text(memory, json.dumps(known))
+    return found
+
+
+def write_pages(folder: Path) -> None:
+    """docs/results/rar.json and rar.md from all finished runs."""
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
+    order = ["lightgbm", *(f"{b}{v}" for b in BACKBONES for v in (*VARIANTS, *CONTROLS))]
+    rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
+    pairs = gaps(rows, folder)
+    shown = [*table(rows, COLUMNS), "", "## AUC against the bare backbone, paired seeds", ""]
+    shown += [
+        "RI: AUC / bare - 1, and (AUC - .5) / (bare - .5) - 1. Interval: bootstrap over test users and seeds.",
+        "",
+    ]
+    shown += ["| data set | system | seeds | difference | 95 % interval | RI | RI above .5 |", "|---" * 7 + "|"]
+    for pair in pairs:
+        shown.append(
+            "| {dataset} | {system} | {seeds} | {difference:+.4f} | {low:+.4f} to {high:+.4f} | {ri:+.2%} "
+            "| {ri_above_half:+.2%} |".format(**pair)
+        )
+    shown += ["", "## How many backbones gain", ""]
+    shown += ["| data set | form | backbones | gain | interval above 0 | median gain |", "|---" * 6 + "|"]
+    for dataset in DATASETS:
+        for form in ("+plain", "+rar", "+rar-plus"):
+            here = [p for p in pairs if p["dataset"] == dataset and p["system"].split("+", 1)[1] == form[1:]]
+            if here:
+                gained, sure = (sum(p[k] > 0 for p in here) for k in ("difference", "low"))
+                median = statistics.median(p["difference"] for p in here)
+                shown.append(f"| {dataset} | {form[1:]} | {len(here)} | {gained} | {sure} | {median:+.4f} |")
+    protocol = {"recipe": RECIPE, "threads": 1, "comparisons": pairs}
+    write_results("rar", rows, protocol, shown, command="python benchmarks/bench_rar.py")
+    fill_readme("rar", readme_table(rows, pairs))
+    print("\n".join(shown))
+
+
+def readme_table(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first data set: each backbone bare and with what RAR adds."""
+    dataset = next(iter(DATASETS))
+    lines = ["| ml-100k, time cut | AUC | gAUC | + rar | + rar-plus, 95 % interval |", "|---|---|---|---|---|"]
+    gains = {pair["system"]: pair for pair in pairs if pair["dataset"] == dataset}
+    for backbone in ("lightgbm", *BACKBONES):
+        here = [row["metrics"] for row in rows if row["dataset"] == dataset and row["system"] == backbone]
+        if not here:
+            continue
+        values = [statistics.mean(metrics[name] for metrics in here) for name in ("auc", "gauc")]
+        cells = [f"{value:.4f}" for value in values]
+        plain, plus = (gains.get(f"{backbone}{form}") for form in ("+rar", "+rar-plus"))
+        cells.append(f"{plain['difference']:+.4f}" if plain else "-")
+        cells.append("{difference:+.4f} ({low:+.4f} to {high:+.4f})".format(**plus) if plus else "-")
+        lines.append(f"| {backbone} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    """Runs what is missing and writes the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", choices=list(DATASETS), default=list(DATASETS))
+    parser.add_argument("--backbones", nargs="+", choices=("lightgbm", *BACKBONES), default=["lightgbm", *BACKBONES])
+    parser.add_argument("--forms", nargs="+", help="for example +rar-plus; by default all that the data set has")
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--runs", type=Path, default=RUNS)
+    parser.add_argument("--tune", action="store_true", help="try every bare backbone's trials, choose by validation")
+    parser.add_argument("--page", action="store_true", help="write the pages from the finished runs, run nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.tune:
+        tune([backbone for backbone in arguments.backbones if backbone != "lightgbm"], arguments.runs)
+        return
+    if arguments.page:
+        write_pages(arguments.runs)
+        return
+    for dataset in arguments.datasets:
+        data = DATASETS[dataset]
+        # One seed of everything first: a table without gaps exists early.
+        for seed in arguments.seeds or range(data.seeds):
+            for backbone in arguments.backbones:
+                forms = {"": ()} if backbone == "lightgbm" else dict(VARIANTS)
+                if backbone in data.controls and seed < 3:
+                    forms |= CONTROLS
+                if backbone not in ("lightgbm", *data.backbones):
+                    continue
+                for form, more in forms.items():
+                    if arguments.forms and form not in arguments.forms:
+                        continue
+                    row = run(dataset, backbone + form, seed, arguments.runs, more)
+                    shown = {name: round(row["metrics"][name], 4) for name in COLUMNS if name in row["metrics"]}
+                    print(dataset, backbone + form, seed, shown, flush=True)
+    write_pages(arguments.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The systems and data sets of the RAR benchmark: one shipped recipe with overrides, and what tuning may choose from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RECIPE = "ml-100k-clicks"
+BACKBONES = (
+    "lr",
+    "fm",
+    "deepfm",
+    "dcnv2",
+    "autoint",
+    "fibinet",
+    "xdeepfm",
+    "masknet",
+    "finalmlp",
+    "din",
+    "dien",
+    "bst",
+)
+RANDOM = ("split={rule: random}",)
+SAMPLED = ("ranker_training.label_at_least=null", "ranker_training.sampled_negatives=4")
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set.
+
+    Attributes:
+        overrides: of the recipe.
+        seeds: how many paired seeds.
+        backbones: which of them run here.
+        controls: backbones whose controls run here.
+    """
+
+    overrides: tuple[str, ...]
+    seeds: int = 5
+    backbones: tuple[str, ...] = BACKBONES
+    controls: tuple[str, ...] = ()
+
+
+DATASETS: dict[str, Data] = {
+    "ml-100k": Data(("data.name=ml-100k",), controls=("deepfm", "din")),
+    "ml-latest-small-2016": Data(("data.name=ml-latest-small-2016",)),
+    "lib-sibgmu": Data(("data.name=lib-sibgmu", *SAMPLED)),
+    "ml-100k-random": Data(("data.name=ml-100k", *RANDOM), backbones=("deepfm", "dcnv2", "din")),
+    "ml-latest-small-2016-random": Data(
+        ("data.name=ml-latest-small-2016", *RANDOM), backbones=("deepfm", "dcnv2", "din")
+    ),
+    "lib-sibgmu-random": Data(("data.name=lib-sibgmu", *SAMPLED, *RANDOM), backbones=("deepfm", "dcnv2", "din")),
+    "ml-1m": Data(("data.name=ml-1m",), 3, ("deepfm", "dcnv2", "finalmlp", "din"), ("deepfm", "din")),
+    "online-retail": Data(("data.name=online-retail", *SAMPLED), 1, ("deepfm", "dcnv2", "finalmlp", "din")),
+}
+# Every system reads the same as-of statistics; BACKBONE+plain does not.
+AS_OF = ("ranker.as_of={}",)
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "": AS_OF,
+    "+plain": (),
+    "+rar": (*AS_OF, "ranker.rar={}"),
+    "+rar-plus": (*AS_OF, "ranker.rar={}", "ranker.behaviour={}"),
+}
+CONTROLS: dict[str, tuple[str, ...]] = {
+    "+rar-random": (*AS_OF, "ranker.rar={selector: random}"),
+    "+rar-zeroed": (*AS_OF, "ranker.rar={zeroed: true}"),
+    "+rar-sum": (*AS_OF, "ranker.rar={pooling: sum}"),
+    "+rar-users-only": (*AS_OF, "ranker.rar={pooling: users, alpha: 1.0}"),
+    "+rar-items-only": (*AS_OF, "ranker.rar={pooling: items, alpha: 1.0}"),
+    "+rar-alpha1": (*AS_OF, "ranker.rar={alpha: 1.0}"),
+    "+rar-cosine": (*AS_OF, "ranker.rar={selector: cosine}"),
+    "+rar-item-exposure": (*AS_OF, "ranker.rar={exposure: item}"),
+    "+rar-own-static": (*AS_OF, "ranker.rar={keys: own, rule: static}"),
+    "+rar-features": (*AS_OF, "ranker.rar={keys: features}"),
+    "+rar-plus-random": (*AS_OF, "ranker.rar={selector: random}", "ranker.behaviour={shuffle: true}"),
+    "+rar-plus-column": (*AS_OF, "ranker.behaviour={row: false}"),
+    "+rar-plus-row": (*AS_OF, "ranker.behaviour={column: false}"),
+    "+rar-plus-alone": (*AS_OF, "ranker.behaviour={}"),
+}
+# What each backbone may choose from, bare, on the first data set and seed, by validation AUC; RAR takes what it chose.
+TRIALS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("ranker_training.learning_rate=0.003",),
+    ("ranker_training.learning_rate=0.0003",),
+    ("ranker.embedding_dropout=0.5", "ranker.dropout=0.4"),
+    ("ranker.batch_norm=true",),
+    ("ranker.id_dropout=0.3",),
+)

@@ -1,0 +1,250 @@
+"""RAR, Co-Interaction: look-alike users and recall items, matched set to set.
+
+Shape letters: B queries, N items per query, Ku look-alike users, Ki recall items, Du, Di sizes of their
+vectors, H tower size, D size of what comes out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Normalisation(StrEnum):
+    """From the matching matrix to the weights of a set; masked cells never count.
+
+    MEAN is the paper's: w_L[a] = mean over b of G[a, b]. SUM: the sum instead. SOFTMAX: over the set, of the mean
+    logit. SUM_TO_ONE: MEAN, divided by its sum over the set.
+    """
+
+    MEAN = "mean"
+    SUM = "sum"
+    SOFTMAX = "softmax"
+    SUM_TO_ONE = "sum-to-one"
+
+
+class Pooling(StrEnum):
+    """What weighs the two sets: the matching matrix, or, as controls, less than it.
+
+    SUM is the paper's ablation: every chosen row weighs 1. USERS and ITEMS: the mean of one set, no matrix, the
+    other set gives zero.
+    """
+
+    CO_INTERACTION = "co-interaction"
+    SUM = "sum"
+    MEAN = "mean"
+    USERS = "users"
+    ITEMS = "items"
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The chosen rows of B queries and their N items, as vectors.
+
+    Attributes:
+        users: look-alike users of each query [B, Ku, Du].
+        items: recall items of each item [B, N, Ki, Di].
+        user_mask: True where there is one [B, Ku].
+        item_mask: [B, N, Ki].
+    """
+
+    users: Tensor
+    items: Tensor
+    user_mask: Tensor
+    item_mask: Tensor
+
+    @property
+    def cells(self) -> Tensor:
+        """Valid cells of the matching matrix [B, N, Ku, Ki]."""
+        return self.user_mask[:, None, :, None] & self.item_mask[:, :, None, :]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The matching matrix: is this kind of user interested in this kind of item.
+
+    Attributes:
+        logits: of G [B, N, Ku, Ki].
+        cells: which are valid [B, N, Ku, Ki].
+    """
+
+    logits: Tensor
+    cells: Tensor
+
+
+class Tower(nn.Module):
+    """An MLP with one hidden layer, applied to rows."""
+
+    def __init__(self, size: int, tower_size: int) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(size, tower_size), nn.Linear(tower_size, tower_size)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[..., size] -> [..., H]."""
+        return self.output(torch.relu(self.hidden(vectors)))
+
+
+def set_weights(matching: Matching, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
+    """w_L [B, N, Ku] and w_R [B, N, Ki]: what the other set thinks of each row.
+
+    0 where a row is missing, or the whole other set. RAR, section 2: the means of G over items and over users.
+    """
+    cells, logits = matching.cells, matching.logits
+    if normalisation is Normalisation.SOFTMAX:
+        return _softmax(logits, cells, 3), _softmax(logits, cells, 2)
+    matrix = torch.sigmoid(logits) * cells
+    weights = [matrix.sum(3), matrix.sum(2)]
+    if normalisation is Normalisation.SUM:
+        return weights[0], weights[1]
+    # All valid rows of a set see the same number of rows of the other one.
+    weights = [weight / cells.sum(dim).clamp(min=1) for weight, dim in zip(weights, (3, 2), strict=True)]
+    if normalisation is Normalisation.SUM_TO_ONE:
+        weights = [weight / weight.sum(-1, keepdim=True).clamp(min=1e-12) for weight in weights]
+    return weights[0], weights[1]
+
+
+def _softmax(logits: Tensor, cells: Tensor, dim: int) -> Tensor:
+    """Softmax over one set of the mean logit over ``dim``; zero where nothing is valid."""
+    mean = (logits * cells).sum(dim) / cells.sum(dim).clamp(min=1)
+    present = cells.any(dim)
+    # A finite fill: an empty set would give NaN.
+    return mean.masked_fill(~present, torch.finfo(mean.dtype).min).softmax(-1) * present
+
+
+class CoInteraction(nn.Module):
+    """RAR, section 2: G = sigmoid(Z_L Z_R^T / sqrt(H) + b), v_c = w_L E_L, v_d = w_R E_R.
+
+    The projections that bring v_c and v_d to the size of a field are linear and without a bias, so that they may be
+    taken of the rows before the weighted sum, which then moves D numbers a row and not Du or Di; an empty set gives
+    exactly zero.
+
+    Args:
+        user_size, item_size: Du and Di.
+        tower_size: H.
+        output_size: D: v_c and v_d are projected to it; None: they stay as they are (LR: one weight a coordinate).
+        normalisation: from G to weights.
+        pooling: the matching matrix, or a control.
+        prior: share of exposed cells, where b starts: b = log(prior / (1 - prior)).
+    """
+
+    def __init__(
+        self,
+        user_size: int,
+        item_size: int,
+        *,
+        tower_size: int = 32,
+        output_size: int | None = None,
+        normalisation: Normalisation = Normalisation.MEAN,
+        pooling: Pooling = Pooling.CO_INTERACTION,
+        prior: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if not 0.0 < prior < 1.0:
+            raise ValueError(f"prior={prior}: the share of exposed cells must be in (0, 1)")
+        if min(user_size, item_size) < 1:
+            raise ValueError(f"user_size={user_size}, item_size={item_size}: RAR needs fields of users and of items")
+        self.normalisation, self.pooling = normalisation, pooling
+        self.user_tower, self.item_tower = Tower(user_size, tower_size), Tower(item_size, tower_size)
+        self.scale = 1.0 / math.sqrt(tower_size)
+        self.bias = nn.Parameter(torch.tensor(math.log(prior / (1.0 - prior))))
+        sizes = (user_size, item_size)
+        self.projections = (
+            None if output_size is None else nn.ModuleList(nn.Linear(n, output_size, bias=False) for n in sizes)
+        )
+        self.output_sizes = sizes if output_size is None else (output_size, output_size)
+
+    def encode_users(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of users [n, Du] -> what is gathered of them: towers [n, H] and projected rows [n, D]."""
+        return self.user_tower(vectors), vectors if self.projections is None else self.projections[0](vectors)
+
+    def encode_items(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for rows of items [n, Di]."""
+        return self.item_tower(vectors), vectors if self.projections is None else self.projections[1](vectors)
+
+    def match(self, users: Tensor, items: Tensor, cells: Tensor) -> Matching:
+        """G's logits of towers [B, Ku, H] and [B, N, Ki, H]."""
+        queries, number, count, size = items.shape
+        flat = torch.bmm(users, items.reshape(queries, number * count, size).transpose(1, 2))
+        logits = flat.view(queries, users.shape[1], number, count).transpose(1, 2)
+        return Matching(logits * self.scale + self.bias, cells)
+
+    def pool(self, matching: Matching, sets: Sets) -> tuple[Tensor, Tensor]:
+        """v_c [B, N, D] and v_d [B, N, D] of projected rows."""
+        of_users, of_items = self._weights(matching, sets)
+        common = torch.bmm(of_users.to(sets.users.dtype), sets.users)
+        diverse = (of_items.unsqueeze(2).to(sets.items.dtype) @ sets.items).squeeze(2)
+        return common, diverse
+
+    def _weights(self, matching: Matching, sets: Sets) -> tuple[Tensor, Tensor]:
+        if self.pooling is Pooling.CO_INTERACTION:
+            return set_weights(matching, self.normalisation)
+        users = sets.user_mask[:, None, :].expand(-1, sets.items.shape[1], -1).to(sets.users.dtype)
+        items = sets.item_mask.to(sets.items.dtype)
+        if self.pooling is not Pooling.SUM:
+            users = users / users.sum(-1, keepdim=True).clamp(min=1.0)
+            items = items / items.sum(-1, keepdim=True).clamp(min=1.0)
+        return (
+            torch.zeros_like(users) if self.pooling is Pooling.ITEMS else users,
+            torch.zeros_like(items) if self.pooling is Pooling.USERS else items,
+        )
+
+    def forward(self, sets: Sets) -> tuple[Tensor, Tensor, Matching]:
+        """v_c, v_d [B, N, D] and the matching; callers with repeated rows encode each row once instead."""
+        user_towers, users = self.encode_users(sets.users)
+        item_towers, items = self.encode_items(sets.items)
+        matching = self.match(user_towers, item_towers, sets.cells)
+        projected = Sets(users, items, sets.user_mask, sets.item_mask)
+        return *self.pool(matching, projected), matching
+
+
+def pair_exposure_loss(matching: Matching, exposed: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """BCE-with-logits of G against Y[a, b] = (look-alike a, recall item b) was exposed; RAR, section 3.
+
+    Mean over the valid cells of an example, then over the examples that have any; zero where none has. Nats.
+
+    Args:
+        matching: of B queries and N items.
+        exposed: [B, N, Ku, Ki], 0 or 1.
+        positive_weight: of exposed cells.
+    """
+    weight = torch.tensor(positive_weight, device=matching.logits.device)
+    each = functional.binary_cross_entropy_with_logits(
+        matching.logits.float(), exposed.float(), pos_weight=weight, reduction="none"
+    )
+    return _mean_of_means(each, matching.cells, (2, 3))
+
+
+def item_exposure_loss(matching: Matching, exposed: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """BCE of the mean over look-alikes a of G[a, b] against Y[b] = (target user, item b) was exposed; all in logs.
+
+    log p = logsumexp_a logsigmoid(z_ab) - log n and log (1 - p) = logsumexp_a logsigmoid(-z_ab) - log n: exact where
+    p is nearly 0 or 1. RAR, section 3.
+
+    Args:
+        matching: of B queries and N items.
+        exposed: [B, N, Ki], 0 or 1.
+        positive_weight: of exposed items.
+    """
+    logits, cells = matching.logits.float(), matching.cells
+    count = cells.sum(2).clamp(min=1).log()
+    empty = torch.finfo(logits.dtype).min
+
+    def log_mean(signed: Tensor) -> Tensor:
+        return functional.logsigmoid(signed).masked_fill(~cells, empty).logsumexp(2) - count
+
+    valid = cells.any(2)
+    yes, no = (log_mean(signed).masked_fill(~valid, 0.0) for signed in (logits, -logits))
+    exposed = exposed.float()
+    return _mean_of_means(-(positive_weight * exposed * yes + (1.0 - exposed) * no), valid, (2,))
+
+
+def _mean_of_means(each: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean over valid cells of an example, then over examples with any."""
+    count = valid.sum(dims)
+    means = (each * valid).sum(dims) / count.clamp(min=1)
+    return means.sum() / (count > 0).sum().clamp(min=1)

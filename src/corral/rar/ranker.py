@@ -1,0 +1,152 @@
+"""RAR: any CTR model with two more fields, what look-alikes have in common and what recall items add.
+
+Shape letters: B queries, N items per query, Ku look-alike users, Ki recall items, H tower size, D field size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from corral.data.batches import Query
+from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.ranker import EncodedQuery
+from corral.rar.co_interaction import CoInteraction, Matching, Sets
+from corral.rar.neighbours import Neighbours
+from corral.retrieval.entity_fields import EntityFields
+from corral.retrieval.retriever import Retriever
+
+
+@dataclass(frozen=True)
+class RarQuery:
+    """What is known of B queries before an item is seen.
+
+    Attributes:
+        inner: of the ranker that is enriched.
+        snapshot: what each may see [B].
+        user_rows: look-alike users [B, Ku], 0-padded.
+        towers: theirs [B, Ku, H].
+        rows: what is pooled of them [B, Ku, D].
+    """
+
+    inner: EncodedQuery
+    snapshot: Tensor
+    user_rows: Tensor
+    towers: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Enriched:
+    """Logits, and what made them.
+
+    Attributes:
+        logits: [B, N].
+        matching: of look-alikes and recall items.
+        user_rows: look-alike users [B, Ku].
+        item_rows: recall items [B, N, Ki].
+    """
+
+    logits: Tensor
+    matching: Matching
+    user_rows: Tensor
+    item_rows: Tensor
+
+
+class RarRanker(nn.Module):
+    """A ranker whose CTR model also sees v_c and v_d, as two more item fields (or, ``as_extra``, as dense inputs).
+
+    The CTR model does not know about RAR: it was built for two more item fields, or for more extra inputs. Rows that a
+    batch names several times go through the towers once.
+
+    Args:
+        ranker: the one that is enriched.
+        neighbours: who is alike and what is recalled.
+        co_interaction: the two towers and the matrix.
+        as_extra: for LR: one weight a coordinate, not two fields.
+        zeroed: v_c and v_d are zero: the parameters without the information (control).
+    """
+
+    def __init__(
+        self,
+        ranker: EvidenceRanker,
+        neighbours: Neighbours,
+        co_interaction: CoInteraction,
+        *,
+        as_extra: bool = False,
+        zeroed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ranker, self.neighbours, self.co_interaction = ranker, neighbours, co_interaction
+        self.as_extra, self.zeroed = as_extra, zeroed
+
+    @property
+    def history_length(self) -> int | None:
+        """How many of the latest items the inner ranker reads."""
+        return self.ranker.history_length
+
+    def connect(self, retriever: Retriever) -> None:
+        """Names the retriever whose score the inner ranker reads."""
+        self.ranker.connect(retriever)
+
+    def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
+        """Those of the inner ranker."""
+        return self.ranker.id_tables()
+
+    def forward(self, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Logits [B, N]; see ``EvidenceRanker``."""
+        return self.enriched(query, items, scores).logits
+
+    def enriched(self, query: Query, items: Tensor, scores: Tensor | None = None) -> Enriched:
+        """Logits [B, N] and the matching that made them."""
+        return self.enrich(self.encode(query), query, items, scores)
+
+    def encode(self, query: Query) -> RarQuery:
+        """The part that is the same for every item of a query: the look-alike side is done here, once."""
+        snapshot = self.neighbours.rule.snapshot(query.time)
+        rows = self.neighbours.look_alike_users(snapshot, query.user)
+        towers, vectors = _spread(rows, self.ranker.fields.users, self.co_interaction.encode_users)
+        return RarQuery(self.ranker.encode(query), snapshot, rows, towers, vectors)
+
+    def enrich(self, encoded: RarQuery, query: Query, items: Tensor, scores: Tensor | None = None) -> Enriched:
+        """Logits of queries already encoded, and the matching."""
+        rows = self.neighbours.recall_items(encoded.snapshot, items)
+        towers, vectors = _spread(rows, self.ranker.fields.catalogue, self.co_interaction.encode_items)
+        sets = Sets(encoded.rows, vectors, encoded.user_rows > 0, rows > 0)
+        matching = self.co_interaction.match(encoded.towers, towers, sets.cells)
+        pooled = self.co_interaction.pool(matching, sets)
+        if self.zeroed:
+            pooled = (torch.zeros_like(pooled[0]), torch.zeros_like(pooled[1]))
+        more, extra = None, None
+        if self.as_extra:
+            extra = torch.cat(pooled, -1)
+        else:
+            more = self._dropped(torch.stack(pooled, 2))
+        logits = self.ranker.logits(encoded.inner, query, items, scores, more=more, extra=extra)
+        return Enriched(logits, matching, encoded.user_rows, rows)
+
+    def logits(self, encoded: RarQuery, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Logits [B, N] of queries already encoded."""
+        return self.enrich(encoded, query, items, scores).logits
+
+    def _dropped(self, fields: Tensor) -> Tensor:
+        """Dropout of the two fields [B, N, 2, D] with one mask per query, as the ranker's own fields have it."""
+        probability = self.ranker.embedding_dropout
+        if not self.training or probability == 0.0:
+            return fields
+        return fields * functional.dropout(fields.new_ones(len(fields), 1, *fields.shape[2:]), probability)
+
+
+def _spread(
+    rows: Tensor, entity: EntityFields, encode: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Towers and pooled rows of ``rows`` [...], each distinct row encoded once: [..., H] and [..., D]."""
+    distinct, place = torch.unique(rows, return_inverse=True)
+    # Ids are never dropped here: a neighbour stands for itself.
+    towers, vectors = encode(entity(distinct, keep_ids=True).flatten(1))
+    # An embedding, not brackets: its gradient is much cheaper.
+    return functional.embedding(place, towers), functional.embedding(place, vectors)

@@ -1,0 +1,218 @@
+"""Runs whose ranker reads as-of statistics: from a recipe to a bundle that answers the same, and on from there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import corral.cli.ranker_stage
+import corral.cli.run
+from corral.cli.experiment import Experiment
+from corral.cli.fit_objective import Validate
+from corral.cli.ranker_stage import click_judge, click_logits, train_ranker
+from corral.cli.retriever_stage import train_retriever
+from corral.cli.run import build_part, judge, open_models, open_recommender, train_run
+from corral.cli.run_files import EVALUATION
+from corral.data.as_of import AsOfRule
+from corral.data.dataset import Dataset
+from corral.data.interactions import Interactions
+from corral.data.split import Part
+from corral.data.synthetic import checkerboard_world
+from corral.evaluation.result import Evaluation
+from corral.ranking.as_of_evidence import AsOfEvidence
+from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.joined_evidence import JoinedEvidence
+from corral.serving.bundle import load_bundle, save_bundle
+from corral.serving.new_items import add_items
+from corral.serving.recommender import TwoStageRecommender
+from corral.settings import load_settings
+
+RECIPE = """
+threads: 1
+data: {path: DATA}
+split: {repeats: true}
+retriever: {kind: two-tower, size: 8, hidden: [8], history_length: 4}
+retriever_training: {epochs: 1, batch_size: 64}
+ranker: {kind: dcnv2, field_size: 4, hidden: [8], history_length: 4, as_of: {recent: 4}}
+ranker_training: {loss: clicks, label_at_least: 1, epochs: 3, batch_size: 64, learning_rate: 0.01, metric: auc}
+evaluation: {num_candidates: 10, serve_by: ranker}
+"""
+BOTH = "ranker.evidence={recent: 3}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Groups of items and users; some users click gladly and some hardly ever, on any item, and no feature says so."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("as-of")
+    world = checkerboard_world(60, 24, groups=4, length=14, noise=0.5)
+    events, random = world.interactions.events, np.random.default_rng(0)
+    glad = random.random(60) < 0.5
+    rate = np.where(glad[events["user_id"].to_numpy()], 0.9, 0.1)
+    value = pl.Series("value", (random.random(len(events)) < rate).astype(np.float32))
+    interactions = Interactions.of(
+        events.drop("value", strict=False).with_columns(value),
+        user_features=world.interactions.user_features,
+        item_features=world.interactions.item_features,
+        source="made up",
+    )
+    return Dataset.write(folder / "data", interactions).path
+
+
+Train = Callable[..., tuple[Experiment, TwoStageRecommender]]
+
+
+@pytest.fixture(scope="module")
+def train(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Trains a run, once; gives the recommender that its bundle was saved from."""
+    done: dict[tuple[str, ...], tuple[Experiment, TwoStageRecommender]] = {}
+
+    def run(*overrides: str) -> tuple[Experiment, TwoStageRecommender]:
+        if overrides not in done:
+            saved: list[TwoStageRecommender] = []
+
+            def save(path: Path, recommender: TwoStageRecommender, *, data_name: str, data_hash: str) -> None:
+                saved.append(recommender)
+                save_bundle(path, recommender, data_name=data_name, data_hash=data_hash)
+
+            settings = load_settings(RECIPE.replace("DATA", str(data)), "as-of", overrides)
+            experiment = Experiment.start(settings, tmp_path_factory.mktemp("run"), quiet=True)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(corral.cli.run, "save_bundle", save)
+                train_run(experiment)
+            done[overrides] = experiment, saved[-1]
+        return done[overrides]
+
+    return run
+
+
+def assert_same_answers(one: TwoStageRecommender, other: TwoStageRecommender) -> None:
+    users = [*one.tables.users.ids.to_pylist(), 10_000]
+    for time in (None, 20, 10**6):
+        first, second = (r.recommend(users, 6, time=time, explain=True) for r in (one, other))
+        assert first.item_ids == second.item_ids
+        np.testing.assert_array_equal(first.ranker_logits, second.ranker_logits)
+        pairs = [(user, item) for user in users[:5] for item in (0, 3, 7)]
+        np.testing.assert_array_equal(one.predict(pairs, time=time).values, other.predict(pairs, time=time).values)
+
+
+@pytest.mark.parametrize("overrides", [(), (BOTH,), ("ranker.as_of.rule=train",)], ids=["alone", "joined", "train"])
+def test_the_bundle_answers_as_the_trained_models_did(train: Train, overrides: tuple[str, ...]) -> None:
+    experiment, recommender = train(*overrides)
+    assert isinstance(recommender.ranker, EvidenceRanker)
+    assert isinstance(recommender.ranker.evidence, JoinedEvidence if BOTH in overrides else AsOfEvidence)
+    opened = open_recommender(experiment.directory)
+    assert_same_answers(recommender, opened)
+    first = Evaluation.open(experiment.directory / EVALUATION)
+    again = judge(experiment, open_models(experiment.directory, "cpu"))
+    timeless = {name: value for name, value in first.metrics.items() if value == value}
+    assert {name: again.metrics[name] for name in timeless} == timeless
+    rule = "train" if "ranker.as_of.rule=train" in overrides else "streaming"
+    assert str(again.protocol["as_of_rule"]).startswith(f"{rule}: ")
+
+
+def test_what_the_statistics_know_is_learned(train: Train) -> None:
+    """Users of the test whose gladness only their past clicks tell: far better than without."""
+    experiment, _ = train()
+    bare, _ = train("ranker.as_of=null", "ranker.user_id=false")
+    found = [judge(one, open_models(one.directory, "cpu")).metrics["click/auc"] for one in (experiment, bare)]
+    assert found[0] > 0.8
+    assert found[0] > found[1] + 0.1
+
+
+def test_time_of_a_request_decides_what_is_known(train: Train) -> None:
+    _, recommender = train()
+    pairs = [(user, item) for user in recommender.tables.users.ids.to_pylist()[:5] for item in (0, 3)]
+    late, later, early = (recommender.predict(pairs, time=time).values for time in (60, 61, 0))
+    assert not np.array_equal(late, early)
+    # A moment with no event between: only the ages move.
+    assert np.abs(late - later).max() < np.abs(late - early).max()
+
+
+def test_an_interrupted_training_goes_on(train: Train, tmp_path: Path) -> None:
+    """Stopped at the second of three validations, and started again: the same ranker, bit for bit."""
+    experiment, recommender = train()
+    directory = tmp_path / "again"
+    shutil.copytree(
+        experiment.directory, directory, ignore=shutil.ignore_patterns("ranker", "bundle", "evaluation", "manifest*")
+    )
+    reopened, judged = Experiment.open(directory, quiet=True), 0
+
+    def interrupted(one: Experiment, ranker: torch.nn.Module) -> Validate:
+        validate = click_judge(one, ranker)
+
+        def stop() -> Mapping[str, float]:
+            nonlocal judged
+            judged += 1
+            if judged == 2:
+                raise KeyboardInterrupt
+            return validate()
+
+        return stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corral.cli.ranker_stage, "click_judge", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_ranker(reopened, train_retriever(reopened))
+    reopened = Experiment.open(directory, quiet=True)
+    ranker = train_ranker(reopened, train_retriever(reopened))
+    assert isinstance(recommender.ranker, torch.nn.Module)
+    torch.testing.assert_close(ranker.state_dict(), recommender.ranker.state_dict(), rtol=0, atol=0)
+    wanted, found = (click_logits(experiment, one, Part.TEST)[0] for one in (recommender.ranker, ranker))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("overrides", [(), (BOTH,)], ids=["alone", "joined"])
+def test_items_are_added(train: Train, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    before = open_recommender(train(*overrides)[0].directory)
+    frame = pl.DataFrame(
+        {
+            "item_id": [-3, 1_000, 1_001],
+            "shelf": ["shelf 0", "shelf 1", None],
+            "tags": [["tag 0", "stray 1"], ["tag 1"], None],
+            "price": [50.0, None, 40.0],
+        }
+    )
+    longer = add_items(before, frame, build_part)
+    added = frame["item_id"].to_list()
+    users = before.tables.users.ids.to_pylist()
+    one = before.recommend(users, 24, explain=True)
+    other = longer.recommend(users, 27, deny=added, explain=True)
+    assert one.item_ids == other.item_ids
+    np.testing.assert_allclose(other.ranker_logits, one.ranker_logits, rtol=1e-5, atol=1e-5)
+    assert set(added) <= set(longer.recommend(users[:4], 27).item_ids[0])
+    save_bundle(tmp_path / "longer", longer, data_name="made up", data_hash="")
+    assert_same_answers(longer, load_bundle(tmp_path / "longer", build_part))
+    # The one that was given stays as it is.
+    np.testing.assert_array_equal(before.recommend(users, 24, explain=True).ranker_logits, one.ranker_logits)
+
+
+def test_the_rule_follows_the_split(data: Path, tmp_path: Path) -> None:
+    rules = {"time-cut": AsOfRule.STREAMING, "leave-last-two-out": AsOfRule.TRAIN}
+    for number, (split, rule) in enumerate(rules.items()):
+        text = RECIPE.replace("DATA", str(data)).replace("repeats: true", f"repeats: true, rule: {split}")
+        for at, (overrides, wanted) in enumerate((((), rule), (("ranker.as_of.rule=streaming",), AsOfRule.STREAMING))):
+            settings = load_settings(text, "as-of", overrides)
+            experiment = Experiment.start(settings, tmp_path / f"{number}{at}", quiet=True)
+            assert experiment.as_of_rule is wanted
+            assert experiment.as_of is not None
+            events = (
+                len(experiment.split.part) if wanted is AsOfRule.STREAMING else int((experiment.split.part == 0).sum())
+            )
+            assert experiment.as_of.sizes["events"] == events
+
+
+def test_against_sampled_items_there_are_counts_alone(data: Path, tmp_path: Path) -> None:
+    overrides = ("ranker_training={loss: softmax, epochs: 1, num_negatives: 3}",)
+    settings = load_settings(RECIPE.replace("DATA", str(data)), "as-of", overrides)
+    experiment = Experiment.start(settings, tmp_path / "run", quiet=True)
+    assert experiment.as_of is not None
+    assert not experiment.as_of.labelled
+    train_run(experiment)
+    assert_same_answers(open_recommender(tmp_path / "run"), open_recommender(tmp_path / "run"))

@@ -1,0 +1,89 @@
+"""Experiment: sampled negatives are part of the data, whatever the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corral.cli.experiment import Experiment
+from corral.cli.run import train_run
+from corral.data.dataset import Dataset
+from corral.data.split import Part
+from corral.data.synthetic import markov_world
+from corral.settings import Settings, load_settings
+
+RECIPE = """
+threads: 1
+data: {path: DATA}
+split: {valid_fraction: 0.15, test_fraction: 0.15}
+retriever: {kind: mf, size: 4}
+retriever_training: {epochs: 1, batch_size: 256}
+ranker: {kind: fm, field_size: 4, history_length: 6}
+ranker_training: {epochs: 1, batch_size: 512}
+evaluation: {num_candidates: 12}
+"""
+CLICKS = ("ranker_training.loss=clicks", "ranker_training.sampled_negatives=4")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("experiment") / "data"
+    Dataset.write(path, markov_world(60, 40, length=14).interactions)
+    return path
+
+
+def settings(data: Path, *overrides: str) -> Settings:
+    return load_settings(RECIPE.replace("DATA", str(data)), "recipe", overrides)
+
+
+def test_negatives_are_the_same_for_every_run(data: Path, tmp_path: Path) -> None:
+    def drawn(name: str, *overrides: str) -> list[list[int]]:
+        experiment = Experiment.start(settings(data, *CLICKS, *overrides), tmp_path / name, quiet=True)
+        assert experiment.has_clicks
+        return [experiment.examples(part).item.tolist() for part in Part]
+
+    first = drawn("first")
+    assert first == drawn("seed", "seed=7", "ranker.kind=lr", "retriever.size=8")
+    assert first != drawn("other", "ranker_training.sampled_negatives_seed=1")
+
+
+def test_click_training_on_positives_only(data: Path, tmp_path: Path) -> None:
+    """``corral train RECIPE`` with the two overrides: metrics, probabilities and a protocol that says of what."""
+    experiment = Experiment.start(settings(data, *CLICKS), tmp_path / "run", quiet=True)
+    assert experiment.settings.ranker_training.metric == "auc"
+    result = train_run(experiment)
+    assert {"click/auc", "click/gauc", "click/logloss"} <= set(result.metrics)
+    assert "4 sampled a click" in str(result.protocol["negatives"])
+    assert "seed 0" in str(result.protocol["negatives"])
+    examples = experiment.examples(Part.TEST)
+    assert np.mean(examples.label) == pytest.approx(0.2)
+
+
+def test_without_them_there_are_no_labels(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sampled_negatives, how many to draw"):
+        Experiment.start(settings(data, CLICKS[0]), tmp_path / "run", quiet=True)
+    plain = Experiment.start(settings(data), tmp_path / "plain", quiet=True)
+    assert "negatives" not in plain.protocol()
+    assert (plain.examples(Part.TRAIN).label == 1).all()
+
+
+def test_other_losses_refuse_them(data: Path) -> None:
+    with pytest.raises(ValueError, match="loss=softmax draws num_negatives itself"):
+        settings(data, CLICKS[1])
+
+
+def test_a_metric_that_is_named_is_kept(data: Path) -> None:
+    assert settings(data, *CLICKS, "ranker_training.metric=gauc").ranker_training.metric == "gauc"
+    with pytest.raises(ValueError, match="validation gives auc, gauc"):
+        settings(data, *CLICKS, "ranker_training.metric=ndcg@10")
+
+
+def test_a_random_split_is_the_same_for_every_seed_of_a_run(data: Path, tmp_path: Path) -> None:
+    def part(name: str, *overrides: str) -> list[int]:
+        made = Experiment.start(settings(data, "split.rule=random", *overrides), tmp_path / name, quiet=True)
+        assert made.protocol()["split_seed"] == made.settings.split.seed
+        return made.split.part.tolist()
+
+    assert part("first") == part("second", "seed=9") != part("third", "split.seed=9")

@@ -1,0 +1,143 @@
+"""Negatives drawn as labelled examples: the exact distribution, what is left out, and what may not change them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from scipy import stats
+from small_logs import Event, event_lists, small_dataset
+
+from corral.data.dataset import Dataset
+from corral.data.examples import Examples
+from corral.data.sampled_negatives import _LeftOut, with_sampled_negatives
+from corral.data.split import Part, Split, leave_last_two_out, time_cut
+
+
+def both(dataset: Dataset, split: Split, part: Part, k: int = 4, seed: int = 0) -> tuple[Examples, Examples]:
+    """The examples of a part, and those with negatives."""
+    plain = Examples.of(dataset, split, part)
+    return plain, with_sampled_negatives(plain, dataset, split, part, per_positive=k, seed=seed)
+
+
+def shop(users: int = 60, items: int = 30, events: int = 900, seed: int = 1) -> list[Event]:
+    """Events at distinct times, the lower an item the more of them."""
+    random = np.random.default_rng(seed)
+    item = (items * random.random(events) ** 2).astype(int)
+    rows = zip(random.integers(0, users, events).tolist(), item.tolist(), range(events), [0] * events, strict=True)
+    return list(rows)
+
+
+@given(events=event_lists(min_size=2))
+@settings(max_examples=80, deadline=None)
+def test_every_draw_is_the_item_that_the_slot_holds(events: list[Event]) -> None:
+    """All slots in turn, against a plain list of the slots that are left."""
+    dataset = small_dataset(events)
+    user, item = (np.asarray(column).astype(np.int64) for column in (dataset.events.user, dataset.events.item))
+    counts = np.bincount(item, minlength=dataset.n_items)
+    left_out = _LeftOut(counts, user, item)
+    had = {row: set(item[user == row].tolist()) for row in range(dataset.n_users)}
+    for asking in range(1, dataset.n_users):  # row 1: unknown, had nothing
+        for own in range(2, dataset.n_items):
+            slots = [i for i in range(dataset.n_items) for _ in range(counts[i]) if i not in had[asking] | {own}]
+            uniform = (np.arange(len(slots)) + 0.5)[None] / max(len(slots), 1)
+            drawn, there = left_out.draw(np.array([asking]), np.array([own]), uniform)
+            assert drawn[0].tolist() == slots
+            assert there.all()
+            _, there = left_out.draw(np.array([asking]), np.array([own]), np.zeros((1, 2)))
+            assert there.tolist() == [[bool(slots)] * 2]
+
+
+def test_rows_are_the_positives_with_another_item() -> None:
+    dataset = small_dataset(shop())
+    split = time_cut(dataset, 0.2, 0.2)
+    train = split.rows(Part.TRAIN)
+    had = set(zip(dataset.events.user[train].tolist(), dataset.events.item[train].tolist(), strict=True))
+    popular = split.train_counts(dataset)
+    for part in Part:
+        plain, more = both(dataset, split, part)
+        n = len(plain)
+        assert len(more) == 5 * n
+        for name in ("user", "item", "time", "event", "end", "label"):
+            assert getattr(more, name)[:n].tolist() == getattr(plain, name).tolist()
+            assert getattr(more, name).dtype == getattr(plain, name).dtype
+        for name in ("user", "time", "end"):
+            assert getattr(more, name)[n:].tolist() == np.repeat(getattr(plain, name), 4).tolist()
+        assert (more.event[n:] == -1).all()
+        assert (more.label[n:] == 0).all()
+        negatives = list(zip(more.user[n:].tolist(), more.item[n:].tolist(), strict=True))
+        assert not had & set(negatives), "a train positive of the user"
+        assert (more.item[n:] != np.repeat(plain.item, 4)).all(), "the row's own positive"
+        assert (popular[more.item[n:]] > 0).all(), "an item without a train event"
+        batch = more.batch(np.arange(len(more)), 5)
+        assert batch.query.history[n:].tolist() == np.repeat(batch.query.history[:n].numpy(), 4, axis=0).tolist()
+
+
+def test_shares_follow_the_train_counts() -> None:
+    """Chi-square of the draws for one user, who had three items, against the counts of the others."""
+    random = np.random.default_rng(0)
+    items = [int(i) for i in (12 * random.random(600) ** 2)]
+    events: list[Event] = [(1 + at % 50, item, at, 0) for at, item in enumerate(items)]
+    events += [(0, item, 600 + at, 0) for at, item in enumerate((0, 4, 7))]
+    events += [(0, 2 + at % 3, 700 + at, 0) for at in range(1500)]  # the tests: each leaves out its own item too
+    dataset = small_dataset(events)
+    split = time_cut(dataset, valid_from=690, test_from=700 + 1)
+    plain, more = both(dataset, split, Part.TEST)
+    counts = split.train_counts(dataset)
+    left = np.array([dataset.items.external([row])[0] not in (0, 4, 7) if row > 1 else False for row in range(14)])
+    expected = np.zeros(len(counts))
+    for own in plain.item.tolist():
+        weights = np.where(left & (np.arange(len(counts)) != own), counts, 0)
+        expected += 4 * weights / weights.sum()
+    seen = np.bincount(more.item[len(plain) :], minlength=len(counts))
+    assert (seen[expected == 0] == 0).all()
+    assert stats.chisquare(seen[expected > 0], expected[expected > 0]).pvalue > 0.001
+
+
+def test_seeds_and_parts_have_draws_of_their_own() -> None:
+    dataset = small_dataset(shop())
+    split = leave_last_two_out(dataset)
+    drawn = {(part, seed): both(dataset, split, part, seed=seed)[1].item.tolist() for part in Part for seed in (0, 1)}
+    again = {key: both(dataset, split, key[0], seed=key[1])[1].item.tolist() for key in drawn}
+    assert drawn == again
+    assert len({tuple(items[-200:]) for items in drawn.values()}) == 6
+
+
+def test_what_comes_later_changes_nothing_before() -> None:
+    """Without the test events, or with others, train and validation have the same negatives."""
+    events = shop(events=600)
+    late = [(user, 31 - item, time, part) for user, item, time, part in events if time >= 500]
+
+    def named(rows: list[Event], part: Part) -> list[tuple[int, int, int]]:
+        dataset = small_dataset(rows)
+        split = time_cut(dataset, valid_from=400, test_from=500)
+        examples = both(dataset, split, part)[1]
+        users, items = dataset.users.external(examples.user), dataset.items.external(examples.item)
+        return list(zip(users, items, examples.time.tolist(), strict=True))
+
+    for others in ([(0, 31, 599, 0)], late):
+        for part in (Part.TRAIN, Part.VALID):
+            assert named(events, part) == named([row for row in events if row[2] < 500] + others, part)
+
+
+def test_only_clicks_get_negatives_and_nobody_gets_what_is_not_there() -> None:
+    everything: list[Event] = [(0, item, item, 0) for item in range(4)] + [(1, 0, 9, 0), (1, 1, 10, 0)]
+    dataset = small_dataset(everything)
+    part = np.zeros(len(everything), dtype=np.uint8)
+    split = Split("by hand", part, leave_last_two_out(dataset).history_rule)
+    label = np.array([1, 1, 0, 0, 1, 0], dtype=np.float32)
+    examples = Examples.of(dataset, split, Part.TRAIN, label=label)
+    more = with_sampled_negatives(examples, dataset, split, Part.TRAIN, per_positive=3)
+    # User 0 had everything; of user 1 one row is a click, and two items are left.
+    assert Counter(more.user[6:].tolist()) == {3: 3}
+    assert set(dataset.items.external(more.item[6:])) <= {2, 3}
+    with pytest.raises(ValueError, match="per_positive=0"):
+        with_sampled_negatives(examples, dataset, split, Part.TRAIN, per_positive=0)
+
+
+def test_a_part_without_rows() -> None:
+    dataset = small_dataset([(0, 1, 1, 0), (0, 2, 2, 0)])
+    split = leave_last_two_out(dataset)
+    assert len(both(dataset, split, Part.TEST)[1]) == 0
