@@ -190,6 +190,27 @@ def plain_product(vectors: Tensor, queries: Tensor) -> Tensor:
     return places.gather(1, values.topk(K).indices)
 
 
+def timed(selector: AnySelector, vectors: Tensor, rows: Tensor, asked: Tensor, true: Tensor) -> dict[str, float]:
+    """Times, memory and recall of a selector over rows [n], for the queries at ``asked`` [q]."""
+    queries, own = vectors[asked], rows[asked]
+
+    def ready() -> None:
+        selector.fit(vectors, rows)
+        selector.search(queries[:1], K)
+
+    def one(i: int) -> float:
+        return cpu(lambda: selector.search(queries[i : i + 1], K, own[i : i + 1]))
+
+    fit_seconds = cpu(ready)
+    return {
+        "recall@10": share(selector.search(queries, K, own).rows, true),
+        "ms_a_query": 1e3 * cpu(lambda: selector.search(queries, K, own), 3) / len(asked),
+        "ms_alone": 1e3 * statistics.median(one(i) for i in range(ALONE)),
+        "fit_s": fit_seconds,
+        "mb": held(selector),
+    }
+
+
 def speed_part(options: argparse.Namespace, done: set[str]) -> Iterator[Row]:
     """Time per query in a batch and alone, time to fit, memory, recall."""
     for world, n in ((world, n) for n in options.sizes for world in options.worlds):
@@ -211,35 +232,11 @@ def speed_part(options: argparse.Namespace, done: set[str]) -> Iterator[Row]:
             yield result_row(dataset, "plain product", 0, metrics, protocol=facts)
             del units
         for name, build in selectors(n).items():
-            if cell(dataset, name, 0) in done:
-                continue
-            selector = build()
-
-            def ready(s: AnySelector = selector) -> None:
-                s.fit(vectors, rows)  # noqa: B023
-                s.search(queries[:1], K)  # noqa: B023
-
-            fit_seconds = cpu(ready)
-            # The torch path is slow on purpose here: fewer queries.
-            some = QUERIES if "torch" not in name else 32
-
-            def together(s: AnySelector = selector, q: int = some) -> Tensor:
-                return s.search(queries[:q], K, own[:q]).rows  # noqa: B023
-
-            found = together()
-            alone = [
-                cpu(lambda s=selector, i=i: s.search(queries[i : i + 1], K, own[i : i + 1]))  # noqa: B023
-                for i in range(ALONE)
-            ]
-            metrics = {
-                "ms_a_query": 1e3 * cpu(together, 3) / some,
-                "ms_alone": 1e3 * statistics.median(alone),
-                "recall@10": share(found, true[:some]),
-                "fit_s": fit_seconds,
-                "mb": held(selector),
-            }
-            yield result_row(dataset, name, 0, metrics, protocol=facts)
-            del selector, together, ready
+            if cell(dataset, name, 0) not in done:
+                # The torch path is several times slower: fewer queries.
+                some = QUERIES if "torch" not in name else 32
+                metrics = timed(build(), vectors, rows, asked[:some], true[:some])
+                yield result_row(dataset, name, 0, metrics, protocol=facts)
 
 
 def table_part(options: argparse.Namespace, done: set[str]) -> Iterator[Row]:
@@ -261,7 +258,8 @@ def table_part(options: argparse.Namespace, done: set[str]) -> Iterator[Row]:
         exact.fit(vectors, rows)
         true = exact.search(vectors[asked], K, rows[asked]).rows
         for name, build in chosen.items():
-            if cell(dataset, name, 0) in done:
+            # A graph takes several minutes to build at 10^6: once is enough.
+            if cell(dataset, name, 0) in done or (name == "float graph" and n > 100_000 and world == "spectrum"):
                 continue
             selector, found = build(), torch.zeros(n, K, dtype=torch.int32)
             start = time.process_time()
@@ -300,11 +298,9 @@ def codes_part(options: argparse.Namespace, done: set[str]) -> Iterator[Row]:
             for bits, simhash in hashes.items():
                 if not number:
                     simhash.fit(units)  # a million rows know the mean
-
-                def make(b: int = bits, s: SimHash = simhash, u: Tensor = units) -> None:
-                    codes[b].append(s.codes(u))  # noqa: B023
-
-                seconds[bits] += cpu(make)
+                start = time.process_time()
+                codes[bits].append(simhash.codes(units))
+                seconds[bits] += time.process_time() - start
         del exact, units
         for bits in wanted:
             index = HammingIndex(torch.cat(codes.pop(bits)))
@@ -350,14 +346,40 @@ def cell(dataset: str, system: str, seed: int) -> str:
     return f"{dataset}|{system}|{seed}"
 
 
+NOTES = {
+    "learned": (
+        "Against the exact metric of its line, the query's own row left out, 1,000 queries; re-ranked m: the m best by",
+        "agreement put in exact order. Centred: the mean of the pool's unit vectors taken out of pool and queries",
+        "(inner product: that of the pool's vectors, out of the pool alone). 64 coordinates: singular vectors of the",
+        "train interactions, each by the root of its singular value.",
+    ),
+    "speed": (
+        f"ms_a_query: in a batch of {QUERIES}; ms_alone: one query at a time, of which .5 to 1 ms is the overhead of",
+        "some dozens of small operations on a busy machine. times_exact and times_plain: how many times faster than",
+        "ExactSelector and than a product with top-k by blocks, in the batch. recall@10 against exact cosine. fit_s:",
+        "snapshot, codes and search structure. mb: buffers; FAISS holds its codes or vectors once more. spectrum:",
+        "normal draws with mean and covariance of learned unit vectors, no local structure: the true ten hardly",
+        "stand out; clustered: learned rows with noise of half the distance to their nearest neighbour.",
+    ),
+    "table": ("CPU seconds for all n lists of ten, building included; recall@10 of 1,000 of them.",),
+    "codes": (
+        "codes_s: all codes; the search fetches 41 by FAISS, flat. exact_ms: ExactSelector over the same rows, chunk",
+        "by chunk. floor_read_ms: all codes read once at the measured bandwidth of one thread; a batch reads them once",
+        "for many queries. floor_count_ms: one population count a word and cycle. FAISS needs about a nanosecond a",
+        "code, for codes in cache too: its loop over codes is the limit, not memory.",
+    ),
+}
+
+
 def page(rows: Sequence[Row]) -> list[str]:
     """The lines of selection.md."""
+    shortlists = tuple(f"re-ranked {m}" for m in SHORTLISTS)
+    floors = ("floor_read_ms", "floor_count_ms")
     columns = {
-        "learned": ("recall@10", *(f"re-ranked {m}" for m in SHORTLISTS)),
+        "learned": ("recall@10", *shortlists),
         "speed": ("ms_a_query", "ms_alone", "times_exact", "times_plain", "recall@10", "fit_s", "mb"),
         "table": ("table_s", "fit_s", "recall@10"),
-        "codes": ("codes_s", "ms_a_query", "ms_alone", "exact_ms", "recall@10", "re-ranked 40", "re-ranked 100", "mb")
-        + ("floor_read_ms", "floor_count_ms"),
+        "codes": ("codes_s", "ms_a_query", "ms_alone", "exact_ms", "recall@10", *shortlists, "mb", *floors),
     }
     titles = {
         "learned": "Learned tables: how many of the exact ten SimHash finds",
@@ -365,26 +387,11 @@ def page(rows: Sequence[Row]) -> list[str]:
         "table": "The neighbours of all rows",
         "codes": "Codes and Hamming search alone",
     }
-    notes = {
-        "learned": "Against the exact metric of its line, the query's own row left out, 1,000 queries; re-ranked m: the "
-        "m best by agreement put in exact order. Centred: the mean of the pool's unit vectors taken out of pool and "
-        "queries (inner product: of the pool alone). 64 coordinates: singular vectors of the train interactions.",
-        "speed": f"ms_a_query: in a batch of {QUERIES}; ms_alone: one query at a time. times_exact and times_plain: how "
-        "many times faster than ExactSelector and than a product with top-k by blocks, in the batch. recall@10 against "
-        "exact cosine. fit_s: snapshot, codes and search structure. mb: buffers; FAISS holds its codes or vectors once "
-        "more. spectrum: normal draws with mean and covariance of learned unit vectors (no local structure, so that "
-        "ten true neighbours hardly stand out); clustered: learned rows with noise of half the distance to the nearest.",
-        "table": "CPU seconds for all n lists of ten, building included; recall@10 of 1,000 of them.",
-        "codes": "codes_s: all codes; the search fetches 41 by FAISS, flat. exact_ms: ExactSelector over the same "
-        "rows, chunk by chunk. floor_read_ms: all codes read once at the measured bandwidth of one thread; "
-        "floor_count_ms: one population count a word and cycle. FAISS needs about a nanosecond a code whether 64 bits "
-        "or 256 are compared and even when all codes are in cache: its loop over codes is the limit, not memory.",
-    }
     lines: list[str] = []
     for part in PARTS:
         here = [row for row in rows if row["protocol"]["part"] == part]
         if here:
-            lines += [f"## {titles[part]}", "", *table(with_ratios(here), columns[part], 3), "", notes[part], ""]
+            lines += [f"## {titles[part]}", "", *table(with_ratios(here), columns[part], 3), "", *NOTES[part], ""]
     return lines
 
 

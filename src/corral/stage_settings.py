@@ -140,15 +140,24 @@ class BehaviourSettings(Strict):
 class RarSettings(Strict):
     """Recall-augmented ranking: look-alike users and recall items for any ranker."""
 
-    rule: Literal["blocks", "static"] = Field("blocks", description="as of when; static is the paper's")
+    rule: Literal["blocks", "folds", "static"] = Field("blocks", description="as of when; static is the paper's")
     blocks: int = Field(8, ge=1, description="of train time; what an event sees comes from blocks before its own")
-    keys: Literal["profile", "own", "features"] = Field(
-        "profile", description="what is compared: behaviour profiles, the ranker's own tables (static only), features"
+    folds: int = Field(5, ge=2, description="of users; what a train event sees comes from the other folds")
+    keys: Literal["profile", "retriever", "own", "features"] = Field(
+        "profile",
+        description="what is compared: behaviour profiles, the retriever's vectors (one retriever a snapshot), the "
+        "ranker's own tables (static only), features",
     )
     key_size: int = Field(32, ge=1, description="profile: of each of the two vectors")
-    selector: Literal["simhash", "cosine", "inner-product", "random"] = "simhash"
+    pool: Literal["catalogue", "recalled"] = Field(
+        "catalogue", description="recall items from all items, or from what the retriever recalls for the user"
+    )
+    pool_size: int = Field(100, ge=1, description="recalled: so many items")
+    selector: Literal["simhash", "simhash-inner-product", "cosine", "inner-product", "ivf", "hnsw", "random"] = (
+        "simhash"
+    )
     bits: int = Field(128, ge=1, description="simhash")
-    rerank: int = Field(0, ge=0, description="simhash: so many of the best are put in exact order; 0: none")
+    rerank: int = Field(100, ge=0, description="simhash: so many of the best are put in exact order; 0: none")
     look_alikes: int = Field(10, ge=0, description="Ku")
     recall_items: int = Field(10, ge=0, description="Ki")
     tower_size: int = Field(32, ge=1, description="H")
@@ -163,6 +172,8 @@ class RarSettings(Strict):
     def _fits(self) -> RarSettings:
         if self.keys == "own" and self.rule != "static":
             raise ValueError("keys=own: the ranker's tables have seen all of train, so the rule must be static")
+        if self.pool == "recalled" and self.keys != "retriever":
+            raise ValueError(f"pool=recalled asks what the retriever recalls: use keys=retriever, not {self.keys}")
         return self
 
 

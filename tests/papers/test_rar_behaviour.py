@@ -106,8 +106,8 @@ def by_hand(model: BehaviourEvidence, log: Columns, row: int, item: int) -> list
     user, items, time, label = log
     value = residuals(user, time, label)
     train = time < 60
-    snapshot = int(model.rule.snapshot(torch.tensor(int(time[row]))))
-    until = model.rule.until(snapshot)
+    snapshot = int(model.rule.snapshot(torch.tensor([int(time[row])]), torch.tensor([int(user[row])])))
+    held = model.rule.holds(snapshot, user, time)
     vectors, people_keys = model.keys.item_vectors[snapshot], model.keys.user_vectors[snapshot]
     query = queries(log, np.array([row]))
     history = [int(i) for i in query.history[0] if i]
@@ -116,7 +116,7 @@ def by_hand(model: BehaviourEvidence, log: Columns, row: int, item: int) -> list
         seen = np.flatnonzero((user == user[row]) & (items == past) & (time < time[row]))
         said.append(float(value[seen[np.argsort(time[seen], kind="stable")][-1]]))
     profile = encode(model, snapshot, np.array(history), np.array(said))[0] if history else torch.zeros(2, 4).double()
-    met = np.flatnonzero(train & (items == item) & (time < until))
+    met = np.flatnonzero(train & (items == item) & held)
     met = met[np.argsort(time[met], kind="stable")][-5:]
     met = met[user[met] != user[row]]
     numbers: list[float] = []
@@ -155,7 +155,7 @@ def test_matches_the_lines_cell_by_cell() -> None:
 
 def test_the_future_and_the_rows_own_label_change_nothing() -> None:
     log = events(4)
-    user, item, time, label = log
+    _, item, time, label = log
     rows = np.flatnonzero((time > 25) & (time < 50))
     before = evidence(log)(queries(log, rows), torch.from_numpy(item[rows])[:, None])
     for row in rows[:12]:
@@ -210,7 +210,7 @@ def test_nothing_of_it_is_learned() -> None:
 
 def test_static_rule_is_refused() -> None:
     model = evidence(events())
-    with pytest.raises(ValueError, match="own label"):
+    with pytest.raises(ValueError, match="blocks"):
         BehaviourEvidence(model.keys, model.people, model.own, TimeRule.static())
 
 

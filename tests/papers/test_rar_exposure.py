@@ -54,16 +54,14 @@ def test_blocks_hold_about_equal_numbers_of_events_and_see_earlier_ones_alone() 
     times = np.repeat(np.arange(100, 200), 3)
     rule = TimeRule.blocks(times, 4)
     assert rule.snapshots == 5
-    snapshot = rule.snapshot(torch.from_numpy(times)).numpy()
+    nobody = np.zeros(len(times), dtype=np.int64)
+    snapshot = rule.snapshot(torch.from_numpy(times), torch.from_numpy(nobody)).numpy()
     assert np.bincount(snapshot).tolist() == [75, 75, 75, 75]
     for block in range(4):
-        until = rule.until(block)
-        assert until is not None
-        assert (times[snapshot == block] >= until).all()
-        assert (times[snapshot < block] < until).all()
+        assert rule.holds(block, nobody, times).tolist() == (snapshot < block).tolist()
     after = torch.tensor([200, 10**9])
-    assert rule.snapshot(after).tolist() == [4, 4]
-    assert rule.until(4) == 200
+    assert rule.snapshot(after, after * 0).tolist() == [4, 4]
+    assert rule.holds(4, nobody, times).all()
     at = torch.tensor([100, 130, 199, 500])
     assert rule.exposure_time(at).tolist() == [torch.iinfo(torch.int64).min, 125, 175, 200]
 
@@ -84,6 +82,24 @@ def test_too_many_blocks_for_the_times_are_refused() -> None:
 
 def test_static_sees_everything_always() -> None:
     rule = TimeRule.static()
-    assert (rule.rule, rule.snapshots, rule.until(0)) == (Rule.STATIC, 1, None)
-    assert rule.snapshot(torch.tensor([0, 99])).tolist() == [0, 0]
+    assert (rule.rule, rule.snapshots) == (Rule.STATIC, 1)
+    assert rule.holds(0, np.array([2, 3]), np.array([5, 99])).all()
+    assert rule.snapshot(torch.tensor([0, 99]), torch.tensor([2, 3])).tolist() == [0, 0]
     assert (rule.exposure_time(torch.tensor([0, 99])) == torch.iinfo(torch.int64).max).all()
+
+
+def test_folds_show_a_train_event_the_other_folds_alone() -> None:
+    users, times = np.repeat(np.arange(2, 42), 3), np.arange(120)
+    rule = TimeRule.folds(42, times, 5, seed=1)
+    assert rule.snapshots == 6
+    assert rule.fold is not None
+    assert np.bincount(rule.fold.numpy()).tolist() == [9, 9, 8, 8, 8]
+    snapshot = rule.snapshot(torch.from_numpy(times), torch.from_numpy(users)).numpy()
+    for user in range(2, 42):
+        (seen,) = set(snapshot[users == user].tolist())
+        held = set(users[rule.holds(seen, users, times)].tolist())
+        assert held == {other for other in range(2, 42) if rule.fold[other] != rule.fold[user]}
+    assert rule.snapshot(torch.tensor([120]), torch.tensor([7])).tolist() == [5]
+    assert rule.holds(5, users, times).all()
+    with pytest.raises(ValueError, match="folds=1"):
+        TimeRule.folds(42, times, 1)

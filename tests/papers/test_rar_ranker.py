@@ -94,8 +94,7 @@ def test_never_oneself_never_padding_never_out_of_the_pool_never_twice(selector:
     for column, table in zip(log()[:2], (ranker.neighbours.u2u, ranker.neighbours.i2i), strict=True):
         assert not table[0].any()  # nobody is known in the first block
         for snapshot in range(1, 5):
-            until = ranker.neighbours.rule.until(snapshot)
-            pool = {0, *column[log()[2] < until].tolist()}
+            pool = {0, *column[ranker.neighbours.rule.holds(snapshot, log()[0], log()[2])].tolist()}
             for row in range(table.shape[1]):
                 chosen = table[snapshot, row].tolist()
                 assert set(chosen) <= pool
@@ -189,11 +188,9 @@ def test_joint_loss_is_the_weighted_sum_with_labels_from_the_log(granularity: Ex
     for b in range(B):
         p = torch.sigmoid(enriched.logits[b, 0]).item()
         click -= math.log(p if given.label[b] else 1 - p) / B
-        block = int(rule.snapshot(given.query.time[b : b + 1]))
-        until = rule.until(block)
-        known = set(
-            zip(*(c[time < until if until is not None else time < 1000].tolist() for c in (user, item)), strict=True)
-        )
+        block = int(rule.snapshot(given.query.time[b : b + 1], given.query.user[b : b + 1]))
+        held = rule.holds(block, user, time)
+        known = set(zip(user[held].tolist(), item[held].tolist(), strict=True))
         cells = []
         for r, b_item in enumerate(enriched.item_rows[b, 0].tolist()):
             match = [

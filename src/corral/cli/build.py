@@ -77,6 +77,8 @@ CTR_MODELS: dict[str, Parts] = {
     "dien": (DIEN, (*_MLP, "state_size")),
     "bst": (BST, (*_MLP, "heads", "attention_size", "history_length")),
 }
+# Those that compare the candidate with history slots; RAR's two fields are none of a slot's.
+WITH_HISTORY = ("din", "dien", "bst")
 
 
 def make_split(dataset: Dataset, settings: SplitSettings) -> Split:
@@ -203,7 +205,7 @@ def make_ranker(
         fields.num_item_fields + (enrichment.more_fields if enrichment else 0),
         # A bundle older than a setting was made by the keyword's default.
         **{name: spec[name] for name in names if name in spec},
-        **({"num_history_fields": fields.num_item_fields} if kind.uses_history else {}),
+        **({"num_history_fields": fields.num_item_fields} if spec["kind"] in WITH_HISTORY else {}),
         num_extra=(0 if known is None else known.size) + int(score) + (enrichment.more_extra if enrichment else 0),
     )
     ranker = FieldRanker(

@@ -136,8 +136,9 @@ class Experiment:
             if self.as_of is not None:
                 ranker["as_of"] = {**ranker["as_of"], "sizes": self.as_of.sizes}
             if self.rar_rule is not None:
-                noted = {"prior": self.train_log.density, "edges": self.rar_rule.edges.tolist()}
-                ranker["rar"] = {**ranker["rar"], **noted}
+                rule = self.rar_rule
+                noted = {"prior": self.train_log.density, "edges": rule.edges.tolist()}
+                ranker["rar"] = {**ranker["rar"], **noted, "fold": None if rule.fold is None else rule.fold.tolist()}
             if self.behaviour is not None:
                 ranker["behaviour"] = {**ranker["behaviour"], "edges": self.behaviour.rule.edges.tolist()}
             specs["ranker"] = ranker
@@ -217,6 +218,8 @@ class Experiment:
         chosen = None if self.settings.ranker is None else self.settings.ranker.rar
         if chosen is None:
             return None
+        if chosen.rule == "folds":
+            return TimeRule.folds(self.dataset.n_users, self.train_log.time, chosen.folds, self.settings.seed)
         return TimeRule.static() if chosen.rule == "static" else TimeRule.blocks(self.train_log.time, chosen.blocks)
 
     def targets(self, part: Part) -> Targets:

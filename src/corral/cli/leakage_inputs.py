@@ -45,6 +45,8 @@ def row_inputs(experiment: Experiment) -> list[RowInput]:
         found.append(
             _evidence_input("as-of statistics", experiment, lambda other: AsOfEvidence(_known(other.as_of)), names)
         )
+    if experiment.behaviour is not None:
+        found.append(_evidence_input("look-alikes' behaviour", experiment, lambda other: _known(other.behaviour)))
     return found
 
 

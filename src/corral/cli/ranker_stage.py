@@ -13,7 +13,7 @@ from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import Validate, event_loader, fit_objective
 from corral.cli.progress import progress
-from corral.cli.rar_stage import joint_objective
+from corral.cli.rar_stage import choose_neighbours, joint_objective
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
@@ -22,7 +22,7 @@ from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
-from corral.ranking.evidence import Evidence, EvidenceRanker
+from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
 from corral.ranking.remembered_evidence import RememberedEvidence
 from corral.rar.ranker import RarRanker
 from corral.retrieval.evaluation_mode import evaluation_mode
@@ -48,7 +48,7 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
         experiment.as_of,
         experiment.behaviour,
     )
-    if isinstance(model, EvidenceRanker | RarRanker):
+    if isinstance(model, ReadsScores):
         model.connect(cast(Retriever, retriever))
     return model.to(experiment.device)
 
@@ -140,6 +140,8 @@ def _click_training(experiment: Experiment, ranker: nn.Module) -> tuple[nn.Modul
 def _order_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:
     """Stage 2 on clicks against sampled items, beside the finished retriever."""
     chosen = experiment.settings.ranker_training
+    if isinstance(ranker, RarRanker):
+        choose_neighbours(experiment, ranker)
     objective = TwoStageObjective(
         new_stages(experiment, retriever, ranker, chosen.max_per_user),
         sampler_for(experiment, retriever, chosen),

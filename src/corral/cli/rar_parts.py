@@ -14,7 +14,7 @@ from corral.rar.behaviour import BehaviourEvidence, ItemLog
 from corral.rar.co_interaction import CoInteraction, Normalisation, Pooling
 from corral.rar.exposure import PairLog
 from corral.rar.keys import ProfileKeys
-from corral.rar.neighbours import Neighbours
+from corral.rar.neighbours import Neighbours, RecalledNeighbours
 from corral.rar.ranker import RarRanker
 from corral.rar.time_rules import Rule, TimeRule
 from corral.rar.train_log import TrainLog
@@ -22,9 +22,11 @@ from corral.rar.train_log import TrainLog
 
 def known_rule(spec: Mapping[str, Any]) -> TimeRule:
     """The rule as it was noted in the spec of a ranker."""
-    if not spec["edges"]:
+    edges, fold = (spec.get(name) for name in ("edges", "fold"))
+    if not edges:
         return TimeRule.static()
-    return TimeRule(Rule.BLOCKS, torch.tensor(spec["edges"], dtype=torch.int64))
+    rule = Rule.BLOCKS if fold is None else Rule.FOLDS
+    return TimeRule(rule, torch.tensor(edges), None if fold is None else torch.tensor(fold))
 
 
 def behaviour_evidence(
@@ -96,13 +98,14 @@ class Enrichment:
     def around(self, ranker: EvidenceRanker) -> RarRanker:
         """The enriched ranker; its neighbours are still to be chosen."""
         chosen = self.chosen
-        neighbours = Neighbours(
-            self.fields.users.num_rows,
-            self.fields.catalogue.num_rows,
-            known_rule(chosen),
-            look_alikes=chosen["look_alikes"],
-            recall_items=chosen["recall_items"],
-        )
+        sizes = (self.fields.users.num_rows, self.fields.catalogue.num_rows, known_rule(chosen))
+        counts = {name: chosen[name] for name in ("look_alikes", "recall_items")}
+        if chosen["pool"] == "recalled":
+            neighbours: Neighbours = RecalledNeighbours(
+                *sizes, **counts, pool_size=chosen["pool_size"], bits=chosen["bits"]
+            )
+        else:
+            neighbours = Neighbours(*sizes, **counts)
         co_interaction = CoInteraction(
             *self._sizes,
             tower_size=chosen["tower_size"],

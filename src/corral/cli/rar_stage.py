@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from corral.cli.experiment import Experiment
+from corral.cli.rar_keys import retriever_keys
+from corral.rar.ann_selector import AnnSelector
 from corral.rar.exposure import PairLog
 from corral.rar.keys import GivenKeys, KeySource, OwnTables, feature_keys
 from corral.rar.neighbours import CataloguePools, Neighbours, Refresh
 from corral.rar.objective import Exposure, JointObjective
+from corral.rar.pool import Metric
 from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
 from corral.rar.selection import ExactSelector, Selector, SimHashSelector
@@ -17,9 +20,12 @@ def _selectors(chosen: RarSettings, seed: int) -> tuple[Selector, Selector]:
     def one(offset: int) -> Selector:
         if chosen.selector == "random":
             return RandomSelector(seed=seed + offset)
-        if chosen.selector == "simhash":
-            return SimHashSelector(chosen.bits, seed=seed + offset, rerank=chosen.rerank)
-        return ExactSelector(chosen.selector)
+        if chosen.selector in ("simhash", "simhash-inner-product"):
+            metric: Metric = "cosine" if chosen.selector == "simhash" else "inner-product"
+            return SimHashSelector(chosen.bits, seed=seed + offset, metric=metric, rerank=chosen.rerank)
+        if chosen.selector == "ivf" or chosen.selector == "hnsw":
+            return AnnSelector(kind=chosen.selector)
+        return ExactSelector("cosine" if chosen.selector == "cosine" else "inner-product")
 
     return one(0), one(1)
 
@@ -33,7 +39,9 @@ def neighbour_refresh(experiment: Experiment, ranker: RarRanker, chosen: RarSett
     elif chosen.keys == "features":
         source = GivenKeys(feature_keys(dataset.user_features), feature_keys(dataset.item_features))
     else:
-        source = experiment.profile_keys(chosen.key_size, ranker.neighbours.rule)
+        rule = ranker.neighbours.rule
+        retrieved = chosen.keys == "retriever"
+        source = retriever_keys(experiment, rule) if retrieved else experiment.profile_keys(chosen.key_size, rule)
     pools = CataloguePools(log.user, log.item, log.time, ranker.neighbours.rule)
     selectors = _selectors(chosen, experiment.settings.seed)
 
@@ -41,6 +49,20 @@ def neighbour_refresh(experiment: Experiment, ranker: RarRanker, chosen: RarSett
         neighbours.refresh(source, pools, selectors)
 
     return refresh
+
+
+def choose_neighbours(experiment: Experiment, ranker: RarRanker) -> None:
+    """Chooses neighbours once, for an objective that does not do so itself (both stages trained together).
+
+    Raises:
+        ValueError: the keys change while the ranker trains.
+    """
+    assert experiment.settings.ranker is not None
+    chosen = experiment.settings.ranker.rar
+    assert chosen is not None
+    if chosen.keys == "own":
+        raise ValueError("ranker.rar.keys=own changes at every step; together use keys=profile, retriever or features")
+    neighbour_refresh(experiment, ranker, chosen)(ranker.neighbours)
 
 
 def joint_objective(experiment: Experiment, ranker: RarRanker) -> JointObjective:

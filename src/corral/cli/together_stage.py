@@ -7,6 +7,7 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import fit_objective
 from corral.cli.ranker_stage import new_ranker, new_stages, order_judge
+from corral.cli.rar_stage import choose_neighbours
 from corral.cli.retriever_stage import click_loader, new_retriever, sampler_for, train_retriever
 from corral.corr.alternating import AlternatingObjective
 from corral.corr.baselines.icc import IccObjective
@@ -15,7 +16,7 @@ from corral.corr.baselines.rankflow import RankFlowObjective
 from corral.corr.objective import CooperativeObjective
 from corral.corr.schedule import Ramp
 from corral.corr.stages import Stages
-from corral.ranking.evidence import EvidenceRanker
+from corral.rar.ranker import RarRanker
 from corral.stage_settings import CorrSettings, IccSettings, LcronSettings, RankFlowSettings
 
 
@@ -76,7 +77,7 @@ def share_item_table(retriever: nn.Module, ranker: nn.Module) -> None:
     Raises:
         ValueError: one of them has no such table, or their sizes differ.
     """
-    inner = ranker.ranker if isinstance(ranker, EvidenceRanker) else ranker
+    inner = ranker.ranker if isinstance(ranker, RarRanker) else ranker
     table, fields = getattr(retriever, "item_embedding", None), getattr(inner, "fields", None)
     own = fields.catalogue.id_tables() if fields is not None else []
     if table is None or len(own) != 1 or own[0].weight.shape != table.weight.shape:
@@ -94,6 +95,8 @@ def train_together(experiment: Experiment) -> tuple[nn.Module, nn.Module]:
     ranker = new_ranker(experiment, retriever)
     if isinstance(chosen, CorrSettings) and chosen.shared_table:
         share_item_table(retriever, ranker)
+    if isinstance(ranker, RarRanker):
+        choose_neighbours(experiment, ranker)
     stages = new_stages(experiment, retriever, ranker, chosen.max_per_user)
     fit_objective(
         experiment,

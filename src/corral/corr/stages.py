@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corral.data.batches import Batch, Query, SequenceBatch
 from corral.data.positions import choose_positions, queries_at
-from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.evidence import ReadsScores
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import CausalRetriever, Retriever
 from corral.sampling.sampler import Sampler
@@ -118,7 +118,7 @@ class Stages(nn.Module):
 
     def logits(self, query: Query, items: Tensor, scores: Tensor) -> Tensor:
         """Ranker logits [P, n]; a ranker that reads the retriever's scores is given them, without gradient."""
-        if isinstance(self.ranker, EvidenceRanker):
+        if isinstance(self.ranker, ReadsScores):
             return self.ranker(query, items, scores.detach())
         return cast(Tensor, self.ranker(query, items))
 

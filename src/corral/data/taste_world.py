@@ -1,4 +1,4 @@
-"""A planted world for RAR: who likes what is known from look-alikes and recall items alone (the spec's correctness test)."""
+"""A planted world for RAR: who likes what is known from look-alikes and recall items alone."""
 
 from __future__ import annotations
 

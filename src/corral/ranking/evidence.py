@@ -6,7 +6,7 @@ Shape letters: B queries, N items per query, R latest history items, E inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,19 @@ class Evidence(Protocol):
 
     def __call__(self, query: Query, items: Tensor) -> Tensor:
         """[B, N, E] for item rows [B, N]; without gradient, about unit scale."""
+        ...
+
+
+@runtime_checkable
+class ReadsScores(Protocol):
+    """A ranker that may read the retriever's score: called with it, or connected to the retriever once."""
+
+    def connect(self, retriever: Retriever) -> None:
+        """Names the retriever, for calls without scores."""
+        ...
+
+    def __call__(self, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Logits [B, N]; ``scores`` [B, N] are the retriever's, and no gradient flows back to it."""
         ...
 
 

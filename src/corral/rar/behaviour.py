@@ -24,7 +24,7 @@ from corral.data.batches import Query
 from corral.rar.exposure import PairLog
 from corral.rar.keys import ProfileKeys
 from corral.rar.tables import Tables
-from corral.rar.time_rules import TimeRule
+from corral.rar.time_rules import Rule, TimeRule
 
 
 class ItemLog(Tables):
@@ -70,17 +70,23 @@ class ItemLog(Tables):
             rule: the snapshots.
         """
         order = np.lexsort((time, item))
-        items, times = np.asarray(item)[order].astype(np.int64), np.asarray(time)[order]
+        users, items, times = (np.asarray(column)[order].astype(np.int64) for column in (user, item, time))
         starts = np.searchsorted(items, np.arange(num_items))
         bounds = [starts]
         for snapshot in range(rule.snapshots):
-            until = rule.until(snapshot)
-            bounds.append(starts + np.bincount(items if until is None else items[times < until], minlength=num_items))
+            kept = rule.holds(snapshot, users, times)
+            bounds.append(starts + np.bincount(items[kept], minlength=num_items))
         return cls(
-            torch.from_numpy(np.asarray(user)[order].astype(np.int64)),
+            torch.from_numpy(users),
             torch.from_numpy(np.asarray(value)[order].astype(np.float32)),
             torch.from_numpy(np.stack(bounds)),
         )
+
+    def renumbered(self, moved: Tensor, num_items: int) -> ItemLog:
+        """The same people for a longer catalogue; nobody met the new items."""
+        bounds = self.bounds.new_zeros(len(self.bounds), num_items)
+        bounds[:, moved] = self.bounds
+        return ItemLog(self.user, self.value, bounds)
 
     def latest(self, snapshot: Tensor, items: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The last ``count`` people of each item: user rows, values and which are there, each [B, N, count].
@@ -145,8 +151,10 @@ class BehaviourEvidence(Tables):
         shuffle_seed: int | None = None,
     ) -> None:
         super().__init__()
-        if rule.snapshots == 1:
-            raise ValueError("behaviour evidence needs the rule blocks: under static a row would find its own label")
+        if rule.rule is not Rule.BLOCKS:
+            raise ValueError(
+                f"rule={rule.rule.value}: behaviour needs blocks, or a row would find its own or later labels"
+            )
         self.keys, self.people, self.own, self.rule = keys, people, own, rule
         self.count, self.history_length, self.column, self.row = count, history_length, column, row
         self.temperatures, self.strength = tuple(temperatures), strength
@@ -158,7 +166,7 @@ class BehaviourEvidence(Tables):
     @torch.no_grad()
     def forward(self, query: Query, items: Tensor) -> Tensor:
         """Item rows [B, N] -> [B, N, E], about unit scale, without gradient."""
-        history, snapshot = query.recent(self.history_length).history, self.rule.snapshot(query.time)
+        history, snapshot = query.recent(self.history_length).history, self.rule.snapshot(query.time, query.user)
         met, values = self.own.before(query.user[:, None], history, query.time[:, None])
         met &= history > 0
         past, vectors = (self._item_vectors(snapshot, rows) for rows in (history, items))
@@ -182,6 +190,14 @@ class BehaviourEvidence(Tables):
         counts = [line.mask.sum(-1).log1p() / 4 for line in (column, row)]
         extra = torch.stack([taste * self.row, close * self.row, *counts], -1)
         return torch.cat([*numbers, extra], -1)
+
+    def renumber(self, moved: Tensor, num_items: int) -> None:
+        """Takes a longer catalogue, of whose new items nothing is known; ``moved`` [old rows]: where each row went."""
+        self.keys = self.keys.renumbered(moved, num_items)
+        self.people, self.own = self.people.renumbered(moved, num_items), self.own.renumbered(moved, num_items)
+        shuffled = torch.arange(num_items, device=moved.device)
+        shuffled[moved] = moved[self.shuffled_items]
+        self.shuffled_items = shuffled
 
     def _item_vectors(self, snapshot: Tensor, items: Tensor) -> list[Tensor]:
         """Both kinds, each [B, n, D], of item rows [B, n]."""

@@ -56,14 +56,28 @@ class PairLog(Tables):
         place = number * (len(times) + 1) + moment
         order = np.argsort(place, kind="stable")
         values = np.ones(len(place)) if value is None else np.asarray(value)
-        columns = [torch.from_numpy(column) for column in (pairs, times, place[order])]
-        return cls(*columns, torch.from_numpy(values[order].astype(np.float32)), num_items=num_items)
+        return cls(
+            torch.from_numpy(pairs),
+            torch.from_numpy(times),
+            torch.from_numpy(place[order]),
+            torch.from_numpy(values[order].astype(np.float32)),
+            num_items=num_items,
+        )
 
     @classmethod
     def empty(cls, num_items: int) -> PairLog:
         """Nothing happened yet; a saved log is loaded into it."""
         none = torch.zeros(0, dtype=torch.int64)
         return cls(none, none, none, torch.zeros(0), num_items=num_items)
+
+    def renumbered(self, moved: Tensor, num_items: int) -> PairLog:
+        """The same events for a longer catalogue; ``moved`` [old rows] says where each item row went."""
+        span = len(self.times) + 1
+        pairs, place = (self.pairs // self.num_items * num_items + moved[self.pairs % self.num_items]).sort()
+        number = torch.empty_like(place)
+        number[place] = torch.arange(len(place), device=place.device)
+        order, at = (number[self.order // span] * span + self.order % span).sort(stable=True)
+        return PairLog(pairs, self.times, order, self.values[at], num_items=num_items)
 
     def before(self, user: Tensor, item: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Whether each pair has an event strictly before ``time``, and the value of the latest such event.

@@ -40,11 +40,11 @@ class KeySource(Protocol):
 
 
 class GivenKeys(nn.Module):
-    """Fixed vectors, the same for every snapshot: side information that no training row shaped.
+    """Vectors made elsewhere: side information, or another model's, snapshot by snapshot.
 
     Args:
-        users: [U, D].
-        items: [M, D].
+        users: [S, U, D], or [U, D] for all snapshots alike.
+        items: [S, M, D], or [M, D].
     """
 
     live = False
@@ -58,11 +58,11 @@ class GivenKeys(nn.Module):
 
     def users(self, snapshot: int) -> Tensor:
         """See ``KeySource``."""
-        return self.user_vectors
+        return self.user_vectors if self.user_vectors.ndim == 2 else self.user_vectors[snapshot]
 
     def items(self, snapshot: int) -> Tensor:
         """See ``KeySource``."""
-        return self.item_vectors
+        return self.item_vectors if self.item_vectors.ndim == 2 else self.item_vectors[snapshot]
 
 
 class OwnTables:
@@ -115,8 +115,8 @@ def feature_keys(table: FeatureTable, max_values: int = 16) -> Tensor:
             parts.append(torch.where(present, (values - centre) / spread.clamp(min=1e-6), 0.0)[:, None])
         elif column.kind in (FeatureKind.CATEGORICAL, FeatureKind.MULTI):
             single = column.kind is FeatureKind.CATEGORICAL
-            codes = np.asarray(column.values)[:, None] if single else column.padded(max_values)
-            codes = torch.tensor(np.asarray(codes, dtype=np.int64))
+            raw = np.asarray(column.values)[:, None] if single else column.padded(max_values)
+            codes = torch.tensor(np.asarray(raw, dtype=np.int64))
             hot = torch.zeros(len(codes), column.cardinality).scatter_add_(1, codes, torch.ones(codes.shape))
             hot[:, 0] = 0.0  # missing
             parts.append(functional.normalize(hot, dim=1))
@@ -189,8 +189,7 @@ class ProfileKeys(Tables):
         order = np.lexsort((time, user))
         user, item, time, value = (np.asarray(column)[order] for column in (user, item, time, value))
         for snapshot in range(rule.snapshots):
-            until = rule.until(snapshot)
-            kept = np.ones(len(user), dtype=bool) if until is None else time < until
+            kept = rule.holds(snapshot, user, time)
             if not kept.any():
                 continue
             u, i, v = user[kept].astype(np.int64), item[kept].astype(np.int64), value[kept].astype(np.float32)
@@ -202,8 +201,15 @@ class ProfileKeys(Tables):
             users[snapshot, :, 1] = who @ (items[snapshot, i[latest], 1] * v[latest, None])
             centres[snapshot] = users[snapshot, counts > 0, 0].mean(0)
             users[snapshot, counts > 0, 0] -= centres[snapshot]
-        users = functional.normalize(torch.from_numpy(users), dim=-1)
-        return cls(torch.from_numpy(items), users, torch.from_numpy(centres))
+        units = functional.normalize(torch.from_numpy(users), dim=-1)
+        return cls(torch.from_numpy(items), units, torch.from_numpy(centres))
+
+    def renumbered(self, moved: Tensor, num_items: int) -> ProfileKeys:
+        """The same keys for a longer catalogue; new items have none. ``moved`` [old rows]: where each item row went."""
+        snapshots, _, kinds, size = self.item_vectors.shape
+        items = self.item_vectors.new_zeros(snapshots, num_items, kinds, size)
+        items[:, moved] = self.item_vectors
+        return ProfileKeys(items, self.user_vectors, self.centres)
 
     def users(self, snapshot: int) -> Tensor:
         """See ``KeySource``: both vectors [U, 2 D], of unit length each."""

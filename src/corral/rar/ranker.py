@@ -107,14 +107,14 @@ class RarRanker(nn.Module):
 
     def encode(self, query: Query) -> RarQuery:
         """The part that is the same for every item of a query: the look-alike side is done here, once."""
-        snapshot = self.neighbours.rule.snapshot(query.time)
+        snapshot = self.neighbours.rule.snapshot(query.time, query.user)
         rows = self.neighbours.look_alike_users(snapshot, query.user)
         towers, vectors = _spread(rows, self.ranker.fields.users, self.co_interaction.encode_users)
         return RarQuery(self.ranker.encode(query), snapshot, rows, towers, vectors)
 
     def enrich(self, encoded: RarQuery, query: Query, items: Tensor, scores: Tensor | None = None) -> Enriched:
         """Logits of queries already encoded, and the matching."""
-        rows = self.neighbours.recall_items(encoded.snapshot, items)
+        rows = self.neighbours.recall_items(encoded.snapshot, query.user, items)
         towers, vectors = _spread(rows, self.ranker.fields.catalogue, self.co_interaction.encode_items)
         sets = Sets(encoded.rows, vectors, encoded.user_rows > 0, rows > 0)
         matching = self.co_interaction.match(encoded.towers, towers, sets.cells)

@@ -17,4 +17,4 @@ class Tables(nn.Module):
             loaded = state_dict.get(prefix + name)
             if held is not None and isinstance(loaded, Tensor) and loaded.shape != held.shape:
                 self._buffers[name] = torch.empty(loaded.shape, dtype=held.dtype, device=held.device)
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -2,6 +2,8 @@
 
 - ``blocks``: train time is cut into T blocks of equal numbers of events; what an event of block b sees comes from
   the blocks before b; block 0 sees nothing. What comes after train sees all of train.
+- ``folds``: users are dealt into folds; what a train event of a fold's user sees comes from the other folds' users (of
+  any time), the rest sees all of train. For keys that are encoded from histories alone.
 - ``static``: the paper's: everything from all of train, for train events too.
 """
 
@@ -19,6 +21,7 @@ class Rule(StrEnum):
     """Names of the rules."""
 
     BLOCKS = "blocks"
+    FOLDS = "folds"
     STATIC = "static"
 
 
@@ -28,12 +31,15 @@ class TimeRule:
 
     Attributes:
         rule: its name.
-        edges: first time of each block but the first, then the first time after train [T], int64; snapshot s holds
-            the train events before ``edges[s - 1]``, snapshot 0 none. Empty for ``static``: one snapshot of all.
+        edges: blocks: first time of each block but the first, then the first time after train [T], int64; snapshot s
+            holds the train events before ``edges[s - 1]``, snapshot 0 none. folds: the first time after train [1].
+            static: empty, one snapshot of all.
+        fold: folds: of each user row [U], int64; snapshot f holds the others' events, the last one everybody's.
     """
 
     rule: Rule
     edges: Tensor
+    fold: Tensor | None = None
 
     @classmethod
     def static(cls) -> TimeRule:
@@ -65,32 +71,62 @@ class TimeRule:
             )
         return cls(Rule.BLOCKS, torch.from_numpy(edges))
 
+    @classmethod
+    def folds(cls, num_users: int, train_times: np.ndarray, count: int = 5, seed: int = 0) -> TimeRule:
+        """``count`` folds of users, by lot.
+
+        Args:
+            num_users: user rows.
+            train_times: of the train events [n].
+            count: how many folds, at least 2.
+            seed: of the lots.
+        """
+        if count < 2:
+            raise ValueError(f"folds={count}: need at least 2, so that there are others to learn from")
+        after = torch.tensor([int(np.max(train_times)) + 1])
+        lots = torch.randperm(num_users, generator=torch.Generator().manual_seed(seed)) % count
+        return cls(Rule.FOLDS, after, lots)
+
     @property
     def snapshots(self) -> int:
         """S."""
-        return 1 if self.rule is Rule.STATIC else len(self.edges) + 1
+        if self.fold is not None:
+            return int(self.fold.max()) + 2
+        return len(self.edges) + (self.rule is Rule.BLOCKS) or 1
 
-    def snapshot(self, time: Tensor) -> Tensor:
-        """The snapshot that a request at each time may see [...], int64."""
+    def snapshot(self, time: Tensor, user: Tensor) -> Tensor:
+        """The snapshot that a request of each user at each time may see, of the same shape, int64."""
+        if self.fold is not None:
+            fold = self.fold.to(user.device)[user]
+            return torch.where(time < self.edges.to(time.device), fold, self.snapshots - 1)
         if self.rule is Rule.STATIC:
             return torch.zeros_like(time)
         return torch.searchsorted(self.edges.to(time.device), time.contiguous(), right=True)
 
-    def until(self, snapshot: int) -> int | None:
-        """The snapshot holds train events with an earlier time than this; None: all of them."""
+    def holds(self, snapshot: int, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Which train events a snapshot holds [n], bool.
+
+        Args:
+            snapshot: its number.
+            user, time: of the train events [n].
+        """
+        if self.fold is not None:
+            return self.fold.numpy()[user] != snapshot
         if self.rule is Rule.STATIC:
-            return None
-        return int(self.edges[snapshot - 1]) if snapshot else int(np.iinfo(np.int64).min)
+            return np.ones(len(user), dtype=bool)
+        return np.asarray(time) < int(self.edges[snapshot - 1]) if snapshot else np.zeros(len(user), dtype=bool)
 
     def exposure_time(self, time: Tensor) -> Tensor:
-        """Up to when a request at each time may look pairs up [...]: the edge of its block."""
-        if self.rule is Rule.STATIC:
+        """Up to when a request at each time may look pairs up, of the same shape: blocks: the edge of its own."""
+        if self.rule is not Rule.BLOCKS:
             return torch.full_like(time, torch.iinfo(torch.int64).max)
         edges = torch.cat([torch.full((1,), torch.iinfo(torch.int64).min), self.edges]).to(time.device)
-        return edges[self.snapshot(time)]
+        return edges[torch.searchsorted(edges[1:], time.contiguous(), right=True)]
 
     def describe(self) -> str:
         """What is printed beside results."""
-        if self.rule is Rule.STATIC:
-            return "static: keys, neighbours and exposures from all train events, for train examples too"
-        return f"blocks: {len(self.edges)} blocks of train time; keys, neighbours and exposures from blocks before"
+        if self.rule is Rule.BLOCKS:
+            return f"blocks: {len(self.edges)} blocks of train time; keys, neighbours and exposures from blocks before"
+        if self.rule is Rule.FOLDS:
+            return f"folds: {self.snapshots - 1} folds of users; keys and neighbours of train events from other folds"
+        return "static: keys, neighbours and exposures from all train events, for train examples too"

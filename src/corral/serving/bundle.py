@@ -28,6 +28,7 @@ from corral.data.atomic_directory import atomic_directory
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
+from corral.rar.tables import Tables
 from corral.retrieval.faiss_index import open_index
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files, write_manifest
@@ -164,11 +165,16 @@ def load_weights(path: Path, module: nn.Module) -> None:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     wanted: Mapping[str, Tensor] = module.state_dict()
+    # Tables are as large as the data they hold, which only the file knows.
+    grown = {
+        f"{name}.{buffer}" for name, part in module.named_modules() if isinstance(part, Tables) for buffer in part._buffers
+    }
     wrong = [f"{name} is not in the file" for name in wanted if name not in weights]
     wrong += [f"{name} is not in the module" for name in weights if name not in wanted]
     for name in weights.keys() & wanted.keys():
         mine, theirs = wanted[name], weights[name]
-        if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+        fits = mine.shape == theirs.shape or (name in grown and mine.ndim == theirs.ndim)
+        if not fits or mine.dtype != theirs.dtype:
             wrong.append(
                 f"{name} is {list(theirs.shape)} {theirs.dtype} in the file, "
                 f"{list(mine.shape)} {mine.dtype} in the module"

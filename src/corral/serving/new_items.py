@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,8 @@ from corral.data.vocabulary import FIRST_ROW, PADDING, UNKNOWN, Vocabulary
 from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
 from corral.ranking.joined_evidence import JoinedEvidence
+from corral.rar.behaviour import BehaviourEvidence
+from corral.rar.ranker import RarRanker
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
@@ -103,6 +105,12 @@ def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, items
         moved: where each item row went.
         items: features by the new rows.
     """
+    if isinstance(part, RarRanker) and isinstance(module, RarRanker):
+        part = copy.deepcopy(part)
+        part.neighbours.renumber(moved.to(part.neighbours.i2i.device), items.rows)
+        module.neighbours = part.neighbours
+        part.ranker = cast(EvidenceRanker, _with_longer_counts(part.ranker, module.ranker, moved, items))
+        return part
     if not isinstance(part, EvidenceRanker) or part.evidence is None:
         return part
     part = copy.deepcopy(part)
@@ -113,6 +121,10 @@ def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, items
         if isinstance(trained, CoVisitationEvidence) and isinstance(built, CoVisitationEvidence):
             device = trained.table.keys.device
             trained.table = built.table = trained.table.cpu().renumbered(moved, items.rows).to(device)
+        if isinstance(trained, BehaviourEvidence) and isinstance(built, BehaviourEvidence):
+            trained.renumber(moved.to(trained.keys.item_vectors.device), items.rows)
+            built.keys, built.people, built.own = trained.keys, trained.people, trained.own
+            built.shuffled_items, built.shuffled_users = trained.shuffled_items, trained.shuffled_users
         if isinstance(trained, AsOfEvidence) and isinstance(built, AsOfEvidence):
             device = trained.statistics.times.device
             longer = trained.statistics.cpu().renumbered(moved, items).to(device)

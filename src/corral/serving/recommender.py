@@ -21,7 +21,7 @@ from corral.evaluation.calibration import Calibration
 from corral.evaluation.metrics import ranking_order
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
-from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.evidence import ReadsScores
 from corral.ranking.ranker import Ranker
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
 from corral.retrieval.evaluation_mode import evaluation_mode
@@ -140,7 +140,7 @@ class TwoStageRecommender:
             )
         self.tables, self.retriever, self.index, self.popularity = tables, retriever, index, popularity
         self.ranker, self.mixture = ranker, mixture
-        if isinstance(ranker, EvidenceRanker):
+        if isinstance(ranker, ReadsScores):
             ranker.connect(retriever)
         self.calibration = calibration or Calibration()
         self.num_candidates, self.serve_by = num_candidates, serve_by

@@ -1,0 +1,549 @@
+"""What do RAR, behaviour evidence and as-of statistics cost, beside the ranker without them, on one thread?
+
+Systems take turns on the same batches: every step of one has its pair in the bare ranker's, and ratios are of pairs.
+
+    python benchmarks/bench_rar_cost.py
+    python benchmarks/bench_rar_cost.py --seeds 0 --steps 5 --parts rar --systems dcnv2 --folder runs    # a quick look
+
+Prints tables and writes docs/results/rar_cost.json and rar_cost.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from bench_cooperation import peak_megabytes
+from results import Row, result_row, table, write_results
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
+from corral.data.as_of import AsOfStatistics
+from corral.data.batches import Batch, Query
+from corral.data.features import FeatureTable
+from corral.data.vocabulary import Vocabulary
+from corral.ranking.as_of_evidence import AsOfEvidence
+from corral.ranking.ctr.dcnv2 import DCNV2
+from corral.ranking.ctr.din import DIN
+from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.fields import Fields
+from corral.ranking.ranker import FieldRanker
+from corral.ranking.remembered_evidence import RememberedEvidence
+from corral.rar.behaviour import BehaviourEvidence, ItemLog
+from corral.rar.co_interaction import CoInteraction, Sets, pair_exposure_loss
+from corral.rar.exposure import PairLog
+from corral.rar.keys import GivenKeys, ProfileKeys, residuals
+from corral.rar.neighbours import CataloguePools, Neighbours
+from corral.rar.objective import JointObjective
+from corral.rar.ranker import RarRanker
+from corral.rar.selection import ExactSelector
+from corral.rar.time_rules import TimeRule
+from corral.training.optimizers import RowWiseAdam
+from corral.training.ranking_objectives import ClickObjective
+
+USERS, ITEMS, EVENTS = 6_000, 4_000, 1_000_000
+PAIRS, QUERIES, NEGATIVES, LENGTH, CANDIDATES = 512, 256, 20, 50, 300
+NEIGHBOURS, TOWER, PEOPLE = 10, 32, 100
+REMEMBERED = 100_000
+BACKBONES = ("dcnv2", "din")
+SHAPES = tuple((size, hidden) for size in (16, 64) for hidden in ((128, 64), (400, 400)))
+GOALS = {"click": 1.5, "softmax": 1.5, "serve": 1.3}
+PROTOCOL = {
+    "click": f"training step on {PAIRS} labelled pairs, history {LENGTH}; RAR: the joint loss, with its look-up of "
+    f"{NEIGHBOURS} x {NEIGHBOURS} pairs an example in the train log; row-wise Adam included",
+    "softmax": f"training step on {QUERIES} queries x (1 + {NEGATIVES}) items, softmax loss (it has no exposure loss)",
+    "serve": f"1 query x {CANDIDATES} candidates, no gradient; RAR with the tables of rows it keeps while weights stand "
+    "still",
+    "rar": f"Ku = Ki = {NEIGHBOURS}, towers of {TOWER}, 8 blocks of time, neighbours by exact cosine of 32 numbers",
+    "wider": "the bare ranker with two more item fields that are zero: what the width alone costs, RAR's lower bound",
+    "evidence": f"behaviour: {PEOPLE} people, history {PEOPLE}, keys of 2 x 32; remembered: inputs of {REMEMBERED} examples "
+    "worked out once, and looked up",
+    "time": "CPU time of the process on one thread, median over steps; ratio: median over steps of system / bare on the "
+    "same batch, taking turns (the machine is shared)",
+    "memory": "largest resident memory of a fresh process after three steps and three requests, less that after its data "
+    "were made",
+    "data": f"{USERS} users, {ITEMS} items, {EVENTS} events made by chance, popularity as rank^-0.8; ids, two categorical "
+    "features of either side, one multi-valued of items",
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A log made by chance, sorted by user and then time, as ids alone matter for cost.
+
+    Attributes:
+        user, item, time: of the events [n], int64.
+        label: float64 [n].
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    label: np.ndarray
+
+    @classmethod
+    def make(cls, seed: int) -> World:
+        """The events of a seed."""
+        random = np.random.default_rng(seed)
+        user = np.sort(random.integers(2, USERS, EVENTS))
+        shares = np.arange(1, ITEMS - 1) ** -0.8
+        item = random.permutation(np.arange(2, ITEMS))[random.choice(ITEMS - 2, EVENTS, p=shares / shares.sum())]
+        clock = random.integers(0, 30_000_000, EVENTS)
+        clock = clock[np.lexsort((clock, user))]
+        return cls(user, item, clock, (random.random(EVENTS) < 0.5).astype(np.float64))
+
+    @cached_property
+    def rule(self) -> TimeRule:
+        """Eight blocks."""
+        return TimeRule.blocks(self.time)
+
+    @cached_property
+    def value(self) -> np.ndarray:
+        """Residuals of the labels."""
+        return residuals(self.user, self.time, self.label)
+
+    @cached_property
+    def exposures(self) -> PairLog:
+        """The pairs of the log."""
+        return PairLog.of(self.user, self.item, self.time, num_items=ITEMS)
+
+    @cached_property
+    def features(self) -> tuple[FeatureTable, FeatureTable]:
+        """Of users and of items."""
+        users, items = range(USERS - 2), range(ITEMS - 2)
+        of_users = {"user_id": list(users), "age": [f"a{i % 7}" for i in users], "job": [f"j{i % 21}" for i in users]}
+        of_items = {
+            "item_id": list(items),
+            "brand": [f"b{i % 800}" for i in items],
+            "group": [f"g{i % 40}" for i in items],
+            "tags": [[f"t{(i * k) % 500}" for k in range(1, 1 + i % 6)] for i in items],
+        }
+        frames = (pl.DataFrame(of_users), "user_id"), (pl.DataFrame(of_items), "item_id")
+        return tuple(FeatureTable.build(frame, key, Vocabulary.of(frame[key])) for frame, key in frames)  # type: ignore[return-value]
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """By exact cosine of keys around 50 centres."""
+        generator = torch.Generator().manual_seed(0)
+        centres = torch.randn(50, 32, generator=generator)
+        keys = [
+            centres[torch.randint(50, (rows,), generator=generator)] + 0.6 * torch.randn(rows, 32, generator=generator)
+            for rows in (USERS, ITEMS)
+        ]
+        found = Neighbours(USERS, ITEMS, self.rule, look_alikes=NEIGHBOURS, recall_items=NEIGHBOURS)
+        pools = CataloguePools(self.user, self.item, self.time, self.rule)
+        found.refresh(GivenKeys(*keys), pools, (ExactSelector(), ExactSelector()))
+        return found
+
+    @cached_property
+    def behaviour(self) -> BehaviourEvidence:
+        """What look-alikes did."""
+        log = (self.user, self.item, self.time, self.value)
+        keys = ProfileKeys.fit(*log, num_users=USERS, num_items=ITEMS, rule=self.rule)
+        people = ItemLog.of(*log, num_items=ITEMS, rule=self.rule)
+        own = PairLog.of(*log, num_items=ITEMS)
+        return BehaviourEvidence(keys, people, own, self.rule, count=PEOPLE, history_length=PEOPLE)
+
+    @cached_property
+    def as_of(self) -> AsOfEvidence:
+        """Counts and rates."""
+        columns = [torch.from_numpy(column) for column in (self.user, self.item, self.time, self.label)]
+        return AsOfEvidence(AsOfStatistics.of_log(*columns, self.features[1], num_users=USERS, num_items=ITEMS))
+
+    def batch(self, rows: np.ndarray, length: int) -> Batch:
+        """Events with what their users did before, by place in the log."""
+        at = rows[:, None] - np.arange(length, 0, -1)
+        own = (at >= 0) & (self.user[at.clip(0)] == self.user[rows][:, None])
+        history = np.where(own, self.item[at.clip(0)], 0)
+        user, item, clock = (torch.from_numpy(column[rows]) for column in (self.user, self.item, self.time))
+        query = Query(user, torch.from_numpy(rows), torch.from_numpy(history), clock)
+        return Batch(query, item, torch.from_numpy(self.label[rows]).float())
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step of a system: loss, backward pass, optimiser."""
+
+    loss: Callable[[Batch, Tensor], Tensor]
+    optimizer: RowWiseAdam
+
+    def __call__(self, batch: Batch, items: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.loss(batch, items).backward()
+        self.optimizer.step()
+
+
+class Wider(nn.Module):
+    """A ranker whose CTR model is as wide as RAR's, and sees zeros there."""
+
+    def __init__(self, ranker: EvidenceRanker) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(self, query: Query, items: Tensor) -> Tensor:
+        """Logits [B, N]."""
+        zeros = torch.zeros(*items.shape, 2, self.ranker.fields.field_size)
+        return self.ranker.logits(self.ranker.encode(query), query, items, more=zeros)
+
+
+def make(
+    world: World, backbone: str, size: int, hidden: tuple[int, ...], more: int, evidence: nn.Module | None
+) -> EvidenceRanker:
+    """The ranker inside."""
+    fields = Fields(USERS, ITEMS, *world.features, field_size=size, sparse=True)
+    sizes = (size, fields.num_context_fields, fields.num_item_fields + more)
+    extra = 0 if evidence is None else int(evidence.size)  # type: ignore[call-overload]
+    ctr = (
+        DCNV2(*sizes, hidden=hidden, num_extra=extra)
+        if backbone == "dcnv2"
+        else DIN(*sizes, num_history_fields=fields.num_item_fields, hidden=hidden, num_extra=extra)
+    )
+    return EvidenceRanker(FieldRanker(fields, ctr, history_length=LENGTH), evidence)
+
+
+def system(world: World, name: str, backbone: str, size: int, hidden: tuple[int, ...]) -> nn.Module:
+    """A ranker by its name in the tables."""
+    if name == "rar":
+        inner = make(world, backbone, size, hidden, 2, None)
+        fields = inner.fields
+        sizes = len(fields.users) * size, fields.num_item_fields * size
+        return RarRanker(inner, world.neighbours, CoInteraction(*sizes, tower_size=TOWER, output_size=size))
+    if name == "wider":
+        return Wider(make(world, backbone, size, hidden, 2, None))
+    evidence = {"bare": None, "behaviour": "behaviour", "behaviour, remembered": "behaviour", "as-of": "as_of"}[name]
+    return make(world, backbone, size, hidden, 0, None if evidence is None else getattr(world, evidence))
+
+
+def training(ranker: nn.Module, world: World, kind: str) -> Step:
+    """The step of a kind."""
+    optimizer = RowWiseAdam(ranker)
+    if kind == "softmax":
+        return Step(lambda batch, items: -ranker(batch.query, items).log_softmax(1)[:, 0].mean(), optimizer)
+    objective = (
+        JointObjective(ranker, world.exposures, lambda neighbours: None)
+        if isinstance(ranker, RarRanker)
+        else ClickObjective(ranker)
+    )
+    return Step(lambda batch, items: objective(batch)["total"], optimizer)
+
+
+def milliseconds(work: Callable[[], object], times: int = 1) -> float:
+    """CPU time of a call."""
+    start = time.process_time()
+    for _ in range(times):
+        work()
+    return 1000 * (time.process_time() - start) / times
+
+
+def turns(works: Mapping[str, Callable[[int], object]], steps: int, seed: int, times: int = 1) -> dict[str, list[float]]:
+    """Times of each system, in a new order at every step; three steps to warm up."""
+    spent: dict[str, list[float]] = defaultdict(list)
+    random = np.random.default_rng(seed)
+    for number in range(-3, steps):
+        for name in random.permutation(list(works)):
+            took = milliseconds(lambda name=name, number=number: works[name](number), times)  # type: ignore[misc]
+            if number >= 0:
+                spent[name].append(took)
+    return spent
+
+
+def ratio(spent: Mapping[str, Sequence[float]], name: str) -> float:
+    """Median over pairs."""
+    return statistics.median(a / b for a, b in zip(spent[name], spent["bare"], strict=True))
+
+
+def draws(world: World, steps: int, seed: int, length: int, among: np.ndarray | None = None) -> dict[str, list[tuple[Batch, Tensor]]]:
+    """Batches of each kind of step, and items."""
+    random = np.random.default_rng(seed)
+    late = np.flatnonzero(world.time > np.quantile(world.time, 0.9))
+    found: dict[str, list[tuple[Batch, Tensor]]] = defaultdict(list)
+    for _ in range(steps):
+        for kind, queries, items in (("click", PAIRS, 1), ("softmax", QUERIES, 1 + NEGATIVES), ("serve", 1, CANDIDATES)):
+            pool = late if kind == "serve" else np.arange(EVENTS) if among is None else among
+            batch = world.batch(random.choice(pool, queries, replace=False), length)
+            asked = torch.from_numpy(world.item[random.integers(0, EVENTS, (queries, items))])
+            if kind != "serve":
+                asked[:, 0] = batch.item
+            found[kind].append((batch, asked))
+    return found
+
+
+def compare(
+    world: World,
+    names: Sequence[str],
+    shape: tuple[str, int, tuple[int, ...]],
+    seed: int,
+    steps: int,
+    remembered: RememberedEvidence | None = None,
+    among: np.ndarray | None = None,
+) -> dict[str, dict[str, float]]:
+    """Milliseconds and ratios of every system and kind of step, one shape."""
+    given = draws(world, steps + 3, seed, PEOPLE if among is not None else LENGTH, among)
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for kind in ("click", "softmax") if among is None else ("click",):
+        works: dict[str, Callable[[int], object]] = {}
+        for name in names:
+            torch.manual_seed(seed)
+            ranker = system(world, name, *shape)
+            if name.endswith("remembered"):
+                ranker.remember(remembered)  # type: ignore[operator]
+            step = training(ranker, world, kind)
+            works[name] = lambda number, step=step, kind=kind: step(*given[kind][number])  # type: ignore[misc]
+        spent = turns(works, steps, seed)
+        for name in names:
+            found[name][f"{kind}_ms"] = statistics.median(spent[name])
+            found[name][f"{kind}_ratio"] = ratio(spent, name)
+    works = {}
+    with torch.no_grad():
+        for name in names:
+            torch.manual_seed(seed)
+            ranker = system(world, name, *shape).eval()
+            if name == "rar":
+                found[name]["tables_ms"] = milliseconds(ranker.precompute)  # type: ignore[arg-type]
+            works[name] = lambda number, ranker=ranker: ranker(given["serve"][number][0].query, given["serve"][number][1])  # type: ignore[misc]
+        spent = turns(works, steps, seed, 10)
+        for name in names:
+            found[name]["serve_ms"] = statistics.median(spent[name])
+            found[name]["serve_ratio"] = ratio(spent, name)
+    return found
+
+
+def memory(name: str, shape: tuple[str, int, tuple[int, ...]], replies: multiprocessing.Queue[float]) -> None:
+    """Megabytes that three steps of each kind and three requests need beyond the data."""
+    torch.set_num_threads(1)
+    world = World.make(0)
+    length = LENGTH if name in ("bare", "rar", "wider") else PEOPLE
+    given = draws(world, 3, 0, length)
+    torch.manual_seed(0)
+    ranker = system(world, name, *shape)
+    _ = world.exposures if name == "rar" else None
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    begun = peak_megabytes()
+    for kind in ("click",) if length == PEOPLE else ("click", "softmax"):
+        step = training(ranker, world, kind)
+        for batch in given[kind]:
+            step(*batch)
+    ranker.eval()
+    with torch.no_grad():
+        for batch, items in given["serve"]:
+            ranker(batch.query, items)
+    replies.put(peak_megabytes() - begun)
+
+
+def peak(name: str, shape: tuple[str, int, tuple[int, ...]]) -> float:
+    """``memory`` in a process of its own."""
+    processes = multiprocessing.get_context("spawn")
+    replies = processes.Queue()
+    child = processes.Process(target=memory, args=(name, shape, replies))
+    child.start()
+    megabytes = replies.get()
+    child.join()
+    return megabytes
+
+
+def operators(work: Callable[[], object], times: int) -> dict[str, float]:
+    """Milliseconds a call of each operator itself."""
+    work()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in range(times):
+            work()
+    return {event.key: event.self_cpu_time_total / 1000 / times for event in seen.key_averages()}
+
+
+def profiled(world: World, shape: tuple[str, int, tuple[int, ...]]) -> list[str]:
+    """Which operators the difference between RAR and the bare ranker is made of, one step and one request."""
+    given, times, lines = draws(world, 1, 0, LENGTH), 10, []
+    for kind in ("click", "serve"):
+        spent = {}
+        for name in ("bare", "wider", "rar"):
+            torch.manual_seed(0)
+            ranker, (batch, items) = system(world, name, *shape), given[kind][0]
+            if kind == "click":
+                spent[name] = operators(lambda step=training(ranker, world, kind), b=batch, i=items: step(b, i), times)  # type: ignore[misc]
+                continue
+            ranker.eval()
+            with torch.no_grad():
+                if isinstance(ranker, RarRanker):
+                    ranker.precompute()
+                spent[name] = operators(lambda one=ranker, b=batch, i=items: one(b.query, i), 10 * times)  # type: ignore[misc]
+        more = {key: value - spent["bare"].get(key, 0.0) for key, value in spent["rar"].items()}
+        total = {name: sum(values.values()) for name, values in spent.items()}
+        lines += ["", f"### {title(shape)}, {kind}", ""]
+        lines += [", ".join(f"{name} {value:.2f} ms" for name, value in total.items()) + " in operators.", ""]
+        lines += ["| operator | rar ms | wider ms | bare ms |", "|---|---|---|---|"]
+        for key in sorted(more, key=lambda key: -more[key])[:9]:
+            cells = " | ".join(f"{spent[name].get(key, 0.0):.3f}" for name in ("rar", "wider", "bare"))
+            lines.append(f"| {key} | {cells} |")
+    return lines
+
+
+def floors(world: World, shape: tuple[str, int, tuple[int, ...]]) -> list[str]:
+    """What an implementation cannot avoid: rows encoded, numbers gathered, products; a line of a table each."""
+    _, size, _ = shape
+    given, lines = draws(world, 1, 0, LENGTH), []
+    ranker = system(world, "rar", *shape)
+    assert isinstance(ranker, RarRanker)
+    fields = ranker.ranker.fields
+    for kind in ("click", "softmax", "serve"):
+        batch, items = given[kind][0]
+        snapshot = world.rule.snapshot(batch.query.time, batch.query.user)
+        asked = world.neighbours.look_alike_users(snapshot, batch.query.user), world.neighbours.recall_items(
+            snapshot, batch.query.user, items
+        )
+        distinct = [len(torch.unique(rows)) for rows in asked]
+        widths = [len(entity) * size for entity in (fields.users, fields.catalogue)]
+        towers = sum(n * (w * TOWER + TOWER * TOWER + w * size) for n, w in zip(distinct, widths, strict=True))
+        cells = items.numel() * NEIGHBOURS**2
+        pooled = items.numel() * 2 * NEIGHBOURS * size
+        gathered = sum(rows.numel() for rows in asked) * (TOWER + size) * 4
+        encoded = 0 if kind == "serve" else towers
+        lines.append(
+            f"| {title(shape)} | {kind} | {asked[0].numel()} / {distinct[0]} | {asked[1].numel()} / {distinct[1]} | "
+            f"{gathered / 1e6:.2f} | {encoded / 1e6:.1f} | {(cells * TOWER + pooled) / 1e6:.1f} | {cells} |"
+        )
+    return lines
+
+
+def stages(world: World, shape: tuple[str, int, tuple[int, ...]], steps: int) -> list[str]:
+    """Milliseconds of the parts of a click batch, forward alone; a line of a table each."""
+    ranker = system(world, "rar", *shape)
+    assert isinstance(ranker, RarRanker)
+    batch, items = draws(world, 1, 0, LENGTH)["click"][0]
+    neighbours, query = world.neighbours, batch.query
+    snapshot = world.rule.snapshot(query.time, query.user)
+    users, recalled = neighbours.look_alike_users(snapshot, query.user), neighbours.recall_items(snapshot, query.user, items)
+    until = world.rule.exposure_time(query.time)
+    encoded = ranker.encode(query)
+    enriched = ranker.enrich(encoded, query, items)
+    exposed, _ = world.exposures.before(users[:, None, :, None], recalled[:, :, None, :], until[:, None, None, None])
+    works: dict[str, Callable[[], object]] = {
+        "the whole forward pass with both losses": lambda: JointObjective(ranker, world.exposures, lambda n: None)(batch),
+        "inner ranker's query": lambda: ranker.ranker.encode(query),
+        "neighbours' rows": lambda: (
+            neighbours.look_alike_users(snapshot, query.user),
+            neighbours.recall_items(snapshot, query.user, items),
+        ),
+        "distinct rows": lambda: [torch.unique(rows, return_inverse=True) for rows in (users, recalled)],
+        "look-up of exposures": lambda: world.exposures.before(
+            users[:, None, :, None], recalled[:, :, None, :], until[:, None, None, None]
+        ),
+        "exposure loss": lambda: pair_exposure_loss(enriched.matching, exposed),
+    }
+    spent = {name: statistics.median(milliseconds(work) for _ in range(steps)) for name, work in works.items()}
+    return [f"| {title(shape)} | {name} | {took:.2f} |" for name, took in spent.items()]
+
+
+def title(shape: tuple[str, int, tuple[int, ...]]) -> str:
+    """For tables."""
+    backbone, size, hidden = shape
+    return f"{backbone}, D = {size}, {hidden}"
+
+
+def rar_part(options: argparse.Namespace) -> list[Row]:
+    """RAR, the width alone and the bare ranker."""
+    rows = []
+    for seed in options.seeds:
+        world = World.make(seed)
+        for shape in options.shapes:
+            for name, metrics in compare(world, ("bare", "wider", "rar"), shape, seed, options.steps).items():
+                if seed == options.seeds[0] and options.memory:
+                    metrics["peak_mb"] = peak(name, shape)
+                rows.append(result_row(title(shape), name, seed, metrics))
+                print(title(shape), name, seed, {k: round(v, 2) for k, v in metrics.items()}, flush=True)
+    return rows
+
+
+def evidence_part(options: argparse.Namespace) -> list[Row]:
+    """Behaviour evidence, worked out and remembered, and as-of statistics."""
+    rows = []
+    for seed in options.seeds:
+        world = World.make(seed)
+        among = np.random.default_rng(seed).choice(EVENTS, REMEMBERED, replace=False)
+        start = time.process_time()
+        batches = (world.batch(part, PEOPLE) for part in np.array_split(among, REMEMBERED // 1024))
+        remembered = RememberedEvidence(world.behaviour, batches)
+        once = 1e6 * (time.process_time() - start) / REMEMBERED
+        names = ("bare", "behaviour", "behaviour, remembered", "as-of")
+        for shape in options.shapes:
+            for name, metrics in compare(world, names, shape, seed, options.steps, remembered, among).items():
+                if name.endswith("remembered"):
+                    metrics["once_us_per_example"] = once
+                elif seed == options.seeds[0] and options.memory:
+                    metrics["peak_mb"] = peak(name, shape)
+                rows.append(result_row(title(shape), name, seed, metrics, protocol={"part": "evidence"}))
+                print(title(shape), name, seed, {k: round(v, 2) for k, v in metrics.items()}, flush=True)
+    return rows
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """Where the goals are met, a line each."""
+    lines = ["| shape | step | goal | rar / bare | wider / bare | met |", "|---" * 6 + "|"]
+    for shape in dict.fromkeys(row["dataset"] for row in rows):
+        for kind, goal in GOALS.items():
+            found = {
+                name: statistics.mean(
+                    row["metrics"][f"{kind}_ratio"] for row in rows if (row["dataset"], row["system"]) == (shape, name)
+                )
+                for name in ("rar", "wider")
+            }
+            met = "yes" if found["rar"] <= goal else "no; the width alone is beyond it" if found["wider"] > goal else "no"
+            lines.append(f"| {shape} | {kind} | {goal} | {found['rar']:.2f} | {found['wider']:.2f} | {met} |")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--parts", nargs="+", choices=("rar", "evidence", "profile"), default=["rar", "evidence", "profile"])
+    parser.add_argument("--systems", default="", help="only shapes whose title contains this")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
+    parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    options.shapes = [s for s in ((b, *shape) for b in BACKBONES for shape in SHAPES) if options.systems in title(s)]
+    rows: list[Row] = []
+    shown = [*(f"- {key}: {value}" for key, value in PROTOCOL.items())]
+    if "rar" in options.parts:
+        rows = rar_part(options)
+        columns = [f"{kind}_{unit}" for kind in GOALS for unit in ("ms", "ratio")]
+        shown += ["", "## RAR", "", *table(rows, [*columns, "tables_ms", "peak_mb"], digits=2)]
+        shown += ["", "## Goals", "", *verdicts(rows)]
+    if "evidence" in options.parts:
+        found = evidence_part(options)
+        columns = ["click_ms", "click_ratio", "serve_ms", "serve_ratio", "once_us_per_example", "peak_mb"]
+        shown += ["", "## Evidence", "", *table(found, columns, digits=2)]
+        rows += found
+    if "profile" in options.parts:
+        world = World.make(0)
+        shown += ["", "## The floor", ""]
+        shown += [
+            "Neighbours named and distinct; megabytes gathered (towers and projected rows); million products in towers and "
+            "projections; in matching and pooling; cells of G. When serving, rows are encoded beforehand.",
+            "",
+        ]
+        shown += ["| shape | step | users | items | MB | towers | matching | cells |", "|---" * 8 + "|"]
+        shown += [line for shape in options.shapes if shape[0] == "dcnv2" and len(shape[2]) for line in floors(world, shape)]
+        shown += ["", "## Where the time goes", "", "| shape | part of a click batch, forward | ms |", "|---|---|---|"]
+        some = [shape for shape in options.shapes if shape[0] == "dcnv2" and shape[2] == (128, 64)]
+        shown += [line for shape in some for line in stages(world, shape, options.steps)]
+        shown += [line for shape in some for line in profiled(world, shape)]
+    print("\n".join(shown))
+    write_results("rar_cost", rows, PROTOCOL, shown, options.folder)
+
+
+if __name__ == "__main__":
+    main()

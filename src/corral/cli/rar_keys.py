@@ -1,0 +1,92 @@
+"""The retriever's vectors as RAR's keys: another stage's knowledge, from snapshots that never saw the rows they serve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corral.cli.experiment import Experiment
+from corral.cli.retriever_stage import train_retriever
+from corral.data.batches import Query
+from corral.data.split import Part, Split
+from corral.rar.keys import GivenKeys
+from corral.rar.time_rules import TimeRule
+from corral.retrieval.evaluation_mode import evaluation_mode
+
+_ROWS = 4096
+
+
+def retriever_keys(experiment: Experiment, rule: TimeRule) -> GivenKeys:
+    """One retriever a snapshot, trained on its events alone; query vectors of all its users, vectors of all its items.
+
+    Trained like the recipe's retriever (``retriever_training``), the events after the snapshot's as its validation;
+    finished ones are loaded. Users and items without an event in the snapshot have no key (zero).
+    """
+    log, dataset = experiment.train_log, experiment.dataset
+    train = experiment.split.rows(Part.TRAIN)
+    users: list[Tensor] = []
+    items: list[Tensor] = []
+    for snapshot in range(rule.snapshots):
+        held = rule.holds(snapshot, log.user, log.time)
+        if not held.any():
+            users.append(torch.zeros(dataset.n_users, 0))
+            items.append(torch.zeros(dataset.n_items, 0))
+            continue
+        whole = bool(held.all())
+        split = experiment.split if whole else _part_of(experiment.split, train[~held])
+        folder = experiment.directory / "keys" / f"snapshot-{snapshot}"
+        own = replace(experiment, split=split, directory=folder)
+        retriever = train_retriever(own)
+        own.share_unknown(retriever)
+        users.append(_user_vectors(own, retriever, train[held]))
+        items.append(_item_vectors(own, retriever))
+    size = max(one.shape[1] for one in users)
+    stacked = [
+        torch.stack([torch.nn.functional.pad(one, (0, size - one.shape[1])) for one in part]) for part in (users, items)
+    ]
+    return GivenKeys(stacked[0], stacked[1])
+
+
+def _part_of(split: Split, left_out: np.ndarray) -> Split:
+    """The same split with some train events used to validate, and nothing else used at all."""
+    part = np.full_like(split.part, Part.TEST)
+    part[split.part == Part.TRAIN] = Part.TRAIN
+    part[left_out] = Part.VALID
+    return replace(split, part=part)
+
+
+@torch.no_grad()
+def _user_vectors(experiment: Experiment, retriever: Any, train: np.ndarray) -> Tensor:
+    """Query vectors [U, D] of every user, as of the snapshot's last event."""
+    dataset, length = experiment.dataset, experiment.history_length
+    keep = np.zeros(len(dataset.events.item), dtype=bool)
+    keep[train] = True
+    held = replace(experiment.split, part=np.where(keep, Part.TRAIN, Part.TEST), train_history_only=True)
+    histories = held.histories(dataset)
+    rows = np.unique(np.asarray(dataset.events.user)[train]).astype(np.int64)
+    last = np.asarray(dataset.events.time)[train].max()
+    found = []
+    with evaluation_mode(retriever):
+        for some in np.array_split(rows, max(len(rows) // _ROWS, 1)):
+            query = Query(
+                torch.from_numpy(some),
+                torch.full((len(some),), -1),
+                histories.gather(some, histories.offsets[some + 1], length),
+                torch.full((len(some),), int(last)),
+            )
+            found.append(retriever.encode_queries(query.to(experiment.device)).float().cpu())
+    vectors = torch.cat(found)
+    return torch.zeros(dataset.n_users, vectors.shape[1]).index_copy_(0, torch.from_numpy(rows), vectors)
+
+
+@torch.no_grad()
+def _item_vectors(experiment: Experiment, retriever: Any) -> Tensor:
+    """Vectors [M, D] of every item with an event in the snapshot."""
+    with evaluation_mode(retriever):
+        rows = experiment.catalogue
+        vectors = torch.cat([retriever.encode_items(p.to(experiment.device)).float().cpu() for p in rows.split(_ROWS)])
+    return torch.zeros(experiment.dataset.n_items, vectors.shape[1]).index_copy_(0, rows, vectors)

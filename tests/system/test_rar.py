@@ -1,0 +1,134 @@
+"""Runs with RAR and with what look-alikes did: from settings to a bundle that answers the same, and on from there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from click_runs import RECIPE, Train, assert_same_answers
+
+import corral.cli.ranker_stage
+from corral.cli.experiment import Experiment
+from corral.cli.fit_objective import Validate
+from corral.cli.ranker_stage import click_judge, train_ranker
+from corral.cli.retriever_stage import train_retriever
+from corral.cli.run import build_part, open_recommender, train_run
+from corral.rar.behaviour import BehaviourEvidence
+from corral.rar.neighbours import RecalledNeighbours
+from corral.rar.ranker import RarRanker
+from corral.serving.bundle import load_bundle, save_bundle
+from corral.serving.new_items import add_items
+from corral.settings import load_settings
+
+SMALL = "blocks: 3, look_alikes: 3, recall_items: 3, bits: 64, rerank: 8, tower_size: 4"
+PLUS = "ranker.behaviour={blocks: 3, people: 5, key_size: 4, history_length: 4}"
+FORMS = {
+    "rar": (f"ranker.rar={{{SMALL}}}",),
+    "plus": (f"ranker.rar={{{SMALL}}}", PLUS),
+    "behaviour alone": ("ranker.as_of=null", PLUS),
+    "own": (f"ranker.rar={{{SMALL}, keys: own, rule: static}}",),
+    "recalled": (f"ranker.rar={{{SMALL}, keys: retriever, pool: recalled, pool_size: 8}}",),
+    "folds": (f"ranker.rar={{{SMALL}, rule: folds, folds: 2, exposure: item}}", "ranker.kind=din"),
+    "features": (f"ranker.rar={{{SMALL}, keys: features, selector: cosine}}", "ranker.kind=lr"),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_the_bundle_answers_as_the_trained_models_did(train: Train, form: str) -> None:
+    experiment, recommender = train(*FORMS[form])
+    assert isinstance(recommender.ranker, RarRanker) == (form != "behaviour alone")
+    if isinstance(recommender.ranker, RarRanker):
+        assert recommender.ranker.neighbours.u2u.any()
+        assert isinstance(recommender.ranker.neighbours, RecalledNeighbours) == (form == "recalled")
+    assert_same_answers(recommender, open_recommender(experiment.directory))
+    assert ("behaviour_rule" in experiment.protocol()) == (PLUS in FORMS[form])
+
+
+def test_interrupted_with_live_keys_it_goes_on(train: Train, tmp_path: Path) -> None:
+    """Own keys are chosen anew at every epoch: stopped between two choices, the same ranker, bit for bit."""
+    experiment, recommender = train(*FORMS["own"])
+    directory = tmp_path / "again"
+    left_out = shutil.ignore_patterns("ranker", "bundle", "evaluation", "manifest*")
+    shutil.copytree(experiment.directory, directory, ignore=left_out)
+    reopened, judged = Experiment.open(directory, quiet=True), 0
+
+    def interrupted(one: Experiment, ranker: torch.nn.Module) -> Validate:
+        validate = click_judge(one, ranker)
+
+        def stop() -> Mapping[str, float]:
+            nonlocal judged
+            judged += 1
+            if judged == 2:
+                raise KeyboardInterrupt
+            return validate()
+
+        return stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corral.cli.ranker_stage, "click_judge", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_ranker(reopened, train_retriever(reopened))
+    reopened = Experiment.open(directory, quiet=True)
+    ranker = train_ranker(reopened, train_retriever(reopened))
+    assert isinstance(recommender.ranker, torch.nn.Module)
+    torch.testing.assert_close(ranker.state_dict(), recommender.ranker.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", ["plus", "recalled"])
+def test_items_are_added(train: Train, tmp_path: Path, form: str) -> None:
+    before = open_recommender(train(*FORMS[form])[0].directory)
+    frame = pl.DataFrame({"item_id": [-3, 1_000], "shelf": ["shelf 0", "shelf 1"]})
+    longer = add_items(before, frame, build_part)
+    users = before.tables.users.ids.to_pylist()
+    one = before.recommend(users, 24, explain=True)
+    other = longer.recommend(users, 26, deny=frame["item_id"].to_list(), explain=True)
+    assert one.item_ids == other.item_ids
+    np.testing.assert_allclose(other.ranker_logits, one.ranker_logits, rtol=1e-5, atol=1e-5)
+    save_bundle(tmp_path / "longer", longer, data_name="made up", data_hash="")
+    assert_same_answers(longer, load_bundle(tmp_path / "longer", build_part))
+
+
+def test_remembered_evidence_is_the_evidence(train: Train) -> None:
+    """Training reads the numbers that were worked out once; they are those of the moment, bit for bit."""
+    experiment, _ = train(*FORMS["plus"])
+    evidence = experiment.behaviour
+    assert isinstance(evidence, BehaviourEvidence)
+    ranker = corral.cli.ranker_stage.new_ranker(experiment, torch.nn.Module())
+    corral.cli.ranker_stage.remember_evidence(experiment, ranker)
+    assert isinstance(ranker, RarRanker)
+    examples = experiment.examples(corral.cli.ranker_stage.Part.TRAIN)
+    batch = examples.batch(np.arange(0, len(examples), 3), experiment.history_length)
+    remembered, inner = ranker.ranker._remembered, ranker.ranker.evidence
+    assert remembered is not None
+    assert inner is not None
+    torch.testing.assert_close(
+        remembered(batch.query, batch.item[:, None]), inner(batch.query, batch.item[:, None]), rtol=1e-5, atol=1e-6
+    )
+    # Another candidate is not known, and worked out.
+    assert remembered(batch.query, batch.item.roll(1)[:, None]) is None
+
+
+def test_both_stages_together_with_rar(data: Path, tmp_path: Path) -> None:
+    """CoRR's ranker may be RAR's: neighbours are chosen once, and both stages learn."""
+    overrides = (
+        f"ranker.rar={{{SMALL}}}",
+        PLUS,
+        "together={kind: corr, sampler: uniform, epochs: 1, batch_size: 32, num_negatives: 3}",
+        "ranker_training={loss: softmax}",
+        "retriever_training={}",
+    )
+    settings = load_settings(RECIPE.replace("DATA", str(data)), "corr-rar", overrides)
+    train_run(Experiment.start(settings, tmp_path / "run", quiet=True))
+    recommender = open_recommender(tmp_path / "run")
+    assert isinstance(recommender.ranker, RarRanker)
+    assert recommender.ranker.neighbours.i2i.any()
+    own = [*overrides[:1], *overrides[2:]]
+    own[0] = f"ranker.rar={{{SMALL}, keys: own, rule: static}}"
+    settings = load_settings(RECIPE.replace("DATA", str(data)), "corr-rar", tuple(own))
+    with pytest.raises(ValueError, match="keys=own"):
+        train_run(Experiment.start(settings, tmp_path / "own", quiet=True))
