@@ -61,7 +61,12 @@ class Sets:
     @property
     def cells(self) -> Tensor:
         """Valid cells of the matching matrix [B, N, Ku, Ki]."""
-        return self.user_mask[:, None, :, None] & self.item_mask[:, :, None, :]
+        return valid_cells(self.user_mask, self.item_mask)
+
+
+def valid_cells(user_mask: Tensor, item_mask: Tensor) -> Tensor:
+    """[B, Ku] and [B, N, Ki] -> [B, N, Ku, Ki]: both the look-alike and the recall item are there."""
+    return user_mask[:, None, :, None] & item_mask[:, :, None, :]
 
 
 @dataclass(frozen=True)
@@ -94,24 +99,33 @@ def set_weights(matching: Matching, normalisation: Normalisation) -> tuple[Tenso
 
     0 where a row is missing, or the whole other set. RAR, section 2: the means of G over items and over users.
     """
+    return _weights(matching, normalisation, matching.cells.any(3), matching.cells.any(2))
+
+
+def _weights(
+    matching: Matching, normalisation: Normalisation, users: Tensor, items: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same of masks [B, 1 or N, Ku] and [B, N, Ki]: to count rows of theirs is cheaper than cells."""
     cells, logits = matching.cells, matching.logits
+    # All valid rows of a set see the same number of rows of the other one.
+    counts = [mask.sum(-1, keepdim=True) for mask in (items, users)]
     if normalisation is Normalisation.SOFTMAX:
-        return _softmax(logits, cells, 3), _softmax(logits, cells, 2)
+        kept = logits * cells
+        means = [kept.sum(dim) / count.clamp(min=1) for dim, count in zip((3, 2), counts, strict=True)]
+        masks = users & (counts[0] > 0), items & (counts[1] > 0)
+        return _softmax(means[0], masks[0]), _softmax(means[1], masks[1])
     matrix = torch.sigmoid(logits) * cells
     weights = [matrix.sum(3), matrix.sum(2)]
     if normalisation is Normalisation.SUM:
         return weights[0], weights[1]
-    # All valid rows of a set see the same number of rows of the other one.
-    weights = [weight / cells.sum(dim).clamp(min=1) for weight, dim in zip(weights, (3, 2), strict=True)]
+    weights = [weight / count.clamp(min=1) for weight, count in zip(weights, counts, strict=True)]
     if normalisation is Normalisation.SUM_TO_ONE:
         weights = [weight / weight.sum(-1, keepdim=True).clamp(min=1e-12) for weight in weights]
     return weights[0], weights[1]
 
 
-def _softmax(logits: Tensor, cells: Tensor, dim: int) -> Tensor:
-    """Softmax over one set of the mean logit over ``dim``; zero where nothing is valid."""
-    mean = (logits * cells).sum(dim) / cells.sum(dim).clamp(min=1)
-    present = cells.any(dim)
+def _softmax(mean: Tensor, present: Tensor) -> Tensor:
+    """Softmax over one set of the mean logits; zero where nothing is valid."""
     # A finite fill: an empty set would give NaN.
     return mean.masked_fill(~present, torch.finfo(mean.dtype).min).softmax(-1) * present
 
@@ -169,22 +183,25 @@ class CoInteraction(nn.Module):
     def match(self, users: Tensor, items: Tensor, cells: Tensor) -> Matching:
         """G's logits of towers [B, Ku, H] and [B, N, Ki, H]."""
         queries, number, count, size = items.shape
-        flat = torch.bmm(users, items.reshape(queries, number * count, size).transpose(1, 2))
-        logits = flat.view(queries, users.shape[1], number, count).transpose(1, 2)
-        return Matching(logits * self.scale + self.bias, cells)
+        flat = items.reshape(queries, number * count, size).transpose(1, 2)
+        bias = self.bias.to(users.dtype).expand(queries, users.shape[1], number * count)
+        logits = torch.baddbmm(bias, users, flat, alpha=self.scale)
+        return Matching(logits.view(queries, users.shape[1], number, count).transpose(1, 2), cells)
 
     def pool(self, matching: Matching, sets: Sets) -> tuple[Tensor, Tensor]:
         """v_c [B, N, D] and v_d [B, N, D] of projected rows."""
-        of_users, of_items = self._weights(matching, sets)
+        of_users, of_items = self.weights(matching, sets.user_mask, sets.item_mask)
         common = torch.bmm(of_users.to(sets.users.dtype), sets.users)
         diverse = (of_items.unsqueeze(2).to(sets.items.dtype) @ sets.items).squeeze(2)
         return common, diverse
 
-    def _weights(self, matching: Matching, sets: Sets) -> tuple[Tensor, Tensor]:
+    def weights(self, matching: Matching, user_mask: Tensor, item_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """w_L [B, N, Ku] and w_R [B, N, Ki] for rows that are there [B, Ku] and [B, N, Ki]."""
         if self.pooling is Pooling.CO_INTERACTION:
-            return set_weights(matching, self.normalisation)
-        users = sets.user_mask[:, None, :].expand(-1, sets.items.shape[1], -1).to(sets.users.dtype)
-        items = sets.item_mask.to(sets.items.dtype)
+            return _weights(matching, self.normalisation, user_mask[:, None], item_mask)
+        dtype = matching.logits.dtype
+        users = user_mask[:, None, :].expand(-1, item_mask.shape[1], -1).to(dtype)
+        items = item_mask.to(dtype)
         if self.pooling is not Pooling.SUM:
             users = users / users.sum(-1, keepdim=True).clamp(min=1.0)
             items = items / items.sum(-1, keepdim=True).clamp(min=1.0)

@@ -15,10 +15,19 @@ from torch.nn import functional
 from corral.data.batches import Query
 from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.ranker import EncodedQuery
-from corral.rar.co_interaction import CoInteraction, Matching, Sets
+from corral.rar.co_interaction import CoInteraction, Matching, valid_cells
+from corral.rar.kept_rows import KeptRows
 from corral.rar.neighbours import Neighbours
+from corral.rar.places import Places
 from corral.retrieval.entity_fields import EntityFields
 from corral.retrieval.retriever import Retriever
+
+# Bound on what is kept of all users, and of all items, while weights stand still.
+_KEPT_BYTES = 1 << 28
+
+# Vectors of fields [n, F D] -> towers [n, H] and projected rows [n, D].
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+Side = tuple[KeptRows, EntityFields, Encode]
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,8 @@ class RarRanker(nn.Module):
     """A ranker whose CTR model also sees v_c and v_d, as two more item fields (or, ``as_extra``, as dense inputs).
 
     The CTR model does not know about RAR: it was built for two more item fields, or for more extra inputs. Rows that a
-    batch names several times go through the towers once.
+    batch names several times go through the towers once; without gradient, rows of all users and of all items are kept
+    from call to call while no weight changes, see ``KeptRows``.
 
     Args:
         ranker: the one that is enriched.
@@ -83,6 +93,23 @@ class RarRanker(nn.Module):
         super().__init__()
         self.ranker, self.neighbours, self.co_interaction = ranker, neighbours, co_interaction
         self.as_extra, self.zeroed = as_extra, zeroed
+        self._kept_users, self._kept_items = KeptRows(_KEPT_BYTES), KeptRows(_KEPT_BYTES)
+
+    def precompute(self) -> None:
+        """Computes what can be kept of all users and items now, not once enough of them were asked for (serving)."""
+        for kept, entity, encode in (self._user_side(), self._item_side()):
+            kept.keep((entity, self.co_interaction), entity.num_rows, _encoder(entity, encode))
+
+    def forget(self) -> None:
+        """Drops what is kept: needed only after weights were written to through ``tensor.data``."""
+        self._kept_users.forget()
+        self._kept_items.forget()
+
+    def train(self, mode: bool = True) -> RarRanker:
+        """See ``nn.Module``; training drops what is kept."""
+        if mode:
+            self.forget()
+        return super().train(mode)
 
     @property
     def history_length(self) -> int | None:
@@ -109,16 +136,18 @@ class RarRanker(nn.Module):
         """The part that is the same for every item of a query: the look-alike side is done here, once."""
         snapshot = self.neighbours.rule.snapshot(query.time, query.user)
         rows = self.neighbours.look_alike_users(snapshot, query.user)
-        towers, vectors = _spread(rows, self.ranker.fields.users, self.co_interaction.encode_users)
-        return RarQuery(self.ranker.encode(query), snapshot, rows, towers, vectors)
+        towers, vectors, places = self._encoded(rows, *self._user_side())
+        return RarQuery(self.ranker.encode(query), snapshot, rows, places.spread(towers), places.spread(vectors))
 
     def enrich(self, encoded: RarQuery, query: Query, items: Tensor, scores: Tensor | None = None) -> Enriched:
         """Logits of queries already encoded, and the matching."""
         rows = self.neighbours.recall_items(encoded.snapshot, query.user, items)
-        towers, vectors = _spread(rows, self.ranker.fields.catalogue, self.co_interaction.encode_items)
-        sets = Sets(encoded.rows, vectors, encoded.user_rows > 0, rows > 0)
-        matching = self.co_interaction.match(encoded.towers, towers, sets.cells)
-        pooled = self.co_interaction.pool(matching, sets)
+        towers, vectors, places = self._encoded(rows, *self._item_side())
+        masks = encoded.user_rows > 0, rows > 0
+        matching = self.co_interaction.match(encoded.towers, places.spread(towers), valid_cells(*masks))
+        of_users, of_items = self.co_interaction.weights(matching, *masks)
+        common = torch.bmm(of_users.to(encoded.rows.dtype), encoded.rows)
+        pooled = common, places.weighted_sum(vectors, of_items)
         if self.zeroed:
             pooled = (torch.zeros_like(pooled[0]), torch.zeros_like(pooled[1]))
         more, extra = None, None
@@ -133,6 +162,24 @@ class RarRanker(nn.Module):
         """Logits [B, N] of queries already encoded."""
         return self.enrich(encoded, query, items, scores).logits
 
+    def _user_side(self) -> Side:
+        return self._kept_users, self.ranker.fields.users, self.co_interaction.encode_users
+
+    def _item_side(self) -> Side:
+        return self._kept_items, self.ranker.fields.catalogue, self.co_interaction.encode_items
+
+    def _encoded(
+        self, rows: Tensor, kept: KeptRows, entity: EntityFields, encode: Encode
+    ) -> tuple[Tensor, Tensor, Places]:
+        """Towers [n, H] and projected rows [n, D] of some rows or of all, and the places of ``rows`` [...] there."""
+        make = _encoder(entity, encode)
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            tables = kept.of((entity, self.co_interaction), entity.num_rows, rows.numel(), make)
+            if tables is not None:
+                return tables[0], tables[1], Places(rows)
+        distinct, places = Places.distinct(rows)
+        return *make(distinct), places
+
     def _dropped(self, fields: Tensor) -> Tensor:
         """Dropout of the two fields [B, N, 2, D] with one mask per query, as the ranker's own fields have it."""
         probability = self.ranker.embedding_dropout
@@ -141,12 +188,6 @@ class RarRanker(nn.Module):
         return fields * functional.dropout(fields.new_ones(len(fields), 1, *fields.shape[2:]), probability)
 
 
-def _spread(
-    rows: Tensor, entity: EntityFields, encode: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Towers and pooled rows of ``rows`` [...], each distinct row encoded once: [..., H] and [..., D]."""
-    distinct, place = torch.unique(rows, return_inverse=True)
-    # Ids are never dropped here: a neighbour stands for itself.
-    towers, vectors = encode(entity(distinct, keep_ids=True).flatten(1))
-    # An embedding, not brackets: its gradient is much cheaper.
-    return functional.embedding(place, towers), functional.embedding(place, vectors)
+def _encoder(entity: EntityFields, encode: Encode) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Rows -> towers and projected rows. Ids are never dropped here: a neighbour stands for itself."""
+    return lambda rows: encode(entity(rows, keep_ids=True).flatten(1))

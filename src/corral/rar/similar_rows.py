@@ -16,6 +16,7 @@ from corral.rar.exposure import PairLog
 from corral.rar.keys import ProfileKeys
 from corral.rar.neighbours import Neighbours
 from corral.rar.time_rules import Rule
+from corral.retrieval.index import ordered_top
 
 
 class SimilarRowsEvidence(nn.Module):
@@ -82,9 +83,10 @@ class SimilarRowsEvidence(nn.Module):
         # Under autocast scores would be those of bfloat16: other rows in training than in service.
         with torch.autocast(items.device.type, enabled=False):
             scores = self._users_agree(query, snapshot, who) + self._items_agree(snapshot, others).flatten(1)[..., None]
-        scores = scores.masked_fill(~there, -torch.inf).view(*items.shape, -1)
-        scores, place = scores.topk(min(self.count, scores.shape[2]), 2)
-        return self._numbers(scores, said.view(*items.shape, -1).gather(2, place))
+        scores = scores.masked_fill(~there, -torch.inf).view(items.numel(), -1)
+        scores, place = ordered_top(scores, min(self.count, scores.shape[1]))
+        said = said.view(items.numel(), -1).gather(1, place)
+        return self._numbers(scores.view(*items.shape, -1), said.view(*items.shape, -1))
 
     def _users_agree(self, query: Query, snapshot: Tensor, who: Tensor) -> Tensor:
         """[B, n, P] for the users of rows [B, n, P]."""
@@ -101,7 +103,7 @@ class SimilarRowsEvidence(nn.Module):
 
     def _items_agree(self, snapshot: Tensor, others: Tensor) -> Tensor:
         """[B, N, 1 + J] of items [B, N, 1 + J] with the first of them: their vectors' cosine, 1 for itself."""
-        vectors = self.keys.item_vectors[snapshot[:, None, None], others].flatten(3)
+        vectors = functional.normalize(self.keys.item_vectors[snapshot[:, None, None], others], dim=4).flatten(3)
         alike = functional.cosine_similarity(vectors[:, :, :1], vectors, dim=3)
         return torch.where(others == others[:, :, :1], 1.0, alike)
 
@@ -111,18 +113,17 @@ class SimilarRowsEvidence(nn.Module):
         said, rows = said * there, there.sum(2)
         weight = (self.temperature * scores).exp()  # 0 where there is none
         known = scores.masked_fill(~there, 0.0)
-        largest = known[..., 0] if scores.shape[2] else known.sum(2)
         numbers = [
             4.0 * said.sum(2) / (rows + self.strength),
             4.0 * (weight * said).sum(2) / (weight.sum(2) + self.strength),
             rows.log1p() / 4,
             known.sum(2) / rows.clamp(min=1) / 3,
-            largest / 3,
+            known[..., 0] / 3,
         ]
         return torch.stack(numbers, 2)
 
     def renumber(self, moved: Tensor, num_items: int) -> None:
-        """Takes a longer catalogue, of whose new items nothing is known; ``moved`` [old rows]: where each item row went."""
+        """Takes a longer catalogue, its new items unknown; ``moved`` [old rows]: where each item row went."""
         self.keys = self.keys.renumbered(moved, num_items)
         self.people, self.own = self.people.renumbered(moved, num_items), self.own.renumbered(moved, num_items)
         self.near.renumber(moved, num_items)
