@@ -1,6 +1,6 @@
 """Does recall-augmented ranking raise any CTR model, and does it survive its controls?
 
-Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper's form), BACKBONE+rar-plus
+Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper), BACKBONE+rar-plus
 (with what look-alikes did), and BACKBONE+rar-CONTROL. Seeds are paired; all but BACKBONE+plain read the same as-of
 statistics. Every backbone is tuned bare first (validation AUC); its RAR forms take the same settings. Finished runs are
 skipped.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rar_systems import BACKBONES, CONTROLS, DATASETS, RECIPE, TRIALS, VARIANTS
+from rar_systems import BACKBONES, CONTROLS, DATASETS, RECIPE, SWEEPS, TRIALS, VARIANTS
 from results import ROOT, Row, fill_readme, result_row, table, write_results
 from torch import nn
 
@@ -159,18 +159,20 @@ def gap(folder: Path, dataset: str, base: str, system: str, seeds: Sequence[int]
 
 def gaps(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
     """Every RAR form against its bare backbone; remembered, because resampling takes a while."""
-    seeds: dict[tuple[str, str], set[int]] = {}
+    seeds: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
-        seeds.setdefault((row["dataset"], row["system"]), set()).add(row["seed"])
+        seeds.setdefault((row["dataset"], row["system"]), {})[row["seed"]] = row["metrics"]["auc"]
     memory = folder / "gaps.json"
     known = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
     found = []
     for (dataset, system), have in seeds.items():
         base = system.split("+")[0]
-        both = sorted(have & seeds.get((dataset, base), set()))
+        bare = seeds.get((dataset, base), {})
+        both = sorted(have.keys() & bare.keys())
         if system == base or not both:
             continue
-        key = f"{dataset} {system} {both}"
+        # What was made anew has another AUC, and is compared anew.
+        key = f"{dataset} {system} {[(seed, bare[seed], have[seed]) for seed in both]}"
         if key not in known:
             known[key] = gap(folder, dataset, base, system, both)
         found.append(known[key])
@@ -181,7 +183,7 @@ def gaps(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
 def write_pages(folder: Path) -> None:
     """docs/results/rar.json and rar.md from all finished runs."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
-    order = ["lightgbm", *(f"{b}{v}" for b in BACKBONES for v in (*VARIANTS, *CONTROLS))]
+    order = ["lightgbm", *(f"{b}{v}" for b in BACKBONES for v in (*VARIANTS, *CONTROLS, *SWEEPS))]
     rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
     pairs = gaps(rows, folder)
     shown = [*table(rows, COLUMNS), "", "## AUC against the bare backbone, paired seeds", ""]
@@ -236,6 +238,7 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", help="for example +rar-plus; by default all that the data set has")
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--runs", type=Path, default=RUNS)
+    parser.add_argument("--sweeps", action="store_true", help="where controls run, one knob at a time too")
     parser.add_argument("--tune", action="store_true", help="try every bare backbone's trials, choose by validation")
     parser.add_argument("--page", action="store_true", help="write the pages from the finished runs, run nothing")
     arguments = parser.parse_args()
@@ -253,7 +256,7 @@ def main() -> None:
             for backbone in arguments.backbones:
                 forms = {"": ()} if backbone == "lightgbm" else dict(VARIANTS)
                 if backbone in data.controls and seed < 3:
-                    forms |= CONTROLS
+                    forms |= {**CONTROLS, **(SWEEPS if arguments.sweeps else {})}
                 if backbone not in ("lightgbm", *data.backbones):
                     continue
                 for form, more in forms.items():

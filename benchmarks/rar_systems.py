@@ -1,4 +1,4 @@
-"""The systems and data sets of the RAR benchmark: one shipped recipe with overrides, and what tuning may choose from."""
+"""The systems and data sets of the RAR benchmark: one recipe with overrides, and what tuning may choose from."""
 
 from __future__ import annotations
 
@@ -75,6 +75,26 @@ CONTROLS: dict[str, tuple[str, ...]] = {
     "+rar-plus-column": (*AS_OF, "ranker.behaviour={row: false}"),
     "+rar-plus-row": (*AS_OF, "ranker.behaviour={column: false}"),
     "+rar-plus-alone": (*AS_OF, "ranker.behaviour={}"),
+    "+rar-exposure-head": (*AS_OF, "ranker_training.exposure_head=0.1"),
+    # Other ways to use neighbours: rows with labels, the user's own history searched (another model, its own settings).
+    "+similar-rows": (*AS_OF, "ranker.similar_rows={}"),
+    # What a long history brings without a search.
+    "+history-100": (*AS_OF, "ranker.history_length=100"),
+    "+eta": (*AS_OF, "ranker.kind=eta", "ranker.history_length=100"),
+    "+sdim": (*AS_OF, "ranker.kind=sdim", "ranker.history_length=100"),
+}
+# What the paper does not give: one knob at a time, k = Ku = Ki.
+SWEEPS: dict[str, tuple[str, ...]] = {
+    **{f"+rar-k{k}": (*AS_OF, f"ranker.rar={{look_alikes: {k}, recall_items: {k}}}") for k in (0, 1, 5, 20, 50)},
+    **{f"+rar-alpha{a}": (*AS_OF, f"ranker.rar={{alpha: {a}}}") for a in (0.5, 0.8, 0.95, 0.99)},
+    **{f"+rar-bits{m}": (*AS_OF, f"ranker.rar={{bits: {m}, rerank: 0}}") for m in (16, 64, 128, 512)},
+    **{f"+rar-blocks{t}": (*AS_OF, f"ranker.rar={{blocks: {t}}}") for t in (2, 32)},
+    **{f"+rar-weights-{n}": (*AS_OF, f"ranker.rar={{normalisation: {n}}}") for n in ("sum", "softmax", "sum-to-one")},
+    "+rar-recalled": (*AS_OF, "ranker.rar={keys: retriever, pool: recalled}"),
+    "+rar-retriever": (*AS_OF, "ranker.rar={keys: retriever}"),
+    **{f"+rar-plus-blocks{t}": (*AS_OF, f"ranker.behaviour={{blocks: {t}}}") for t in (2, 4, 16, 32)},
+    **{f"+rar-plus-people{k}": (*AS_OF, f"ranker.behaviour={{people: {k}}}") for k in (10, 30, 300)},
+    **{f"+rar-plus-history{k}": (*AS_OF, f"ranker.behaviour={{history_length: {k}}}") for k in (10, 30, 300)},
 }
 # What each backbone may choose from, bare, on the first data set and seed, by validation AUC; RAR takes what it chose.
 TRIALS: tuple[tuple[str, ...], ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -95,6 +95,13 @@ class SampledTrainingSettings(TrainingSettings):
     num_codewords: int = Field(32, ge=1, description="sampler midx: codewords per half")
     depth: int = Field(100, ge=1, description="samplers top-k and top-k-random: k")
 
+    @model_validator(mode="after")
+    def _certain_needs_log_q(self) -> Self:
+        names = [name for name in ("certain", "certain_retriever", "certain_ranker") if getattr(self, name, False)]
+        if names and self.sampler.startswith("top-k"):
+            raise ValueError(f"{names[0]}: sampler={self.sampler} has no log-probabilities to correct its draws by")
+        return self
+
 
 class RetrieverTrainingSettings(SampledTrainingSettings):
     """How stage 1 is trained."""
@@ -135,6 +142,17 @@ class BehaviourSettings(Strict):
     column: bool = Field(True, description="what people like the user said of the candidate")
     row: bool = Field(True, description="what the user said of items like the candidate, before the event")
     shuffle: bool = Field(False, description="keys of random users and items: the control that must not help")
+
+
+class SimilarRowsSettings(Strict):
+    """Similar rows of earlier blocks with their labels (RIM): another way to use neighbours, to compare with."""
+
+    blocks: int = Field(8, ge=1, description="of train time; rows come from blocks before the event's own")
+    key_size: int = Field(32, ge=1, description="of each of the two vectors of a behaviour profile")
+    near_items: int = Field(5, ge=0, description="items most like the candidate whose rows are looked at too")
+    people: int = Field(50, ge=1, description="latest rows of each of these items")
+    rows: int = Field(30, ge=1, description="how many of the rows most alike are kept")
+    history_length: int = Field(100, ge=1, description="latest items of the user's profile")
 
 
 class RarSettings(Strict):
@@ -181,7 +199,20 @@ class RankerSettings(Strict):
     """A CTR model on the fields of user, item, context and history."""
 
     kind: Literal[
-        "lr", "fm", "deepfm", "dcnv2", "autoint", "fibinet", "xdeepfm", "masknet", "finalmlp", "din", "dien", "bst"
+        "lr",
+        "fm",
+        "deepfm",
+        "dcnv2",
+        "autoint",
+        "fibinet",
+        "xdeepfm",
+        "masknet",
+        "finalmlp",
+        "din",
+        "dien",
+        "bst",
+        "eta",
+        "sdim",
     ] = "din"
     field_size: int = Field(32, ge=1)
     history_length: int = Field(50, ge=1)
@@ -191,7 +222,7 @@ class RankerSettings(Strict):
     attention_size: int | None = Field(
         None,
         ge=1,
-        description="din: compare candidate and history in this many dimensions; null: in all; "
+        description="din, eta, sdim: compare candidate and history in this many dimensions; null: in all; "
         "autoint, bst: size of a head; null: of a field, of a slot over heads",
     )
     heads: int = Field(2, ge=1, description="autoint, bst: attention heads; finalmlp: of the bilinear form")
@@ -207,6 +238,10 @@ class RankerSettings(Strict):
     state_size: int | None = Field(
         None, ge=1, description="dien: size of the recurrent states; null: of a history slot; cost grows by its square"
     )
+    nearest: int = Field(10, ge=1, description="eta: items of the history that the hash finds and attention reads")
+    recent: int = Field(10, ge=1, description="eta, sdim: latest items that attention reads in any case")
+    bits: int = Field(48, ge=1, description="eta, sdim: of the hash; sdim: a multiple of width")
+    width: int = Field(3, ge=1, le=10, description="sdim: bits that must all agree for two items to share a bucket")
     id_dropout: float = Field(0.05, ge=0, lt=1)
     embedding_dropout: float = Field(0.0, ge=0, lt=1)
     user_id: bool = Field(True, description="whether the user's id is a field")
@@ -214,6 +249,13 @@ class RankerSettings(Strict):
     as_of: AsOfSettings | None = None
     rar: RarSettings | None = None
     behaviour: BehaviourSettings | None = None
+    similar_rows: SimilarRowsSettings | None = None
+
+    @model_validator(mode="after")
+    def _buckets(self) -> RankerSettings:
+        if self.kind == "sdim" and self.bits % self.width:
+            raise ValueError(f"kind=sdim: bits={self.bits} must be a multiple of width={self.width}")
+        return self
 
 
 class RankerTrainingSettings(SampledTrainingSettings):
@@ -238,6 +280,13 @@ class RankerTrainingSettings(SampledTrainingSettings):
     max_per_user: int = Field(
         0, ge=0, description="train on at most so many events a user (or window of a sequence) and epoch; 0: all"
     )
+    exposure_head: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="clicks: weight of a second head's loss, whether the pair was exposed; 0: none. RAR's control: "
+        "its exposure label without its neighbours",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -253,6 +302,8 @@ class RankerTrainingSettings(SampledTrainingSettings):
             raise ValueError(
                 f"sampled_negatives are labelled examples, for loss=clicks; loss={self.loss} draws num_negatives itself"
             )
+        if self.exposure_head and self.loss != "clicks":
+            raise ValueError(f"exposure_head={self.exposure_head} goes with loss=clicks, not {self.loss}")
         return self
 
 

@@ -20,11 +20,14 @@ from corral.ranking.ctr.dcnv2 import DCNV2
 from corral.ranking.ctr.deepfm import DeepFM
 from corral.ranking.ctr.dien import DIEN
 from corral.ranking.ctr.din import DIN
+from corral.ranking.ctr.eta import ETA
 from corral.ranking.ctr.fibinet import FiBiNET
 from corral.ranking.ctr.finalmlp import FinalMLP
 from corral.ranking.ctr.fm import FM
+from corral.ranking.ctr.foreign import ForeignCtr, ForeignForm
 from corral.ranking.ctr.lr import LR
 from corral.ranking.ctr.masknet import MaskNet
+from corral.ranking.ctr.sdim import SDIM
 from corral.ranking.ctr.xdeepfm import XDeepFM
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
@@ -57,6 +60,13 @@ def rank_by(model: Callable[..., nn.Module], fields: Fields, **keywords: Any) ->
     return FieldRanker(fields, ctr)  # type: ignore[arg-type]
 
 
+def rank_by_foreign(fields: Fields) -> FieldRanker:
+    """A plain MLP with a sigmoid at its end."""
+    size = (fields.num_context_fields + fields.num_item_fields) * fields.field_size
+    module = nn.Sequential(nn.Linear(size, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+    return FieldRanker(fields, ForeignCtr(module, form=ForeignForm.FLAT, probabilities=True))
+
+
 RANKERS: dict[str, Callable[[], nn.Module]] = {
     "lr": lambda: rank_by(LR, make_fields(1)),
     "fm": lambda: rank_by(FM, make_fields()),
@@ -84,6 +94,10 @@ RANKERS: dict[str, Callable[[], nn.Module]] = {
     "bst": lambda: rank_by(BST, make_fields(), heads=2, hidden=(8, 4), dropout=0.1, batch_norm=True),
     "bst-short": lambda: rank_by(BST, make_fields(pool_history=False), heads=3, history_length=3, hidden=(8,)),
     "din": lambda: rank_by(DIN, make_fields(), hidden=(8, 4), attention_hidden=(6, 4), batch_norm=True),
+    "eta": lambda: rank_by(ETA, make_fields(), nearest=4, recent=3, hidden=(8, 4), batch_norm=True),
+    "eta-ties": lambda: rank_by(ETA, make_fields(pool_history=False), nearest=2, recent=1, bits=2, hidden=(8,)),
+    "sdim": lambda: rank_by(SDIM, make_fields(), bits=12, recent=3, hidden=(8, 4), dropout=0.1, batch_norm=True),
+    "foreign": lambda: rank_by_foreign(make_fields()),
     "din-softmax": lambda: rank_by(
         DIN,
         make_fields(pool_history=False),

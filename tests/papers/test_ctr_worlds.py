@@ -22,11 +22,13 @@ from corral.ranking.ctr.dcnv2 import DCNV2
 from corral.ranking.ctr.deepfm import DeepFM
 from corral.ranking.ctr.dien import DIEN
 from corral.ranking.ctr.din import DIN
+from corral.ranking.ctr.eta import ETA
 from corral.ranking.ctr.fibinet import FiBiNET
 from corral.ranking.ctr.finalmlp import FinalMLP
 from corral.ranking.ctr.fm import FM
 from corral.ranking.ctr.lr import LR
 from corral.ranking.ctr.masknet import MaskNet
+from corral.ranking.ctr.sdim import SDIM
 from corral.ranking.ctr.xdeepfm import XDeepFM
 from corral.ranking.history_pooling import mean_pooling
 
@@ -251,13 +253,21 @@ def bst(size: int, context: int, items: int) -> BST:
     return BST(size, context, items, heads=2, history_length=6, hidden=(32,))
 
 
+def eta(size: int, context: int, items: int) -> ETA:
+    return ETA(size, context, items, nearest=3, recent=1, attention_hidden=(16, 8), hidden=(32,))
+
+
+def sdim(size: int, context: int, items: int) -> SDIM:
+    return SDIM(size, context, items, bits=96, recent=1, hidden=(32, 16))
+
+
 FOUND_BY: list[tuple[Callable[[], World], Build]] = [
     (additive_world, lr),
     (inner_product_world, fm),
     (inner_product_world, deepfm),
     *((third_parity_world, build) for build in (deepfm, cross_network, attention_alone, fibinet, cin_alone)),
     *((third_parity_world, build) for build in (masks_in_parallel, masks_in_a_row, finalmlp)),
-    *((lookup_world, build) for build in (din, bst)),
+    *((lookup_world, build) for build in (din, bst, eta, sdim)),
     *((latest_world, build) for build in (dien, bst)),
     *((recency_world, build) for build in (dien, bst)),
 ]

@@ -86,6 +86,14 @@ def test_spectral_items_rebuild_the_matrix_they_come_from() -> None:
         np.testing.assert_allclose(vectors[:, kind] @ vectors[:, kind].T, matrix.T @ matrix, atol=1e-4)
 
 
+def test_items_without_an_event_have_no_vector() -> None:
+    user, item, _, label = events(1)
+    kept = item != 5
+    vectors = spectral_items(user[kept], item[kept], label[kept].astype(np.float32), USERS, ITEMS, size=4, seed=0)
+    assert not vectors[[0, 1, 5]].any()
+    assert np.abs(vectors[[2, 3, 4, 6]]).sum((1, 2)).all()
+
+
 def test_query_keys_are_the_pools_keys_where_the_history_is_the_same() -> None:
     """A user all of whose events are before the edge, asked after it."""
     log = events(2)

@@ -201,3 +201,18 @@ def test_watched_metrics_that_validation_gives(overrides: tuple[str, ...]) -> No
     for stage, names in watchable(settings).items():
         assert getattr(settings, stage).metric in names
         assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "together: {kind: corr, sampler: top-k, certain_ranker: true}",
+        "retriever_training: {loss: sampled-softmax, sampler: top-k-random, certain: true}",
+        "ranker_training: {sampler: top-k, certain: true}",
+    ],
+)
+def test_the_certain_form_needs_log_probabilities(section: str) -> None:
+    text = f"data: {{name: online-retail}}\nretriever: {{kind: mf}}\nranker: {{}}\n{section}\n"
+    with pytest.raises(ValueError, match="no log-probabilities"):
+        load_settings(text, "made up")
+    load_settings(text.replace("top-k-random", "uniform").replace("top-k", "midx"), "made up")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from corral.cli.rar_parts import Enrichment, behaviour_evidence, known_rule
+from corral.cli.similar_rows_part import similar_rows_evidence
 from corral.corr.multi_index_sampler import MultiIndexSampler
 from corral.data.as_of import AsOfStatistics
 from corral.data.dataset import Dataset
@@ -22,17 +23,20 @@ from corral.ranking.ctr.dcnv2 import DCNV2
 from corral.ranking.ctr.deepfm import DeepFM
 from corral.ranking.ctr.dien import DIEN
 from corral.ranking.ctr.din import DIN
+from corral.ranking.ctr.eta import ETA
 from corral.ranking.ctr.fibinet import FiBiNET
 from corral.ranking.ctr.finalmlp import FinalMLP
 from corral.ranking.ctr.fm import FM
 from corral.ranking.ctr.lr import LR
 from corral.ranking.ctr.masknet import MaskNet
+from corral.ranking.ctr.sdim import SDIM
 from corral.ranking.ctr.xdeepfm import XDeepFM
 from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
 from corral.ranking.fields import Fields
 from corral.ranking.joined_evidence import JoinedEvidence
 from corral.ranking.ranker import FieldRanker
 from corral.rar.behaviour import BehaviourEvidence
+from corral.rar.similar_rows import SimilarRowsEvidence
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.feature_fields import NumericScale, fit_scales
 from corral.retrieval.gru4rec import GRU4Rec
@@ -76,9 +80,11 @@ CTR_MODELS: dict[str, Parts] = {
     "din": (DIN, (*_MLP, "attention_size")),
     "dien": (DIEN, (*_MLP, "state_size")),
     "bst": (BST, (*_MLP, "heads", "attention_size", "history_length")),
+    "eta": (ETA, (*_MLP, "attention_size", "nearest", "recent", "bits")),
+    "sdim": (SDIM, (*_MLP, "attention_size", "recent", "bits", "width")),
 }
 # Those that compare the candidate with history slots; RAR's two fields are none of a slot's.
-WITH_HISTORY = ("din", "dien", "bst")
+WITH_HISTORY = ("din", "dien", "bst", "eta", "sdim")
 
 
 def make_split(dataset: Dataset, settings: SplitSettings) -> Split:
@@ -166,6 +172,7 @@ def make_ranker(
     table: CoVisitation | None = None,
     as_of: AsOfStatistics | None = None,
     behaviour: BehaviourEvidence | None = None,
+    similar_rows: SimilarRowsEvidence | None = None,
 ) -> nn.Module:
     """A ranker from its settings.
 
@@ -177,6 +184,7 @@ def make_ranker(
         table: the counts, for a ranker with evidence; None: an empty table of those sizes, to load them into.
         as_of: the same for as-of statistics.
         behaviour: the same for what look-alikes did.
+        similar_rows: the same for similar rows.
     """
     kind, names = CTR_MODELS[spec["kind"]]
     size = 1 if kind is LR else spec["field_size"]
@@ -188,7 +196,7 @@ def make_ranker(
         sparse=spec.get("sparse", True),
     )
     chosen = spec.get("evidence")
-    parts: list[CoVisitationEvidence | AsOfEvidence | BehaviourEvidence] = []
+    parts: list[CoVisitationEvidence | AsOfEvidence | BehaviourEvidence | SimilarRowsEvidence] = []
     if chosen is not None:
         parts.append(_evidence(chosen, table, items.rows))
     if spec.get("as_of") is not None:
@@ -196,6 +204,11 @@ def make_ranker(
     if spec.get("behaviour") is not None:
         noted = spec["behaviour"]
         parts.append(behaviour or behaviour_evidence(noted, known_rule(noted), num_items=items.rows))
+    if spec.get("similar_rows") is not None:
+        noted = spec["similar_rows"]
+        parts.append(
+            similar_rows or similar_rows_evidence(noted, known_rule(noted), num_users=users.rows, num_items=items.rows)
+        )
     known = JoinedEvidence(parts) if len(parts) > 1 else parts[0] if parts else None
     score = chosen is not None and bool(chosen["score"])
     enrichment = spec.get("rar") and Enrichment(spec["rar"], fields, as_extra=kind is LR)

@@ -31,6 +31,7 @@ CORE = {
     "rich": "rich",
     "safetensors": "safetensors",
     "scikit-learn": "sklearn",
+    "scipy": "scipy",
 }
 # ... and what each extra adds.
 EXTRAS = {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from corral.cli import build, rar_parts, run_files
 from corral.cli.open_data import open_data
 from corral.cli.progress import progress
+from corral.cli.similar_rows_part import similar_rows_evidence
 from corral.data.as_of import AsOfRule, AsOfStatistics
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
@@ -23,6 +24,7 @@ from corral.data.split import Part, Split
 from corral.data.targets import Targets, targets
 from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.keys import ProfileKeys
+from corral.rar.similar_rows import SimilarRowsEvidence
 from corral.rar.time_rules import TimeRule
 from corral.rar.train_log import TrainLog
 from corral.retrieval.co_visitation import CoVisitation
@@ -117,7 +119,7 @@ class Experiment:
         if ranker is None:
             return 0
         longest = max(ranker.history_length, ranker.evidence.recent if ranker.evidence else 0)
-        return max(longest, ranker.behaviour.history_length if ranker.behaviour else 0)
+        return max(longest, *(part.history_length for part in (ranker.behaviour, ranker.similar_rows) if part), 0)
 
     @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -141,6 +143,9 @@ class Experiment:
                 ranker["rar"] = {**ranker["rar"], **noted, "fold": None if rule.fold is None else rule.fold.tolist()}
             if self.behaviour is not None:
                 ranker["behaviour"] = {**ranker["behaviour"], "edges": self.behaviour.rule.edges.tolist()}
+            if self.similar_rows is not None:
+                edges = self.similar_rows.near.rule.edges.tolist()
+                ranker["similar_rows"] = {**ranker["similar_rows"], "edges": edges}
             specs["ranker"] = ranker
         return specs
 
@@ -213,6 +218,22 @@ class Experiment:
         )
 
     @cached_property
+    def similar_rows(self) -> SimilarRowsEvidence | None:
+        """Similar rows of the train log with their labels, for a ranker that reads them."""
+        chosen = None if self.settings.ranker is None else self.settings.ranker.similar_rows
+        if chosen is None:
+            return None
+        rule = TimeRule.blocks(self.train_log.time, chosen.blocks)
+        return similar_rows_evidence(
+            chosen.model_dump(),
+            rule,
+            num_users=self.dataset.n_users,
+            num_items=self.dataset.n_items,
+            log=self.train_log,
+            keys=self.profile_keys(chosen.key_size, rule),
+        )
+
+    @cached_property
     def rar_rule(self) -> TimeRule | None:
         """What RAR may see as of when."""
         chosen = None if self.settings.ranker is None else self.settings.ranker.rar
@@ -256,6 +277,11 @@ class Experiment:
         """
         if self.settings.ranker is None or self.settings.ranker_training.loss != "clicks":
             return False
+        if self.settings.ranker_training.exposure_head and self.settings.ranker.rar is not None:
+            raise ValueError(
+                "ranker_training.exposure_head is the control without RAR's neighbours: leave ranker.rar out, whose "
+                "alpha weighs its own exposure loss"
+            )
         sampled = self.settings.ranker_training.sampled_negatives
         if self.labels is None and self.dataset.impressions is None and not sampled:
             raise ValueError(
@@ -318,5 +344,6 @@ class Experiment:
             **self._negatives_rule(),
             **({"rar_rule": self.rar_rule.describe()} if self.rar_rule is not None else {}),
             **({"behaviour_rule": self.behaviour.rule.describe()} if self.behaviour is not None else {}),
+            **({"similar_rows_rule": self.similar_rows.near.rule.describe()} if self.similar_rows is not None else {}),
             "seed": self.settings.seed,
         }

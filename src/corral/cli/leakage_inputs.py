@@ -47,6 +47,8 @@ def row_inputs(experiment: Experiment) -> list[RowInput]:
         )
     if experiment.behaviour is not None:
         found.append(_evidence_input("look-alikes' behaviour", experiment, lambda other: _known(other.behaviour)))
+    if experiment.similar_rows is not None:
+        found.append(_evidence_input("similar rows", experiment, lambda other: _known(other.similar_rows)))
     return found
 
 

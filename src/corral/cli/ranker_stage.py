@@ -18,12 +18,16 @@ from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
 from corral.data.batches import Batch
+from corral.data.examples import Examples
 from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
+from corral.ranking.ranker import FieldRanker
 from corral.ranking.remembered_evidence import RememberedEvidence
+from corral.rar.exposure import PairLog
+from corral.rar.exposure_head import ExposureHeadObjective
 from corral.rar.ranker import RarRanker
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import Retriever
@@ -47,6 +51,7 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
         experiment.co_visitation,
         experiment.as_of,
         experiment.behaviour,
+        experiment.similar_rows,
     )
     if isinstance(model, ReadsScores):
         model.connect(cast(Retriever, retriever))
@@ -133,8 +138,27 @@ def remember_evidence(experiment: Experiment, ranker: nn.Module) -> None:
 def _click_training(experiment: Experiment, ranker: nn.Module) -> tuple[nn.Module, Loader]:
     """Stage 2 on labels: it needs no retriever."""
     chosen, examples = experiment.settings.ranker_training, experiment.examples(Part.TRAIN)
-    objective = joint_objective(experiment, ranker) if isinstance(ranker, RarRanker) else ClickObjective(ranker)
+    objective: nn.Module
+    if isinstance(ranker, RarRanker):
+        objective = joint_objective(experiment, ranker)
+    elif chosen.exposure_head:
+        objective = _with_exposure_head(experiment, ranker)
+    else:
+        objective = ClickObjective(ranker)
     return objective, event_loader(experiment, chosen, experiment.history_length, examples)
+
+
+def _with_exposure_head(experiment: Experiment, ranker: nn.Module) -> ExposureHeadObjective:
+    """Clicks, and a second head that learns what train shows: its events and impressions, not sampled negatives."""
+    shown = Examples.of(experiment.dataset, experiment.split, Part.TRAIN, impressions=True)
+    exposures = PairLog.of(shown.user, shown.item, shown.time, num_items=experiment.dataset.n_items)
+    return ExposureHeadObjective(
+        cast(FieldRanker | EvidenceRanker, ranker),
+        exposures.to(experiment.device),
+        experiment.catalogue,
+        alpha=1.0 - experiment.settings.ranker_training.exposure_head,
+        seed=experiment.settings.seed + 3,
+    )
 
 
 def _order_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from corral.rar.exposure import PairLog
 from corral.rar.keys import ProfileKeys
 from corral.rar.tables import Tables
 from corral.rar.time_rules import Rule, TimeRule
+
+# Bound on the vectors and weights of cells that are worked on at a time.
+_PIECE_BYTES = 1 << 26
 
 
 class ItemLog(Tables):
@@ -102,7 +105,7 @@ class ItemLog(Tables):
         if not len(self.user):
             return torch.zeros_like(at), torch.zeros_like(at, dtype=torch.float32), there
         at = at.clamp(min=0)
-        return self.user[at], self.value[at], there
+        return _taken(self.user, at), _taken(self.value, at), there
 
 
 class BehaviourEvidence(Tables):
@@ -166,30 +169,115 @@ class BehaviourEvidence(Tables):
     @torch.no_grad()
     def forward(self, query: Query, items: Tensor) -> Tensor:
         """Item rows [B, N] -> [B, N, E], about unit scale, without gradient."""
+        # Numbers in service are those of training, whatever products are made in there.
+        with torch.autocast(items.device.type, enabled=False):
+            asked = self._asked(query)
+            return torch.cat([self._of_queries(asked.part(rows), items[rows]) for rows in self._rows(items)])
+
+    def _asked(self, query: Query) -> _Asked:
         history, snapshot = query.recent(self.history_length).history, self.rule.snapshot(query.time, query.user)
         met, values = self.own.before(query.user[:, None], history, query.time[:, None])
         met &= history > 0
-        past, vectors = (self._item_vectors(snapshot, rows) for rows in (history, items))
+        past = self._item_vectors(snapshot, history)
+        values = values.to(past[0].dtype)
         profile = self.keys.encode(snapshot, history > 0, past, values)
+        taste = torch.bmm((values * met)[:, None], past[1])[:, 0]
+        taste = taste * values.abs().sum(1).add(5.0).rsqrt()[:, None]
+        units = [functional.normalize(one, dim=-1) for one in past]
+        return _Asked(query.user, snapshot, profile, taste, units[0], units[1], values, met & self.row)
+
+    def _rows(self, items: Tensor) -> list[slice]:
+        """Queries of each piece."""
+        users = self.keys.user_vectors.shape[1] if self._meets_everybody(items) else 0
+        each = min(items.shape[1] * self._bytes(items), _PIECE_BYTES)
+        step = max(1, _PIECE_BYTES // max(each, 8 * users, 1))
+        return [slice(start, start + step) for start in range(0, max(len(items), 1), step)]
+
+    def _bytes(self, items: Tensor) -> int:
+        """What a pair takes: weights of its cells at all temperatures, and vectors of people."""
+        vectors = 0 if self._meets_everybody(items) else self.count * self.keys.user_vectors.shape[-1]
+        return 8 * ((len(self.temperatures) + 1) * (self.count + self.history_length) + vectors)
+
+    def _meets_everybody(self, items: Tensor) -> bool:
+        """Whether one product with the vectors of all users is cheaper than to gather those of the items' people.
+
+        A gathered vector takes about as long as 16 that are read in a row.
+        """
+        return self.keys.user_vectors.shape[1] <= 16 * items.shape[1] * self.count
+
+    def _of_queries(self, asked: _Asked, items: Tensor) -> Tensor:
+        """[b, N, E] for some queries, so many items at a time as memory allows."""
+        everybody = self._agreements(asked) if self._meets_everybody(items) else None
+        step = max(1, _PIECE_BYTES // (max(len(items), 1) * self._bytes(items)))
+        parts = [self._of_pairs(asked, part, everybody) for part in items.split(step, 1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _of_pairs(self, asked: _Asked, items: Tensor, everybody: Tensor | None) -> Tensor:
+        """[b, n, E]."""
+        vectors = self._item_vectors(asked.snapshot, items)
         units = [functional.normalize(one, dim=-1) for one in vectors]
-        who, said, there = self.people.latest(snapshot, items, self.count)
-        there &= who != query.user[:, None, None]
-        them = self._user_vectors(snapshot, who)
-        alike, near = [], []
-        for kind in range(2):
-            whole = torch.bmm(them[kind].flatten(1, 2), profile[:, kind, :, None])
-            alike.append(whole.view(who.shape))
-            near.append(torch.bmm(units[kind], functional.normalize(past[kind], dim=-1).transpose(1, 2)))
-        own_row = met[:, None].expand(-1, items.shape[1], -1)
-        column = _Line(torch.stack(alike, 2), said, there & self.column)
-        row = _Line(torch.stack(near, 2), values[:, None].expand(own_row.shape), own_row & self.row)
-        numbers = [line.numbers(self.temperatures, self.strength) for line in (column, row)]
-        taste = torch.bmm((values * met)[:, None], past[1])
-        taste = torch.bmm(vectors[1], taste.transpose(1, 2))[..., 0] * values.abs().sum(1).add(5.0).rsqrt()[:, None]
-        close = torch.bmm(units[0], profile[:, 0, :, None])[..., 0]
-        counts = [line.mask.sum(-1).log1p() / 4 for line in (column, row)]
-        extra = torch.stack([taste * self.row, close * self.row, *counts], -1)
-        return torch.cat([*numbers, extra], -1)
+        who, said, there = self.people.latest(asked.snapshot, items, self.count)
+        there &= who != asked.user[:, None, None]
+        near = [torch.bmm(one, past.transpose(1, 2)) for one, past in zip(units, asked.units, strict=True)]
+        column = self._numbers(self._alike(asked, who, everybody), said, there & self.column)
+        row = self._numbers(torch.stack(near, 2), asked.values[:, None], asked.met[:, None])
+        taste = torch.bmm(vectors[1], asked.taste[:, :, None])[..., 0]
+        close = torch.bmm(units[0], asked.profile[:, 0, :, None])[..., 0]
+        counts = [(there & self.column).sum(-1), asked.met.sum(-1, keepdim=True).expand(items.shape)]
+        extra = [taste * self.row, close * self.row, *(count.log1p() / 4 for count in counts)]
+        return torch.cat([column, row, torch.stack(extra, -1)], -1)
+
+    def _alike(self, asked: _Asked, who: Tensor, everybody: Tensor | None) -> Tensor:
+        """How much alike people [b, n, K] are, [b, n, 2, K]; from everybody's agreements where they are known."""
+        people = _taken(self.shuffled_users, who)
+        if everybody is not None:
+            found = everybody.gather(2, people.flatten(1)[:, None].expand(-1, 2, -1))
+            return found.view(len(who), 2, *who.shape[1:]).transpose(1, 2)
+        table = self.keys.user_vectors
+        them = _gather(table, asked.snapshot[:, None, None] * table.shape[1] + people)
+        alike = [torch.bmm(one.flatten(1, 2), asked.profile[:, kind, :, None]) for kind, one in enumerate(them)]
+        return torch.stack([one.view(who.shape) for one in alike], 2)
+
+    def _agreements(self, asked: _Asked) -> Tensor:
+        """Of every user with each query [b, 2, U]."""
+        table = self.keys.user_vectors
+        found = table.new_empty(len(asked.user), 2, table.shape[1])
+        for snapshot in asked.snapshot.unique():
+            rows = (asked.snapshot == snapshot).nonzero().flatten()
+            for kind in range(2):
+                found[rows, kind] = asked.profile[rows, kind] @ table[snapshot, :, kind].T
+        return found
+
+    def _numbers(self, agreement: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """One line's numbers: of 2 kinds, the rate and log weight of each temperature, the mean and largest agreement.
+
+        Args:
+            agreement: [b, n, 2, c].
+            value: residuals [b, n, c], or [b, 1, c] where they are the same for all items.
+            mask: which cells are there, as ``value``.
+
+        Returns:
+            [b, n, 2 x (2 T + 2)]; 0 where there are no cells.
+        """
+        queries, items, kinds, cells = agreement.shape
+        if not cells:
+            return agreement.new_zeros(queries, items, kinds * (2 * len(self.temperatures) + 2))
+        there = mask.to(agreement.dtype)
+        # exp(t * (agreement - 1)) and the strength alike: nothing overflows. All sums over cells are one product.
+        weights = [((agreement - 1.0) * temperature).exp_() for temperature in self.temperatures]
+        summed = torch.stack([*weights, agreement], 3).view(queries * value.shape[1], -1, cells)
+        rights = torch.stack([there, there * value], 2).flatten(0, 1)
+        sums = torch.bmm(rights, summed.transpose(1, 2)).view(queries, value.shape[1], 2, -1)
+        totals, rated = (one.reshape(queries, items, kinds, len(weights) + 1) for one in sums.unbind(2))
+        count = there.sum(-1)[..., None]
+        prior = agreement.new_tensor([self.strength * math.exp(-one) for one in self.temperatures])
+        rates = 4.0 * rated[..., :-1] / (totals[..., :-1] + prior)
+        strengths = (totals[..., :-1] / prior).log1p() / 4
+        mean = totals[..., -1] / count.clamp(min=1)
+        largest = agreement.masked_fill(~mask[:, :, None], -1.0).amax(-1)
+        largest = largest.masked_fill(count == 0, 0.0)
+        pairs = torch.stack([rates, strengths], -1).flatten(3)
+        return torch.cat([pairs, mean[..., None], largest[..., None]], -1).flatten(2)
 
     def renumber(self, moved: Tensor, num_items: int) -> None:
         """Takes a longer catalogue, of whose new items nothing is known; ``moved`` [old rows]: where each row went."""
@@ -204,48 +292,47 @@ class BehaviourEvidence(Tables):
         table = self.keys.item_vectors
         return _gather(table, snapshot[:, None] * table.shape[1] + self.shuffled_items[items])
 
-    def _user_vectors(self, snapshot: Tensor, users: Tensor) -> list[Tensor]:
-        """Both kinds, each [B, N, K, D], of user rows [B, N, K]."""
-        table = self.keys.user_vectors
-        return _gather(table, snapshot[:, None, None] * table.shape[1] + self.shuffled_users[users])
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is the same for every item of a query.
+
+    Attributes:
+        user, snapshot: of each query [B].
+        profile: its keys [B, 2, D].
+        taste: what it liked, of unit scale [B, D].
+        first, second: unit vectors of its history's items, of both kinds, each [B, L, D].
+        values: what it said of them [B, L].
+        met: which of them count [B, L].
+    """
+
+    user: Tensor
+    snapshot: Tensor
+    profile: Tensor
+    taste: Tensor
+    first: Tensor
+    second: Tensor
+    values: Tensor
+    met: Tensor
+
+    @property
+    def units(self) -> tuple[Tensor, Tensor]:
+        """Of both kinds."""
+        return self.first, self.second
+
+    def part(self, rows: slice) -> _Asked:
+        """Some of the queries."""
+        return _Asked(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def _taken(column: Tensor, at: Tensor) -> Tensor:
+    """column[at], which takes three times as long."""
+    return column.index_select(0, at.flatten()).view(at.shape)
 
 
 def _gather(table: Tensor, at: Tensor) -> list[Tensor]:
     """Rows of a table [S, n, 2, D] by their flat number, kind by kind: one copy each, in the order products need."""
     return [functional.embedding(2 * at + kind, table.view(-1, table.shape[-1])) for kind in range(2)]
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Cells of one line of the matrix.
-
-    Attributes:
-        agreement: for each kind of key [B, N, 2, n].
-        value: residuals [B, N, n].
-        mask: which are there [B, N, n].
-    """
-
-    agreement: Tensor
-    value: Tensor
-    mask: Tensor
-
-    def numbers(self, temperatures: Sequence[float], strength: float) -> Tensor:
-        """[B, N, 2 kinds x (rate and log weight of each temperature, mean, largest agreement)]; 0 for no cells."""
-        mask, value = self.mask[:, :, None], self.value[:, :, None]
-        found = []
-        for temperature in temperatures:
-            # exp(t * (agreement - 1)) and the strength alike: nothing overflows.
-            weight = ((self.agreement - 1.0) * temperature).exp_() * mask
-            prior, total = strength * math.exp(-temperature), weight.sum(-1)
-            found += [4.0 * (weight * value).sum(-1) / (total + prior), (total / prior).log1p() / 4]
-        kept = self.agreement.masked_fill(~mask, 0.0)
-        found.append(kept.sum(-1) / mask.sum(-1).clamp(min=1))
-        if mask.shape[-1]:
-            largest = self.agreement.masked_fill(~mask, -1.0).amax(-1)
-            found.append(largest.masked_fill(~mask.any(-1), 0.0))
-        else:
-            found.append(torch.zeros_like(found[-1]))
-        return torch.stack(found, -1).flatten(2)
 
 
 def _order(size: int, seed: int | None) -> Tensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -76,10 +78,12 @@ class Matching:
     Attributes:
         logits: of G [B, N, Ku, Ki].
         cells: which are valid [B, N, Ku, Ki].
+        full: it is known that all are, so that none need be masked.
     """
 
     logits: Tensor
     cells: Tensor
+    full: bool = False
 
 
 class Tower(nn.Module):
@@ -102,9 +106,7 @@ def set_weights(matching: Matching, normalisation: Normalisation) -> tuple[Tenso
     return _weights(matching, normalisation, matching.cells.any(3), matching.cells.any(2))
 
 
-def _weights(
-    matching: Matching, normalisation: Normalisation, users: Tensor, items: Tensor
-) -> tuple[Tensor, Tensor]:
+def _weights(matching: Matching, normalisation: Normalisation, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """The same of masks [B, 1 or N, Ku] and [B, N, Ki]: to count rows of theirs is cheaper than cells."""
     cells, logits = matching.cells, matching.logits
     # All valid rows of a set see the same number of rows of the other one.
@@ -114,7 +116,7 @@ def _weights(
         means = [kept.sum(dim) / count.clamp(min=1) for dim, count in zip((3, 2), counts, strict=True)]
         masks = users & (counts[0] > 0), items & (counts[1] > 0)
         return _softmax(means[0], masks[0]), _softmax(means[1], masks[1])
-    matrix = torch.sigmoid(logits) * cells
+    matrix = torch.sigmoid(logits) if matching.full else torch.sigmoid(logits) * cells
     weights = [matrix.sum(3), matrix.sum(2)]
     if normalisation is Normalisation.SUM:
         return weights[0], weights[1]
@@ -128,6 +130,27 @@ def _softmax(mean: Tensor, present: Tensor) -> Tensor:
     """Softmax over one set of the mean logits; zero where nothing is valid."""
     # A finite fill: an empty set would give NaN.
     return mean.masked_fill(~present, torch.finfo(mean.dtype).min).softmax(-1) * present
+
+
+class _Products(torch.autograd.Function):
+    """scale Z_L Z_R^T + b of towers [B, Ku, H] and [B, M, H], the gradient in the order of the towers.
+
+    Autograd would make that of the items transposed, and copy it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, bias: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(users, items)
+        ctx.scale = scale
+        start = bias.to(users.dtype).expand(len(users), users.shape[1], items.shape[1])
+        return torch.baddbmm(start, users, items.transpose(1, 2), alpha=scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        users, items = (towers.to(gradient.dtype) for towers in ctx.saved_tensors)
+        of_users = torch.bmm(gradient, items) * ctx.scale
+        return of_users, torch.bmm(gradient.transpose(1, 2), users * ctx.scale), gradient.sum(), None
 
 
 class CoInteraction(nn.Module):
@@ -180,13 +203,11 @@ class CoInteraction(nn.Module):
         """The same for rows of items [n, Di]."""
         return self.item_tower(vectors), vectors if self.projections is None else self.projections[1](vectors)
 
-    def match(self, users: Tensor, items: Tensor, cells: Tensor) -> Matching:
-        """G's logits of towers [B, Ku, H] and [B, N, Ki, H]."""
+    def match(self, users: Tensor, items: Tensor, cells: Tensor, *, full: bool = False) -> Matching:
+        """G's logits of towers [B, Ku, H] and [B, N, Ki, H]; ``full``: all cells are valid."""
         queries, number, count, size = items.shape
-        flat = items.reshape(queries, number * count, size).transpose(1, 2)
-        bias = self.bias.to(users.dtype).expand(queries, users.shape[1], number * count)
-        logits = torch.baddbmm(bias, users, flat, alpha=self.scale)
-        return Matching(logits.view(queries, users.shape[1], number, count).transpose(1, 2), cells)
+        flat: Tensor = _Products.apply(users, items.reshape(queries, number * count, size), self.bias, self.scale)  # type: ignore[no-untyped-call]
+        return Matching(flat.view(queries, users.shape[1], number, count).transpose(1, 2), cells, full)
 
     def pool(self, matching: Matching, sets: Sets) -> tuple[Tensor, Tensor]:
         """v_c [B, N, D] and v_d [B, N, D] of projected rows."""
@@ -229,7 +250,8 @@ def pair_exposure_loss(matching: Matching, exposed: Tensor, positive_weight: flo
         exposed: [B, N, Ku, Ki], 0 or 1.
         positive_weight: of exposed cells.
     """
-    weight = torch.tensor(positive_weight, device=matching.logits.device)
+    # A weight of 1 would cost three passes over the cells.
+    weight = None if positive_weight == 1.0 else torch.tensor(positive_weight, device=matching.logits.device)
     each = functional.binary_cross_entropy_with_logits(
         matching.logits.float(), exposed.float(), pos_weight=weight, reduction="none"
     )

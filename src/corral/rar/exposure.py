@@ -5,17 +5,25 @@ Shape letters: n events, ... any shape of pairs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from corral.rar.tables import Tables
 
+# Flags a pair: more of them let fewer pairs through that are not in the log, an eighth of them or less.
+_FLAGS = 8
+
 
 class PairLog(Tables):
     """The events of a log by (user, item) and time, to look pairs up as of a time.
 
-    One sorted key a pair, one a (pair, time): two binary searches a lookup, whatever the log's size.
+    One sorted key a pair, one a (pair, time): two binary searches a lookup, whatever the log's size. Most pairs asked
+    about are in no log: a flag where a pair's key is hashed to, one byte read, spares nearly all of them both searches.
+    Memory: 8 bytes a pair, 12 an event and 8 to 16 a pair of flags, which are not saved.
 
     Args:
         pairs: distinct user * num_items + item [P], ascending, int64.
@@ -29,6 +37,7 @@ class PairLog(Tables):
     times: Tensor
     order: Tensor
     values: Tensor
+    flags: Tensor
 
     def __init__(self, pairs: Tensor, times: Tensor, order: Tensor, values: Tensor, *, num_items: int) -> None:
         super().__init__()
@@ -37,6 +46,7 @@ class PairLog(Tables):
         self.register_buffer("times", times)
         self.register_buffer("order", order)
         self.register_buffer("values", values)
+        self.register_buffer("flags", _flags(pairs), persistent=False)
 
     @classmethod
     def of(
@@ -88,19 +98,44 @@ class PairLog(Tables):
         Returns:
             bool [...] and values [...], 0 where there is none.
         """
-        wanted = (user * self.num_items + item).contiguous()
-        shape = torch.broadcast_shapes(wanted.shape, time.shape)
-        values = self.values.new_zeros(shape)
-        found = torch.zeros(shape, dtype=torch.bool, device=wanted.device)
-        if not len(self.pairs):
-            return found, values
-        number = torch.searchsorted(self.pairs, wanted).clamp_(max=len(self.pairs) - 1)
-        # The pairs that exist at all are few: only they are searched for a second time.
-        known = (self.pairs[number] == wanted).expand(shape)
-        base = number.expand(shape)[known] * (len(self.times) + 1)
-        rank = torch.searchsorted(self.times, time.contiguous()).expand(shape)[known]
-        at = torch.searchsorted(self.order, base + rank) - 1
-        there = (at >= 0) & (self.order[at.clamp(min=0)] >= base)
-        found[known] = there
-        values[known] = torch.where(there, self.values[at.clamp(min=0)], 0.0)
-        return found, values
+        shape = torch.broadcast_shapes(user.shape, item.shape, time.shape)
+        wanted = (user * self.num_items + item).expand(shape).flatten()
+        found = torch.zeros_like(wanted, dtype=torch.bool)
+        values = self.values.new_zeros(wanted.shape)
+        if len(self.pairs):
+            flagged = self.flags.index_select(0, _hashed(wanted, len(self.flags))).nonzero().flatten()
+            at, place = _places(self.pairs, wanted, flagged)
+            # The pairs that exist at all are few: only they are searched for a second time.
+            rank = torch.searchsorted(self.times, time.contiguous()).expand(shape).flatten()[at]
+            base = place * (len(self.times) + 1)
+            last = torch.searchsorted(self.order, base + rank) - 1
+            there = ((last >= 0) & (self.order[last.clamp(min=0)] >= base)).nonzero().flatten()
+            at = at[there]
+            found[at] = True
+            values[at] = self.values[last[there]]
+        return found.view(shape), values.view(shape)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.flags = _flags(self.pairs)
+
+
+def _places(pairs: Tensor, wanted: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of ``wanted`` at places ``among`` are pairs: their places, and the pairs'."""
+    some = wanted[among]
+    place = torch.searchsorted(pairs, some).clamp_(max=len(pairs) - 1)
+    there = (pairs[place] == some).nonzero().flatten()
+    return among[there], place[there]
+
+
+def _flags(pairs: Tensor) -> Tensor:
+    """True wherever a pair is hashed to; a power of two of them."""
+    flags = torch.zeros(1 << max(_FLAGS * len(pairs) - 1, 1).bit_length(), dtype=torch.bool, device=pairs.device)
+    flags[_hashed(pairs, len(flags))] = True
+    return flags
+
+
+def _hashed(keys: Tensor, size: int) -> Tensor:
+    """Multiplicative hashing: the upper bits of a product with 2^64 over the golden ratio, modulo 2^64."""
+    bits = size.bit_length() - 1
+    return (keys * -0x61C8864680B583EB).bitwise_right_shift_(64 - bits).bitwise_and_(size - 1)

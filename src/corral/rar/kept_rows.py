@@ -5,7 +5,7 @@ Shape letters: n rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,27 +36,55 @@ def _steps() -> _Steps:
 
 @dataclass(frozen=True)
 class _State:
-    """Tensors as they were. An alias holds the memory, so that no other tensor can have its address meanwhile."""
+    """Modules as they were: their parts, and the memory of their tensors with the number of writes to it.
 
+    Attributes:
+        modules: the outermost ones.
+        parts: every submodule, parameter and buffer, with the dictionary that holds it and its name there.
+        tensors: parameters and buffers.
+        aliases: of their memory, so that no other tensor can have its address meanwhile.
+        marks: address and number of writes of each tensor.
+        around: see ``_around``.
+    """
+
+    modules: tuple[nn.Module, ...]
+    parts: tuple[tuple[dict[str, Any], str, object], ...]
     tensors: tuple[Tensor, ...]
     aliases: tuple[Tensor, ...]
-    versions: tuple[int, ...]
+    marks: tuple[tuple[int, int], ...]
     around: tuple[object, ...]
 
     @classmethod
-    def of(cls, tensors: tuple[Tensor, ...]) -> _State:
+    def of(cls, modules: tuple[nn.Module, ...]) -> _State:
+        held = [one for module in modules for part in module.modules() for one in _dictionaries(part)]
+        parts = tuple((one, name, value) for one in held for name, value in one.items())
+        tensors = tuple(value for _, _, value in parts if isinstance(value, Tensor))
         aliases = tuple(tensor.detach() for tensor in tensors)
-        return cls(tensors, aliases, tuple(tensor._version for tensor in tensors), _around(tensors))
+        marks = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        return cls(modules, parts, tensors, aliases, marks, _around(tensors[0].device))
 
-    def holds(self, tensors: tuple[Tensor, ...]) -> bool:
-        """Whether these are the same tensors, in the same memory, and nothing was written to them since."""
-        return (
-            len(tensors) == len(self.tensors)
-            and all(one is other for one, other in zip(tensors, self.tensors, strict=True))
-            and all(one._version == version for one, version in zip(tensors, self.versions, strict=True))
-            and all(one.data_ptr() == alias.data_ptr() for one, alias in zip(tensors, self.aliases, strict=True))
-            and self.around == _around(tensors)
-        )
+    def holds(self, modules: tuple[nn.Module, ...]) -> bool:
+        """Whether these are the same modules, of the same parts in the same memory, and nothing was written there."""
+        for module, before in zip(modules, self.modules, strict=True):
+            if module is not before:
+                return False
+        for held, name, value in self.parts:
+            if held.get(name) is not value:
+                return False
+        for tensor, (address, version) in zip(self.tensors, self.marks, strict=True):
+            if tensor._version != version or tensor.data_ptr() != address:
+                return False
+        return self.around == _around(self.tensors[0].device)
+
+
+def _dictionaries(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return module._parameters, module._buffers, module._modules
+
+
+def _around(device: torch.device) -> tuple[object, ...]:
+    """What else vectors depend on: optimisers' steps, and what autocast would make of products."""
+    cast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    return _steps().count, cast
 
 
 class KeptRows:
@@ -87,7 +115,7 @@ class KeptRows:
         self._asked = self._kept = None
 
     def of(
-        self, modules: Iterable[nn.Module], rows: int, asked: int, make: Callable[[Tensor], tuple[Tensor, ...]]
+        self, modules: tuple[nn.Module, ...], rows: int, asked: int, make: Callable[[Tensor], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...] | None:
         """The vectors of all rows, each [rows, ...], or None where they are not kept yet.
 
@@ -97,52 +125,39 @@ class KeptRows:
             asked: rows wanted now.
             make: rows [n], int64 -> vectors, each [n, ...].
         """
-        tensors = _tensors(modules)
-        if tensors is None:
-            return None
         if self._kept is not None:
             state, vectors = self._kept
-            if state.holds(tensors):
+            if state.holds(modules):
                 return vectors
             self._kept = None
-        state, before = self._asked or (None, 0)
-        if state is None or not state.holds(tensors):
-            state, before = _State.of(tensors), 0
-        self._asked = state, before + asked
+        known, before = self._asked or (None, 0)
+        if known is None or not known.holds(modules):
+            known, before = _state(modules), 0
+        if known is None:
+            return None
+        self._asked = known, before + asked
         if before + asked < rows or self._too_large:
             return None
-        one = make(torch.zeros(1, dtype=torch.int64, device=tensors[0].device))
+        one = make(torch.zeros(1, dtype=torch.int64, device=known.tensors[0].device))
         self._too_large = rows * sum(vectors.numel() * vectors.element_size() for vectors in one) > self.limit
-        return None if self._too_large else self._make(state, tensors[0].device, rows, make)
+        return None if self._too_large else self._make(known, rows, make)
 
-    def keep(self, modules: Iterable[nn.Module], rows: int, make: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    def keep(self, modules: tuple[nn.Module, ...], rows: int, make: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         """Makes them now, whatever their size; see ``of``."""
-        tensors = _tensors(modules)
-        if tensors is None:
+        state = _state(modules)
+        if state is None:
             raise ValueError("parameters made in inference mode tell nobody when they change, so nothing can be kept")
-        self._make(_State.of(tensors), tensors[0].device, rows, make)
+        self._make(state, rows, make)
 
-    def _make(
-        self, state: _State, device: torch.device, rows: int, make: Callable[[Tensor], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
+    def _make(self, state: _State, rows: int, make: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            parts = [make(part) for part in torch.arange(rows, device=device).split(_ROWS)]
+            parts = [make(part) for part in torch.arange(rows, device=state.tensors[0].device).split(_ROWS)]
         vectors = tuple(torch.cat(column) for column in zip(*parts, strict=True))
         self._asked, self._kept = None, (state, vectors)
         return vectors
 
 
-def _tensors(modules: Iterable[nn.Module]) -> tuple[Tensor, ...] | None:
-    """Parameters and buffers, or None where torch does not count writes to them."""
-    found = []
-    for module in modules:
-        for part in module.modules():
-            found += [one for one in (*part._parameters.values(), *part._buffers.values()) if one is not None]
-    return None if any(one.is_inference() for one in found) else tuple(found)
-
-
-def _around(tensors: tuple[Tensor, ...]) -> tuple[object, ...]:
-    """What else the vectors depend on: optimisers' steps, and what autocast would make of products."""
-    kind = tensors[0].device.type
-    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return _steps().count, cast
+def _state(modules: tuple[nn.Module, ...]) -> _State | None:
+    """The modules as they are, or None where torch does not count writes to their tensors."""
+    tensors = [one for module in modules for one in (*module.parameters(), *module.buffers())]
+    return None if any(one.is_inference() for one in tensors) else _State.of(modules)

@@ -263,6 +263,8 @@ def spectral_items(
         matrix = csr_matrix((weight.astype(np.float32), (user, item)), (num_users, num_items))
         _, strengths, right = randomized_svd(matrix, rank, random_state=seed)
         vectors[:, kind, :rank] = right.T * strengths
+    # Those without an event come out as rounding noise, which would be somebody's nearest at unit length.
+    vectors[np.bincount(item, minlength=num_items) == 0] = 0.0
     return vectors
 
 

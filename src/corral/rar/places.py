@@ -43,7 +43,9 @@ class Places:
 
     def spread(self, vectors: Tensor) -> Tensor:
         """[n, D] -> [..., D]."""
-        spread: Tensor = _Spread.apply(vectors, self)  # type: ignore[no-untyped-call]
+        if not (torch.is_grad_enabled() and vectors.requires_grad):
+            return _spread(vectors, self)
+        spread: Tensor = _Spread.apply(vectors, self)
         return spread
 
     def weighted_sum(self, vectors: Tensor, weights: Tensor) -> Tensor:
@@ -65,16 +67,20 @@ class Places:
         flat = functional.embedding_bag(
             self.row.flatten(), vectors.detach(), begins, mode="sum", per_sample_weights=weights
         )
-        if vectors.requires_grad:
-            flat = _OfVectors.apply(flat, vectors, weights.detach(), self)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() and vectors.requires_grad:
+            flat = _OfVectors.apply(flat, vectors, weights.detach(), self)
         return flat.view(*sets, vectors.shape[1])
+
+
+def _spread(vectors: Tensor, places: Places) -> Tensor:
+    return vectors.index_select(0, places.row.flatten()).view(*places.row.shape, vectors.shape[1])
 
 
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, places: Places) -> Tensor:
         ctx.places = places
-        return vectors.index_select(0, places.row.flatten()).view(*places.row.shape, vectors.shape[1])
+        return _spread(vectors, places)
 
     @staticmethod
     @once_differentiable

@@ -144,7 +144,11 @@ class RarRanker(nn.Module):
         rows = self.neighbours.recall_items(encoded.snapshot, query.user, items)
         towers, vectors, places = self._encoded(rows, *self._item_side())
         masks = encoded.user_rows > 0, rows > 0
-        matching = self.co_interaction.match(encoded.towers, places.spread(towers), valid_cells(*masks))
+        # A request seldom has padding, and masks of cells are as dear as their products. Elsewhere it takes too long to ask.
+        full = len(rows) == 1 and rows.device.type == "cpu" and bool(rows.all() & encoded.user_rows.all())
+        cells = rows.new_ones((), dtype=torch.bool).expand(1, *rows.shape[1:2], masks[0].shape[1], rows.shape[2])
+        cells = cells if full else valid_cells(*masks)
+        matching = self.co_interaction.match(encoded.towers, places.spread(towers), cells, full=full)
         of_users, of_items = self.co_interaction.weights(matching, *masks)
         common = torch.bmm(of_users.to(encoded.rows.dtype), encoded.rows)
         pooled = common, places.weighted_sum(vectors, of_items)
@@ -189,5 +193,7 @@ class RarRanker(nn.Module):
 
 
 def _encoder(entity: EntityFields, encode: Encode) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Rows -> towers and projected rows. Ids are never dropped here: a neighbour stands for itself."""
-    return lambda rows: encode(entity(rows, keep_ids=True).flatten(1))
+    """Distinct rows [n] -> towers and projected rows. Ids are never dropped here: a neighbour stands for itself."""
+    # Field by field: the whole entity would look for distinct rows again.
+    fields = (*entity.id_tables(), *entity.columns)
+    return lambda rows: encode(torch.cat([field(rows) for field in fields], 1))

@@ -167,7 +167,10 @@ def load_weights(path: Path, module: nn.Module) -> None:
     wanted: Mapping[str, Tensor] = module.state_dict()
     # Tables are as large as the data they hold, which only the file knows.
     grown = {
-        f"{name}.{buffer}" for name, part in module.named_modules() if isinstance(part, Tables) for buffer in part._buffers
+        f"{name}.{buffer}"
+        for name, part in module.named_modules()
+        if isinstance(part, Tables)
+        for buffer in part._buffers
     }
     wrong = [f"{name} is not in the file" for name in wanted if name not in weights]
     wrong += [f"{name} is not in the module" for name in weights if name not in wanted]

@@ -19,6 +19,7 @@ from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
 from corral.ranking.joined_evidence import JoinedEvidence
 from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.ranker import RarRanker
+from corral.rar.similar_rows import SimilarRowsEvidence
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
@@ -125,6 +126,9 @@ def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, items
             trained.renumber(moved.to(trained.keys.item_vectors.device), items.rows)
             built.keys, built.people, built.own = trained.keys, trained.people, trained.own
             built.shuffled_items, built.shuffled_users = trained.shuffled_items, trained.shuffled_users
+        if isinstance(trained, SimilarRowsEvidence) and isinstance(built, SimilarRowsEvidence):
+            trained.renumber(moved.to(trained.keys.item_vectors.device), items.rows)
+            built.keys, built.people, built.own, built.near = trained.keys, trained.people, trained.own, trained.near
         if isinstance(trained, AsOfEvidence) and isinstance(built, AsOfEvidence):
             device = trained.statistics.times.device
             longer = trained.statistics.cpu().renumbered(moved, items).to(device)

@@ -42,7 +42,7 @@ class ETA(nn.Module):
         num_history_fields: int | None = None,
         nearest: int = 10,
         recent: int = 10,
-        bits: int = 64,
+        bits: int = 48,
         attention_hidden: Sequence[int] = (32, 16),
         attention_size: int | None = None,
         softmax: bool = False,

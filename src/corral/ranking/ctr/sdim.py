@@ -26,8 +26,8 @@ class SDIM(nn.Module):
         buckets(t) = (1 / G) sum over groups g of unit(sum over j in t's bucket of g of s_j),
 
     unit(0) = 0: a slot at the angle a shares a bucket with probability (1 - a / pi)^width, a weight that no parameter
-    makes. A query's G 2^width bucket sums are made once, from L slots; each target then takes G of them, and L is in
-    no target's cost.
+    makes. Where a query has as many targets as a group has buckets, all G 2^width bucket sums are made once, and L is
+    in no target's cost.
 
     Args:
         num_history_fields: how many fields a history slot has; the target is the first that many item fields.
@@ -96,13 +96,20 @@ class SDIM(nn.Module):
 
     def buckets(self, target: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         """target [B, N, S], slots [B, L, S], mask [B, L] -> [B, N, S]; zero where there is no history."""
-        inside = (self._places(slots) & mask[:, :, None, None]).flatten(2).to(slots.dtype)
+        own, others = self._bucket_numbers(target), self._bucket_numbers(slots)
+        if target.shape[1] < 1 << self.width:  # fewer targets than buckets: only what they share is summed
+            shared = (own[:, :, :, None] == others.transpose(1, 2)[:, None]) & mask[:, None, None]
+            sums = torch.bmm(shared.flatten(1, 2).to(slots.dtype), slots).unflatten(1, own.shape[1:])
+            return functional.normalize(sums, dim=3).mean(2)
+        inside = (self._one_hot(others) & mask[:, :, None]).to(slots.dtype)
         sums = functional.normalize(torch.bmm(inside.transpose(1, 2), slots), dim=2)
-        own = self._places(target)
-        return torch.bmm(own.flatten(2).to(sums.dtype), sums) / own.shape[2]
+        return torch.bmm(self._one_hot(own).to(sums.dtype), sums) / own.shape[2]
 
-    def _places(self, vectors: Tensor) -> Tensor:
-        """Which bucket of each group a vector falls into: [B, n, S] -> bool [B, n, G, 2^width]."""
+    def _bucket_numbers(self, vectors: Tensor) -> Tensor:
+        """Which bucket of each group a vector falls into: [B, n, S] -> int64 [B, n, G]."""
         worth = 1 << torch.arange(self.width, device=vectors.device)
-        bucket = (self.hash(vectors).unflatten(2, (-1, self.width)) * worth).sum(3)
-        return bucket.unsqueeze(3) == torch.arange(1 << self.width, device=vectors.device)
+        return (self.hash(vectors).unflatten(2, (-1, self.width)) * worth).sum(3)
+
+    def _one_hot(self, numbers: Tensor) -> Tensor:
+        """[B, n, G] -> bool [B, n, G 2^width]."""
+        return (numbers.unsqueeze(3) == torch.arange(1 << self.width, device=numbers.device)).flatten(2)

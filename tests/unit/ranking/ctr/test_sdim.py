@@ -25,7 +25,7 @@ def buckets_by_hand(model: SDIM, target: np.ndarray, slots: list[np.ndarray]) ->
     return total / groups
 
 
-@pytest.mark.parametrize(("bits", "width"), [(12, 3), (5, 1), (4, 4)])
+@pytest.mark.parametrize(("bits", "width"), [(12, 3), (4, 2), (5, 1), (4, 4)])  # six targets, 2 to 16 buckets
 @pytest.mark.parametrize("history_fields", [2, 3])
 def test_equals_buckets_and_attention_in_loops(vectors, loop_mlp, bits: int, width: int, history_fields: int) -> None:
     fields, history, mask = vectors(length=12)
@@ -65,6 +65,16 @@ def test_equals_buckets_and_attention_in_loops(vectors, loop_mlp, bits: int, wid
             want = float(model.output.weight[0].detach().numpy() @ unit) + model.output.bias.item()
             want += float(model.extra.weight[0].detach().numpy() @ parts[-1])
             assert abs(got[b, n].item() - want) < 1e-10
+
+
+def test_many_targets_are_read_off_the_same_buckets_as_few(vectors) -> None:
+    fields, history, mask = vectors(items=9, length=12)
+    model = SDIM(5, 2, 3, bits=12, width=3).double()
+    target, slots = fields.items.flatten(2), history.flatten(2)
+    one_by_one = torch.cat([model.buckets(target[:, n : n + 1], slots, mask) for n in range(9)], 1)
+    torch.testing.assert_close(model.buckets(target, slots, mask), one_by_one)
+    assert one_by_one[:3].any()
+    assert not one_by_one[3].any()  # no history
 
 
 def test_a_slot_counts_as_often_as_its_angle_says() -> None:
