@@ -247,7 +247,9 @@ def milliseconds(work: Callable[[], object], times: int = 1) -> float:
     return 1000 * (time.process_time() - start) / times
 
 
-def turns(works: Mapping[str, Callable[[int], object]], steps: int, seed: int, times: int = 1) -> dict[str, list[float]]:
+def turns(
+    works: Mapping[str, Callable[[int], object]], steps: int, seed: int, times: int = 1
+) -> dict[str, list[float]]:
     """Times of each system, in a new order at every step; three steps to warm up."""
     spent: dict[str, list[float]] = defaultdict(list)
     random = np.random.default_rng(seed)
@@ -264,13 +266,19 @@ def ratio(spent: Mapping[str, Sequence[float]], name: str) -> float:
     return statistics.median(a / b for a, b in zip(spent[name], spent["bare"], strict=True))
 
 
-def draws(world: World, steps: int, seed: int, length: int, among: np.ndarray | None = None) -> dict[str, list[tuple[Batch, Tensor]]]:
+def draws(
+    world: World, steps: int, seed: int, length: int, among: np.ndarray | None = None
+) -> dict[str, list[tuple[Batch, Tensor]]]:
     """Batches of each kind of step, and items."""
     random = np.random.default_rng(seed)
     late = np.flatnonzero(world.time > np.quantile(world.time, 0.9))
     found: dict[str, list[tuple[Batch, Tensor]]] = defaultdict(list)
     for _ in range(steps):
-        for kind, queries, items in (("click", PAIRS, 1), ("softmax", QUERIES, 1 + NEGATIVES), ("serve", 1, CANDIDATES)):
+        for kind, queries, items in (
+            ("click", PAIRS, 1),
+            ("softmax", QUERIES, 1 + NEGATIVES),
+            ("serve", 1, CANDIDATES),
+        ):
             pool = late if kind == "serve" else np.arange(EVENTS) if among is None else among
             batch = world.batch(random.choice(pool, queries, replace=False), length)
             asked = torch.from_numpy(world.item[random.integers(0, EVENTS, (queries, items))])
@@ -312,7 +320,9 @@ def compare(
             ranker = system(world, name, *shape).eval()
             if name == "rar":
                 found[name]["tables_ms"] = milliseconds(ranker.precompute)  # type: ignore[arg-type]
-            works[name] = lambda number, ranker=ranker: ranker(given["serve"][number][0].query, given["serve"][number][1])  # type: ignore[misc]
+            works[name] = lambda number, ranker=ranker: ranker(
+                given["serve"][number][0].query, given["serve"][number][1]
+            )  # type: ignore[misc]
         spent = turns(works, steps, seed, 10)
         for name in names:
             found[name]["serve_ms"] = statistics.median(spent[name])
@@ -399,8 +409,9 @@ def floors(world: World, shape: tuple[str, int, tuple[int, ...]]) -> list[str]:
     for kind in ("click", "softmax", "serve"):
         batch, items = given[kind][0]
         snapshot = world.rule.snapshot(batch.query.time, batch.query.user)
-        asked = world.neighbours.look_alike_users(snapshot, batch.query.user), world.neighbours.recall_items(
-            snapshot, batch.query.user, items
+        asked = (
+            world.neighbours.look_alike_users(snapshot, batch.query.user),
+            world.neighbours.recall_items(snapshot, batch.query.user, items),
         )
         distinct = [len(torch.unique(rows)) for rows in asked]
         widths = [len(entity) * size for entity in (fields.users, fields.catalogue)]
@@ -423,13 +434,18 @@ def stages(world: World, shape: tuple[str, int, tuple[int, ...]], steps: int) ->
     batch, items = draws(world, 1, 0, LENGTH)["click"][0]
     neighbours, query = world.neighbours, batch.query
     snapshot = world.rule.snapshot(query.time, query.user)
-    users, recalled = neighbours.look_alike_users(snapshot, query.user), neighbours.recall_items(snapshot, query.user, items)
+    users, recalled = (
+        neighbours.look_alike_users(snapshot, query.user),
+        neighbours.recall_items(snapshot, query.user, items),
+    )
     until = world.rule.exposure_time(query.time)
     encoded = ranker.encode(query)
     enriched = ranker.enrich(encoded, query, items)
     exposed, _ = world.exposures.before(users[:, None, :, None], recalled[:, :, None, :], until[:, None, None, None])
     works: dict[str, Callable[[], object]] = {
-        "the whole forward pass with both losses": lambda: JointObjective(ranker, world.exposures, lambda n: None)(batch),
+        "the whole forward pass with both losses": lambda: JointObjective(ranker, world.exposures, lambda n: None)(
+            batch
+        ),
         "inner ranker's query": lambda: ranker.ranker.encode(query),
         "neighbours' rows": lambda: (
             neighbours.look_alike_users(snapshot, query.user),
@@ -498,7 +514,9 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
                 )
                 for name in ("rar", "wider")
             }
-            met = "yes" if found["rar"] <= goal else "no; the width alone is beyond it" if found["wider"] > goal else "no"
+            met = (
+                "yes" if found["rar"] <= goal else "no; the width alone is beyond it" if found["wider"] > goal else "no"
+            )
             lines.append(f"| {shape} | {kind} | {goal} | {found['rar']:.2f} | {found['wider']:.2f} | {met} |")
     return lines
 
@@ -508,7 +526,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--parts", nargs="+", choices=("rar", "evidence", "profile"), default=["rar", "evidence", "profile"])
+    parser.add_argument(
+        "--parts", nargs="+", choices=("rar", "evidence", "profile"), default=["rar", "evidence", "profile"]
+    )
     parser.add_argument("--systems", default="", help="only shapes whose title contains this")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
@@ -536,7 +556,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "",
         ]
         shown += ["| shape | step | users | items | MB | towers | matching | cells |", "|---" * 8 + "|"]
-        shown += [line for shape in options.shapes if shape[0] == "dcnv2" and len(shape[2]) for line in floors(world, shape)]
+        shown += [
+            line for shape in options.shapes if shape[0] == "dcnv2" and len(shape[2]) for line in floors(world, shape)
+        ]
         shown += ["", "## Where the time goes", "", "| shape | part of a click batch, forward | ms |", "|---|---|---|"]
         some = [shape for shape in options.shapes if shape[0] == "dcnv2" and shape[2] == (128, 64)]
         shown += [line for shape in some for line in stages(world, shape, options.steps)]

@@ -231,3 +231,24 @@ def test_a_saved_one_is_loaded_without_the_data() -> None:
     empty.load_state_dict(model.state_dict())
     asked, items = queries(log, rows), torch.from_numpy(log[1][rows])[:, None]
     torch.testing.assert_close(empty(asked, items), model(asked, items))
+
+
+def test_pieces_and_gathered_people_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = events(9)
+    rows = np.arange(60, 150)
+    model, asked = evidence(log), queries(log, rows)
+    items = torch.from_numpy(np.random.default_rng(0).integers(0, ITEMS, (len(rows), 7)))
+    whole = model(asked, items)
+    for everybody in (True, False):
+        monkeypatch.setattr(BehaviourEvidence, "_meets_everybody", lambda self, items, known=everybody: known)
+        for size in (1 << 26, 20_000, 1):
+            monkeypatch.setattr("corral.rar.behaviour._PIECE_BYTES", size)
+            assert len(model._rows(items)) == {1 << 26: 1, 1: len(rows)}.get(size, len(model._rows(items)))
+            torch.testing.assert_close(model(asked, items), whole)
+
+
+def test_no_query_and_no_item_give_nothing() -> None:
+    log = events(10)
+    model = evidence(log)
+    assert model(queries(log, np.arange(0)), torch.zeros(0, 3).long()).shape == (0, 3, model.size)
+    assert model(queries(log, np.arange(100, 104)), torch.zeros(4, 0).long()).shape == (4, 0, model.size)

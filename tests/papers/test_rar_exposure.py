@@ -103,3 +103,16 @@ def test_folds_show_a_train_event_the_other_folds_alone() -> None:
     assert rule.holds(5, users, times).all()
     with pytest.raises(ValueError, match="folds=1"):
         TimeRule.folds(42, times, 1)
+
+
+def test_finds_the_pairs_of_the_log_and_no_others() -> None:
+    """Also where a pair's flag is set by another pair."""
+    random = np.random.default_rng(2)
+    user, item, time = random.integers(2, 200, 3000), random.integers(2, 256, 3000), random.integers(0, 50, 3000)
+    known = PairLog.of(user, item, time, num_items=256)
+    found, values = known.before(torch.arange(200)[:, None], torch.arange(256), torch.tensor([[25]]))
+    expected = torch.zeros(200, 256, dtype=torch.bool)
+    expected[user[time < 25], item[time < 25]] = True
+    assert torch.equal(found, expected)
+    assert torch.equal(values, expected.float())
+    assert bool(known.flags.sum() < len(known.pairs))  # some share a flag

@@ -1,4 +1,4 @@
-"""The retriever's vectors as RAR's keys: another stage's knowledge, from snapshots that never saw the rows they serve."""
+"""The retriever's vectors as RAR's keys: another stage's knowledge, from snapshots without the rows they serve."""
 
 from __future__ import annotations
 

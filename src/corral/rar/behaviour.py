@@ -169,6 +169,8 @@ class BehaviourEvidence(Tables):
     @torch.no_grad()
     def forward(self, query: Query, items: Tensor) -> Tensor:
         """Item rows [B, N] -> [B, N, E], about unit scale, without gradient."""
+        if not items.numel():
+            return self.keys.item_vectors.new_zeros(*items.shape, self.size)
         # Numbers in service are those of training, whatever products are made in there.
         with torch.autocast(items.device.type, enabled=False):
             asked = self._asked(query)
@@ -191,7 +193,7 @@ class BehaviourEvidence(Tables):
         users = self.keys.user_vectors.shape[1] if self._meets_everybody(items) else 0
         each = min(items.shape[1] * self._bytes(items), _PIECE_BYTES)
         step = max(1, _PIECE_BYTES // max(each, 8 * users, 1))
-        return [slice(start, start + step) for start in range(0, max(len(items), 1), step)]
+        return [slice(start, start + step) for start in range(0, len(items), step)]
 
     def _bytes(self, items: Tensor) -> int:
         """What a pair takes: weights of its cells at all temperatures, and vectors of people."""
@@ -208,7 +210,7 @@ class BehaviourEvidence(Tables):
     def _of_queries(self, asked: _Asked, items: Tensor) -> Tensor:
         """[b, N, E] for some queries, so many items at a time as memory allows."""
         everybody = self._agreements(asked) if self._meets_everybody(items) else None
-        step = max(1, _PIECE_BYTES // (max(len(items), 1) * self._bytes(items)))
+        step = max(1, _PIECE_BYTES // (len(items) * self._bytes(items)))
         parts = [self._of_pairs(asked, part, everybody) for part in items.split(step, 1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 

@@ -206,7 +206,7 @@ class CoInteraction(nn.Module):
     def match(self, users: Tensor, items: Tensor, cells: Tensor, *, full: bool = False) -> Matching:
         """G's logits of towers [B, Ku, H] and [B, N, Ki, H]; ``full``: all cells are valid."""
         queries, number, count, size = items.shape
-        flat: Tensor = _Products.apply(users, items.reshape(queries, number * count, size), self.bias, self.scale)  # type: ignore[no-untyped-call]
+        flat: Tensor = _Products.apply(users, items.reshape(queries, number * count, size), self.bias, self.scale)
         return Matching(flat.view(queries, users.shape[1], number, count).transpose(1, 2), cells, full)
 
     def pool(self, matching: Matching, sets: Sets) -> tuple[Tensor, Tensor]:

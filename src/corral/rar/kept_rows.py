@@ -90,9 +90,9 @@ def _around(device: torch.device) -> tuple[object, ...]:
 class KeptRows:
     """Vectors of all rows, made when it pays and dropped when any weight they came from was written to.
 
-    Made as soon as as many rows were asked for, since a weight last changed, as there are (or by ``keep``), so that at
-    most twice the work is done that an unkept table would need; nothing is made while weights change from call to
-    call. Whether they changed is asked at **every** use, of torch's own count of writes to each parameter and buffer:
+    Made as soon as as many rows were asked for, since a weight last changed, as there are (or by ``keep``): about twice
+    the work at most that is done without them, also where weights change from call to call. Whether they changed is
+    asked at **every** use, of torch's own count of writes to each parameter and buffer:
     ``load_state_dict``, ``copy_``, assignments to rows, moves to another device or type, and new tensors in a
     parameter's place are all seen; and so is a step of any optimiser, of these weights or others. Writes through
     ``tensor.data`` are not counted by torch: call ``forget`` after one.

@@ -144,7 +144,7 @@ class RarRanker(nn.Module):
         rows = self.neighbours.recall_items(encoded.snapshot, query.user, items)
         towers, vectors, places = self._encoded(rows, *self._item_side())
         masks = encoded.user_rows > 0, rows > 0
-        # A request seldom has padding, and masks of cells are as dear as their products. Elsewhere it takes too long to ask.
+        # A request seldom has padding, and to mask cells takes as long as to match; on a GPU it would take long to ask.
         full = len(rows) == 1 and rows.device.type == "cpu" and bool(rows.all() & encoded.user_rows.all())
         cells = rows.new_ones((), dtype=torch.bool).expand(1, *rows.shape[1:2], masks[0].shape[1], rows.shape[2])
         cells = cells if full else valid_cells(*masks)
