@@ -11,14 +11,15 @@ Prints tables and writes docs/results/rar_cost.json and rar_cost.md.
 from __future__ import annotations
 
 import argparse
-import math
+import ctypes
+import gc
 import multiprocessing
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,6 @@ import torch
 from bench_cooperation import peak_megabytes
 from results import Row, result_row, table, write_results
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from corral.data.as_of import AsOfStatistics
@@ -42,11 +42,12 @@ from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 from corral.ranking.remembered_evidence import RememberedEvidence
 from corral.rar.behaviour import BehaviourEvidence, ItemLog
-from corral.rar.co_interaction import CoInteraction, Sets, pair_exposure_loss
+from corral.rar.co_interaction import CoInteraction, pair_exposure_loss, valid_cells
 from corral.rar.exposure import PairLog
 from corral.rar.keys import GivenKeys, ProfileKeys, residuals
 from corral.rar.neighbours import CataloguePools, Neighbours
 from corral.rar.objective import JointObjective
+from corral.rar.places import Places
 from corral.rar.ranker import RarRanker
 from corral.rar.selection import ExactSelector
 from corral.rar.time_rules import TimeRule
@@ -56,27 +57,32 @@ from corral.training.ranking_objectives import ClickObjective
 USERS, ITEMS, EVENTS = 6_000, 4_000, 1_000_000
 PAIRS, QUERIES, NEGATIVES, LENGTH, CANDIDATES = 512, 256, 20, 50, 300
 NEIGHBOURS, TOWER, PEOPLE = 10, 32, 100
-REMEMBERED = 100_000
+REMEMBERED, MANY = 100_000, 64
+WARM_UP = 3
 BACKBONES = ("dcnv2", "din")
 SHAPES = tuple((size, hidden) for size in (16, 64) for hidden in ((128, 64), (400, 400)))
 GOALS = {"click": 1.5, "softmax": 1.5, "serve": 1.3}
 PROTOCOL = {
     "click": f"training step on {PAIRS} labelled pairs, history {LENGTH}; RAR: the joint loss, with its look-up of "
     f"{NEIGHBOURS} x {NEIGHBOURS} pairs an example in the train log; row-wise Adam included",
-    "softmax": f"training step on {QUERIES} queries x (1 + {NEGATIVES}) items, softmax loss (it has no exposure loss)",
-    "serve": f"1 query x {CANDIDATES} candidates, no gradient; RAR with the tables of rows it keeps while weights stand "
-    "still",
+    "softmax": f"training step on {QUERIES} queries x (1 + {NEGATIVES}) items, softmax loss (no exposure loss there)",
+    "serve": f"1 query x {CANDIDATES} candidates, no gradient; RAR with the rows it keeps while weights stand still "
+    "(tables_ms: to make them)",
     "rar": f"Ku = Ki = {NEIGHBOURS}, towers of {TOWER}, 8 blocks of time, neighbours by exact cosine of 32 numbers",
-    "wider": "the bare ranker with two more item fields that are zero: what the width alone costs, RAR's lower bound",
-    "evidence": f"behaviour: {PEOPLE} people, history {PEOPLE}, keys of 2 x 32; remembered: inputs of {REMEMBERED} examples "
-    "worked out once, and looked up",
-    "time": "CPU time of the process on one thread, median over steps; ratio: median over steps of system / bare on the "
-    "same batch, taking turns (the machine is shared)",
-    "memory": "largest resident memory of a fresh process after three steps and three requests, less that after its data "
-    "were made",
-    "data": f"{USERS} users, {ITEMS} items, {EVENTS} events made by chance, popularity as rank^-0.8; ids, two categorical "
-    "features of either side, one multi-valued of items",
+    "wider": "the bare ranker with two more item fields that are zero: what the width alone costs, a bound for RAR",
+    "evidence": f"behaviour: {PEOPLE} people, history {PEOPLE}, keys of 2 x 32; remembered: inputs of {REMEMBERED} "
+    "examples worked out once (once_us: CPU time of one) and looked up",
+    "time": "CPU time of the process on one thread, median over steps; ratio: median over steps of system / bare on "
+    "the same batch, taking turns (the machine is shared)",
+    "memory": "peak_mb: largest resident memory of a fresh process after three steps and three requests (evidence: and "
+    f"{MANY} requests at once), less that after its data were made; first seed",
+    "data": f"{USERS} users, {ITEMS} items, {EVENTS} events made by chance, popularity as rank^-0.8; ids, two "
+    "categorical features of either side, one multi-valued of items",
 }
+
+
+Shape = tuple[str, int, tuple[int, ...]]
+Draws = dict[str, list[tuple[Batch, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -250,112 +256,109 @@ def milliseconds(work: Callable[[], object], times: int = 1) -> float:
 def turns(
     works: Mapping[str, Callable[[int], object]], steps: int, seed: int, times: int = 1
 ) -> dict[str, list[float]]:
-    """Times of each system, in a new order at every step; three steps to warm up."""
+    """Times of each system, in a new order at every step, some to warm up."""
     spent: dict[str, list[float]] = defaultdict(list)
     random = np.random.default_rng(seed)
-    for number in range(-3, steps):
+    for number in range(WARM_UP + steps):
         for name in random.permutation(list(works)):
-            took = milliseconds(lambda name=name, number=number: works[name](number), times)  # type: ignore[misc]
-            if number >= 0:
+            took = milliseconds(partial(works[name], number), times)
+            if number >= WARM_UP:
                 spent[name].append(took)
     return spent
 
 
-def ratio(spent: Mapping[str, Sequence[float]], name: str) -> float:
-    """Median over pairs."""
-    return statistics.median(a / b for a, b in zip(spent[name], spent["bare"], strict=True))
-
-
-def draws(
-    world: World, steps: int, seed: int, length: int, among: np.ndarray | None = None
-) -> dict[str, list[tuple[Batch, Tensor]]]:
-    """Batches of each kind of step, and items."""
+def draws(world: World, steps: int, seed: int, length: int, among: np.ndarray | None = None) -> Draws:
+    """Batches of each kind of step and their items; training on events ``among`` those given."""
     random = np.random.default_rng(seed)
     late = np.flatnonzero(world.time > np.quantile(world.time, 0.9))
-    found: dict[str, list[tuple[Batch, Tensor]]] = defaultdict(list)
-    for _ in range(steps):
+    every = np.arange(EVENTS) if among is None else among
+    found: Draws = defaultdict(list)
+    for number in range(steps):
         for kind, queries, items in (
             ("click", PAIRS, 1),
             ("softmax", QUERIES, 1 + NEGATIVES),
             ("serve", 1, CANDIDATES),
+            ("many", MANY, CANDIDATES),
         ):
-            pool = late if kind == "serve" else np.arange(EVENTS) if among is None else among
+            if kind == "many" and number:
+                continue
+            pool = late if kind in ("serve", "many") else every
             batch = world.batch(random.choice(pool, queries, replace=False), length)
             asked = torch.from_numpy(world.item[random.integers(0, EVENTS, (queries, items))])
-            if kind != "serve":
+            if kind in ("click", "softmax"):
                 asked[:, 0] = batch.item
             found[kind].append((batch, asked))
+    return found
+
+
+def answer(ranker: nn.Module, batch: Batch, items: Tensor) -> Tensor:
+    """Logits without gradient."""
+    with torch.no_grad():
+        found: Tensor = ranker(batch.query, items)
     return found
 
 
 def compare(
     world: World,
     names: Sequence[str],
-    shape: tuple[str, int, tuple[int, ...]],
+    shape: Shape,
     seed: int,
     steps: int,
     remembered: RememberedEvidence | None = None,
     among: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds and ratios of every system and kind of step, one shape."""
-    given = draws(world, steps + 3, seed, PEOPLE if among is not None else LENGTH, among)
+    given = draws(world, steps + WARM_UP, seed, LENGTH if among is None else PEOPLE, among)
     found: dict[str, dict[str, float]] = {name: {} for name in names}
-    for kind in ("click", "softmax") if among is None else ("click",):
+    for kind in ("click", "softmax", "serve") if among is None else ("click", "serve"):
         works: dict[str, Callable[[int], object]] = {}
         for name in names:
             torch.manual_seed(seed)
             ranker = system(world, name, *shape)
             if name.endswith("remembered"):
                 ranker.remember(remembered)  # type: ignore[operator]
-            step = training(ranker, world, kind)
-            works[name] = lambda number, step=step, kind=kind: step(*given[kind][number])  # type: ignore[misc]
-        spent = turns(works, steps, seed)
-        for name in names:
-            found[name][f"{kind}_ms"] = statistics.median(spent[name])
-            found[name][f"{kind}_ratio"] = ratio(spent, name)
-    works = {}
-    with torch.no_grad():
-        for name in names:
-            torch.manual_seed(seed)
-            ranker = system(world, name, *shape).eval()
-            if name == "rar":
+            if kind != "serve":
+                step = training(ranker, world, kind)
+                works[name] = lambda number, step=step, kind=kind: step(*given[kind][number])  # type: ignore[misc]
+                continue
+            if isinstance(ranker.eval(), RarRanker):
                 found[name]["tables_ms"] = milliseconds(ranker.precompute)  # type: ignore[arg-type]
-            works[name] = lambda number, ranker=ranker: ranker(
-                given["serve"][number][0].query, given["serve"][number][1]
-            )  # type: ignore[misc]
-        spent = turns(works, steps, seed, 10)
+            works[name] = lambda number, ranker=ranker: answer(ranker, *given["serve"][number])  # type: ignore[misc]
+        # Requests are short: ten of each. Softmax steps are long: half as many.
+        spent = turns(works, steps if kind != "softmax" else max(steps // 2, 3), seed, 10 if kind == "serve" else 1)
         for name in names:
-            found[name]["serve_ms"] = statistics.median(spent[name])
-            found[name]["serve_ratio"] = ratio(spent, name)
+            pairs = zip(spent[name], spent["bare"], strict=True)
+            found[name][f"{kind}_ms"] = statistics.median(spent[name])
+            found[name][f"{kind}_ratio"] = statistics.median(one / bare for one, bare in pairs)
     return found
 
 
-def memory(name: str, shape: tuple[str, int, tuple[int, ...]], replies: multiprocessing.Queue[float]) -> None:
-    """Megabytes that three steps of each kind and three requests need beyond the data."""
+def memory(name: str, shape: Shape, replies: multiprocessing.Queue[float]) -> None:
+    """Megabytes that steps and requests need beyond the data."""
     torch.set_num_threads(1)
-    world = World.make(0)
-    length = LENGTH if name in ("bare", "rar", "wider") else PEOPLE
-    given = draws(world, 3, 0, length)
+    world, evidence = World.make(0), name not in ("bare", "rar", "wider")
+    given = draws(world, 3, 0, PEOPLE if evidence else LENGTH)
     torch.manual_seed(0)
     ranker = system(world, name, *shape)
-    _ = world.exposures if name == "rar" else None
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    steps = [(kind, training(ranker, world, kind)) for kind in (("click",) if evidence else ("click", "softmax"))]
+    # What was needed to make the data is given back, and the peak begins anew.
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     begun = peak_megabytes()
-    for kind in ("click",) if length == PEOPLE else ("click", "softmax"):
-        step = training(ranker, world, kind)
+    for kind, step in steps:
         for batch in given[kind]:
             step(*batch)
     ranker.eval()
-    with torch.no_grad():
-        for batch, items in given["serve"]:
-            ranker(batch.query, items)
+    for asked in given["serve"] + (given["many"] if evidence else []):
+        answer(ranker, *asked)
     replies.put(peak_megabytes() - begun)
 
 
-def peak(name: str, shape: tuple[str, int, tuple[int, ...]]) -> float:
+def peak(name: str, shape: Shape) -> float:
     """``memory`` in a process of its own."""
     processes = multiprocessing.get_context("spawn")
-    replies = processes.Queue()
+    replies: multiprocessing.Queue[float] = processes.Queue()
     child = processes.Process(target=memory, args=(name, shape, replies))
     child.start()
     megabytes = replies.get()
@@ -363,143 +366,147 @@ def peak(name: str, shape: tuple[str, int, tuple[int, ...]]) -> float:
     return megabytes
 
 
-def operators(work: Callable[[], object], times: int) -> dict[str, float]:
-    """Milliseconds a call of each operator itself."""
-    work()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        for _ in range(times):
-            work()
-    return {event.key: event.self_cpu_time_total / 1000 / times for event in seen.key_averages()}
+def neighbours_of(world: World, batch: Batch, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Look-alike users and recall items of a batch."""
+    query, known = batch.query, world.neighbours
+    snapshot = world.rule.snapshot(query.time, query.user)
+    return known.look_alike_users(snapshot, query.user), known.recall_items(snapshot, query.user, items)
 
 
-def profiled(world: World, shape: tuple[str, int, tuple[int, ...]]) -> list[str]:
-    """Which operators the difference between RAR and the bare ranker is made of, one step and one request."""
-    given, times, lines = draws(world, 1, 0, LENGTH), 10, []
-    for kind in ("click", "serve"):
-        spent = {}
-        for name in ("bare", "wider", "rar"):
-            torch.manual_seed(0)
-            ranker, (batch, items) = system(world, name, *shape), given[kind][0]
-            if kind == "click":
-                spent[name] = operators(lambda step=training(ranker, world, kind), b=batch, i=items: step(b, i), times)  # type: ignore[misc]
-                continue
-            ranker.eval()
-            with torch.no_grad():
-                if isinstance(ranker, RarRanker):
-                    ranker.precompute()
-                spent[name] = operators(lambda one=ranker, b=batch, i=items: one(b.query, i), 10 * times)  # type: ignore[misc]
-        more = {key: value - spent["bare"].get(key, 0.0) for key, value in spent["rar"].items()}
-        total = {name: sum(values.values()) for name, values in spent.items()}
-        lines += ["", f"### {title(shape)}, {kind}", ""]
-        lines += [", ".join(f"{name} {value:.2f} ms" for name, value in total.items()) + " in operators.", ""]
-        lines += ["| operator | rar ms | wider ms | bare ms |", "|---|---|---|---|"]
-        for key in sorted(more, key=lambda key: -more[key])[:9]:
-            cells = " | ".join(f"{spent[name].get(key, 0.0):.3f}" for name in ("rar", "wider", "bare"))
-            lines.append(f"| {key} | {cells} |")
-    return lines
-
-
-def floors(world: World, shape: tuple[str, int, tuple[int, ...]]) -> list[str]:
-    """What an implementation cannot avoid: rows encoded, numbers gathered, products; a line of a table each."""
-    _, size, _ = shape
-    given, lines = draws(world, 1, 0, LENGTH), []
+def rar_ranker(world: World, shape: Shape) -> RarRanker:
+    """The enriched ranker of a shape."""
+    torch.manual_seed(0)
     ranker = system(world, "rar", *shape)
     assert isinstance(ranker, RarRanker)
-    fields = ranker.ranker.fields
+    return ranker
+
+
+def floors(world: World, shape: Shape) -> list[str]:
+    """What an implementation cannot avoid: rows encoded, numbers gathered, products; a line of a table each."""
+    size, given, lines = shape[1], draws(world, 1, 0, LENGTH), []
+    fields = rar_ranker(world, shape).ranker.fields
+    widths = [len(entity) * size for entity in (fields.users, fields.catalogue)]
     for kind in ("click", "softmax", "serve"):
         batch, items = given[kind][0]
-        snapshot = world.rule.snapshot(batch.query.time, batch.query.user)
-        asked = (
-            world.neighbours.look_alike_users(snapshot, batch.query.user),
-            world.neighbours.recall_items(snapshot, batch.query.user, items),
-        )
-        distinct = [len(torch.unique(rows)) for rows in asked]
-        widths = [len(entity) * size for entity in (fields.users, fields.catalogue)]
+        named = neighbours_of(world, batch, items)
+        distinct = [len(torch.unique(rows)) for rows in named]
         towers = sum(n * (w * TOWER + TOWER * TOWER + w * size) for n, w in zip(distinct, widths, strict=True))
-        cells = items.numel() * NEIGHBOURS**2
-        pooled = items.numel() * 2 * NEIGHBOURS * size
-        gathered = sum(rows.numel() for rows in asked) * (TOWER + size) * 4
-        encoded = 0 if kind == "serve" else towers
-        lines.append(
-            f"| {title(shape)} | {kind} | {asked[0].numel()} / {distinct[0]} | {asked[1].numel()} / {distinct[1]} | "
-            f"{gathered / 1e6:.2f} | {encoded / 1e6:.1f} | {(cells * TOWER + pooled) / 1e6:.1f} | {cells} |"
-        )
+        cells, pooled = items.numel() * NEIGHBOURS**2, items.numel() * 2 * NEIGHBOURS * size
+        gathered = sum(rows.numel() for rows in named) * (TOWER + size) * 4
+        counts = " | ".join(f"{rows.numel()} / {n}" for rows, n in zip(named, distinct, strict=True))
+        encoded = 0.0 if kind == "serve" else towers / 1e6
+        matched = (cells * TOWER + pooled) / 1e6
+        lines.append(f"| {size} | {kind} | {counts} | {gathered / 1e6:.2f} | {encoded:.1f} | {matched:.1f} | {cells} |")
     return lines
 
 
-def stages(world: World, shape: tuple[str, int, tuple[int, ...]], steps: int) -> list[str]:
+def stages(world: World, shape: Shape, steps: int) -> list[str]:
     """Milliseconds of the parts of a click batch, forward alone; a line of a table each."""
-    ranker = system(world, "rar", *shape)
-    assert isinstance(ranker, RarRanker)
+    ranker = rar_ranker(world, shape)
     batch, items = draws(world, 1, 0, LENGTH)["click"][0]
-    neighbours, query = world.neighbours, batch.query
-    snapshot = world.rule.snapshot(query.time, query.user)
-    users, recalled = (
-        neighbours.look_alike_users(snapshot, query.user),
-        neighbours.recall_items(snapshot, query.user, items),
-    )
-    until = world.rule.exposure_time(query.time)
+    query, fields, joint = batch.query, ranker.ranker.fields, ranker.co_interaction
+    users, recalled = neighbours_of(world, batch, items)
+    until = world.rule.exposure_time(query.time)[:, None, None, None]
+    pairs = users[:, None, :, None], recalled[:, :, None, :], until
     encoded = ranker.encode(query)
-    enriched = ranker.enrich(encoded, query, items)
-    exposed, _ = world.exposures.before(users[:, None, :, None], recalled[:, :, None, :], until[:, None, None, None])
+    matching, exposed = ranker.enrich(encoded, query, items).matching, world.exposures.before(*pairs)[0]
+    distinct = [Places.distinct(rows)[0] for rows in (users, recalled)]
+    masks, towers = (users > 0, recalled > 0), torch.randn(*recalled.shape, TOWER)
+    objective = JointObjective(ranker, world.exposures, lambda neighbours: None)
     works: dict[str, Callable[[], object]] = {
-        "the whole forward pass with both losses": lambda: JointObjective(ranker, world.exposures, lambda n: None)(
-            batch
+        "all of it, both losses": lambda: objective(batch),
+        "the inner ranker's query": lambda: ranker.ranker.encode(query),
+        "rows of neighbours": lambda: neighbours_of(world, batch, items),
+        "distinct rows": lambda: [Places.distinct(rows) for rows in (users, recalled)],
+        "field vectors, towers, projections": lambda: (
+            joint.encode_users(fields.users(distinct[0], keep_ids=True).flatten(1)),
+            joint.encode_items(fields.catalogue(distinct[1], keep_ids=True).flatten(1)),
         ),
-        "inner ranker's query": lambda: ranker.ranker.encode(query),
-        "neighbours' rows": lambda: (
-            neighbours.look_alike_users(snapshot, query.user),
-            neighbours.recall_items(snapshot, query.user, items),
-        ),
-        "distinct rows": lambda: [torch.unique(rows, return_inverse=True) for rows in (users, recalled)],
-        "look-up of exposures": lambda: world.exposures.before(
-            users[:, None, :, None], recalled[:, :, None, :], until[:, None, None, None]
-        ),
-        "exposure loss": lambda: pair_exposure_loss(enriched.matching, exposed),
+        "matching": lambda: joint.match(encoded.towers, towers, valid_cells(*masks)),
+        "weights": lambda: joint.weights(matching, *masks),
+        "look-up of exposures": lambda: world.exposures.before(*pairs),
+        "exposure loss": lambda: pair_exposure_loss(matching, exposed),
     }
     spent = {name: statistics.median(milliseconds(work) for _ in range(steps)) for name, work in works.items()}
     return [f"| {title(shape)} | {name} | {took:.2f} |" for name, took in spent.items()]
 
 
-def title(shape: tuple[str, int, tuple[int, ...]]) -> str:
+def operators(work: Callable[[], object], times: int) -> dict[str, float]:
+    """Milliseconds that each operator itself takes in one call, the least of some."""
+    seen: dict[str, list[float]] = defaultdict(list)
+    for number in range(times):
+        with profile(activities=[ProfilerActivity.CPU]) as one:
+            work()
+        if number:
+            for event in one.key_averages():
+                seen[event.key].append(event.self_cpu_time_total / 1000)
+    return {key: min(values) for key, values in seen.items()}
+
+
+def profiled(world: World, shape: Shape, times: int = 10) -> list[str]:
+    """Which operators the difference between RAR and the bare ranker is made of, one step and one request."""
+    given, lines = draws(world, 1, 0, LENGTH), []
+    for kind in ("click", "serve"):
+        spent = {}
+        for name in ("bare", "wider", "rar"):
+            torch.manual_seed(0)
+            ranker = system(world, name, *shape)
+            if kind == "click":
+                spent[name] = operators(partial(training(ranker, world, kind), *given[kind][0]), times)
+                continue
+            if isinstance(ranker.eval(), RarRanker):
+                ranker.precompute()  # type: ignore[operator]
+            spent[name] = operators(partial(answer, ranker, *given[kind][0]), 3 * times)
+        more = {key: value - spent["bare"].get(key, 0.0) for key, value in spent["rar"].items()}
+        total = ", ".join(f"{name} {sum(values.values()):.2f} ms" for name, values in spent.items())
+        lines += ["", f"### {title(shape)}, {kind}: operators", "", f"In all: {total}. The largest differences:", ""]
+        lines += ["| operator | rar ms | wider ms | bare ms |", "|---|---|---|---|"]
+        for key in sorted(more, key=lambda key: -more[key])[:10]:
+            cells = " | ".join(f"{spent[name].get(key, 0.0):.3f}" for name in ("rar", "wider", "bare"))
+            lines.append(f"| {key} | {cells} |")
+    return lines
+
+
+def title(shape: Shape) -> str:
     """For tables."""
     backbone, size, hidden = shape
     return f"{backbone}, D = {size}, {hidden}"
 
 
-def rar_part(options: argparse.Namespace) -> list[Row]:
+def note(shape: Shape, name: str, seed: int, metrics: dict[str, float], part: str, options: argparse.Namespace) -> Row:
+    """A row, with the memory of the first seed."""
+    if seed == options.seeds[0] and options.memory and not name.endswith("remembered"):
+        metrics["peak_mb"] = peak(name, shape)
+    print(title(shape), name, seed, {key: round(value, 2) for key, value in metrics.items()}, flush=True)
+    return result_row(title(shape), name, seed, metrics, protocol={"part": part})
+
+
+def rar_part(options: argparse.Namespace, shapes: Sequence[Shape]) -> list[Row]:
     """RAR, the width alone and the bare ranker."""
     rows = []
     for seed in options.seeds:
         world = World.make(seed)
-        for shape in options.shapes:
-            for name, metrics in compare(world, ("bare", "wider", "rar"), shape, seed, options.steps).items():
-                if seed == options.seeds[0] and options.memory:
-                    metrics["peak_mb"] = peak(name, shape)
-                rows.append(result_row(title(shape), name, seed, metrics))
-                print(title(shape), name, seed, {k: round(v, 2) for k, v in metrics.items()}, flush=True)
+        for shape in shapes:
+            found = compare(world, ("bare", "wider", "rar"), shape, seed, options.steps)
+            rows += [note(shape, name, seed, metrics, "rar", options) for name, metrics in found.items()]
     return rows
 
 
-def evidence_part(options: argparse.Namespace) -> list[Row]:
-    """Behaviour evidence, worked out and remembered, and as-of statistics."""
+def evidence_part(options: argparse.Namespace, shapes: Sequence[Shape]) -> list[Row]:
+    """Behaviour evidence, worked out and remembered, and as-of statistics; the smallest and the largest shape."""
     rows = []
     for seed in options.seeds:
         world = World.make(seed)
         among = np.random.default_rng(seed).choice(EVENTS, REMEMBERED, replace=False)
-        start = time.process_time()
-        batches = (world.batch(part, PEOPLE) for part in np.array_split(among, REMEMBERED // 1024))
-        remembered = RememberedEvidence(world.behaviour, batches)
+        batches = [world.batch(part, PEOPLE) for part in np.array_split(among, REMEMBERED // 1024)]
+        evidence, start = world.behaviour, time.process_time()
+        remembered = RememberedEvidence(evidence, iter(batches))
         once = 1e6 * (time.process_time() - start) / REMEMBERED
         names = ("bare", "behaviour", "behaviour, remembered", "as-of")
-        for shape in options.shapes:
-            for name, metrics in compare(world, names, shape, seed, options.steps, remembered, among).items():
-                if name.endswith("remembered"):
-                    metrics["once_us_per_example"] = once
-                elif seed == options.seeds[0] and options.memory:
-                    metrics["peak_mb"] = peak(name, shape)
-                rows.append(result_row(title(shape), name, seed, metrics, protocol={"part": "evidence"}))
-                print(title(shape), name, seed, {k: round(v, 2) for k, v in metrics.items()}, flush=True)
+        for shape in [one for one in shapes if one[1:] in (SHAPES[0], SHAPES[-1])]:
+            found = compare(world, names, shape, seed, options.steps, remembered, among)
+            found["behaviour, remembered"]["once_us"] = once
+            rows += [note(shape, name, seed, metrics, "evidence", options) for name, metrics in found.items()]
     return rows
 
 
@@ -508,61 +515,64 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     lines = ["| shape | step | goal | rar / bare | wider / bare | met |", "|---" * 6 + "|"]
     for shape in dict.fromkeys(row["dataset"] for row in rows):
         for kind, goal in GOALS.items():
-            found = {
-                name: statistics.mean(
+            rar, wider = (
+                statistics.mean(
                     row["metrics"][f"{kind}_ratio"] for row in rows if (row["dataset"], row["system"]) == (shape, name)
                 )
                 for name in ("rar", "wider")
-            }
-            met = (
-                "yes" if found["rar"] <= goal else "no; the width alone is beyond it" if found["wider"] > goal else "no"
             )
-            lines.append(f"| {shape} | {kind} | {goal} | {found['rar']:.2f} | {found['wider']:.2f} | {met} |")
+            met = "yes" if rar <= goal else "no; nor would the width alone" if wider > goal else "no"
+            lines.append(f"| {shape} | {kind} | {goal} | {rar:.2f} | {wider:.2f} | {met} |")
     return lines
+
+
+def profile_part(options: argparse.Namespace, shapes: Sequence[Shape]) -> list[str]:
+    """The floor, and where the time goes."""
+    world, some = World.make(0), [shape for shape in shapes if shape[0] == "dcnv2" and shape[2] == SHAPES[0][1]]
+    shown = [
+        "",
+        "## The floor",
+        "",
+        "Neighbours named / distinct; megabytes gathered (towers and projected rows); million products in towers and "
+        "projections, and in matching and pooling, forward alone; cells of G. When serving, rows are encoded before.",
+        "",
+        "| D | step | users | items | MB | towers | matching | cells |",
+        "|---" * 8 + "|",
+    ]
+    shown += [line for shape in some for line in floors(world, shape)]
+    shown += ["", "## Where the time goes", "", "| shape | part of a click batch, forward | ms |", "|---|---|---|"]
+    shown += [line for shape in some for line in stages(world, shape, options.steps)]
+    return shown + [line for shape in some for line in profiled(world, shape)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument(
-        "--parts", nargs="+", choices=("rar", "evidence", "profile"), default=["rar", "evidence", "profile"]
-    )
+    parser.add_argument("--steps", type=int, default=15)
+    parts = ("rar", "evidence", "profile")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--systems", default="", help="only shapes whose title contains this")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options.shapes = [s for s in ((b, *shape) for b in BACKBONES for shape in SHAPES) if options.systems in title(s)]
+    every = [(backbone, *shape) for backbone in BACKBONES for shape in SHAPES]
+    shapes = [shape for shape in every if options.systems in title(shape)]
     rows: list[Row] = []
-    shown = [*(f"- {key}: {value}" for key, value in PROTOCOL.items())]
+    shown = [f"- {key}: {value}" for key, value in PROTOCOL.items()]
     if "rar" in options.parts:
-        rows = rar_part(options)
+        rows = rar_part(options, shapes)
         columns = [f"{kind}_{unit}" for kind in GOALS for unit in ("ms", "ratio")]
         shown += ["", "## RAR", "", *table(rows, [*columns, "tables_ms", "peak_mb"], digits=2)]
         shown += ["", "## Goals", "", *verdicts(rows)]
     if "evidence" in options.parts:
-        found = evidence_part(options)
-        columns = ["click_ms", "click_ratio", "serve_ms", "serve_ratio", "once_us_per_example", "peak_mb"]
+        found = evidence_part(options, shapes)
+        columns = ["click_ms", "click_ratio", "serve_ms", "serve_ratio", "once_us", "peak_mb"]
         shown += ["", "## Evidence", "", *table(found, columns, digits=2)]
         rows += found
     if "profile" in options.parts:
-        world = World.make(0)
-        shown += ["", "## The floor", ""]
-        shown += [
-            "Neighbours named and distinct; megabytes gathered (towers and projected rows); million products in towers and "
-            "projections; in matching and pooling; cells of G. When serving, rows are encoded beforehand.",
-            "",
-        ]
-        shown += ["| shape | step | users | items | MB | towers | matching | cells |", "|---" * 8 + "|"]
-        shown += [
-            line for shape in options.shapes if shape[0] == "dcnv2" and len(shape[2]) for line in floors(world, shape)
-        ]
-        shown += ["", "## Where the time goes", "", "| shape | part of a click batch, forward | ms |", "|---|---|---|"]
-        some = [shape for shape in options.shapes if shape[0] == "dcnv2" and shape[2] == (128, 64)]
-        shown += [line for shape in some for line in stages(world, shape, options.steps)]
-        shown += [line for shape in some for line in profiled(world, shape)]
+        shown += profile_part(options, shapes)
     print("\n".join(shown))
     write_results("rar_cost", rows, PROTOCOL, shown, options.folder)
 

@@ -146,8 +146,8 @@ class RarRanker(nn.Module):
         masks = encoded.user_rows > 0, rows > 0
         # A request seldom has padding, and to mask cells takes as long as to match; on a GPU it would take long to ask.
         full = len(rows) == 1 and rows.device.type == "cpu" and bool(rows.all() & encoded.user_rows.all())
-        cells = rows.new_ones((), dtype=torch.bool).expand(1, *rows.shape[1:2], masks[0].shape[1], rows.shape[2])
-        cells = cells if full else valid_cells(*masks)
+        shape = (*rows.shape[:2], encoded.user_rows.shape[1], rows.shape[2])
+        cells = torch.ones((), dtype=torch.bool).expand(shape) if full else valid_cells(*masks)
         matching = self.co_interaction.match(encoded.towers, places.spread(towers), cells, full=full)
         of_users, of_items = self.co_interaction.weights(matching, *masks)
         common = torch.bmm(of_users.to(encoded.rows.dtype), encoded.rows)
