@@ -81,6 +81,20 @@ PROTOCOL = {
 }
 
 
+WHY = """
+Where a goal is missed, and why:
+
+- dcnv2, fields of 64: two more fields beside eleven make the cross network's square matrices (13 / 11)^2 = 1.4 times
+  as large. The width alone takes most of the allowance, or all of it; RAR's own part is the difference to "wider".
+- dcnv2, fields of 16: the bare step is short, and RAR's part has no single large item to take out: towers and
+  projections of the distinct rows, the look-up of exposures (binary searches in a log that no cache holds), and a
+  second sparse gradient for each table that the ranker inside reads too, which is merged and sorted again. One look-up
+  of field vectors for both would save that; it is not done.
+- Requests: rows of all users and items are kept, so what is left are gathers, one product and many small operators.
+- Behaviour evidence and as-of statistics cost milliseconds a request, whatever the ranker: little beside a large one,
+  more than a small one. In training they can be remembered: then the wider input is most of what is paid."""
+
+
 Shape = tuple[str, int, tuple[int, ...]]
 Draws = dict[str, list[tuple[Batch, Tensor]]]
 
@@ -549,7 +563,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=9)
     parts = ("rar", "evidence", "profile")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--systems", default="", help="only shapes whose title contains this")
@@ -565,7 +579,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = rar_part(options, shapes)
         columns = [f"{kind}_{unit}" for kind in GOALS for unit in ("ms", "ratio")]
         shown += ["", "## RAR", "", *table(rows, [*columns, "tables_ms", "peak_mb"], digits=2)]
-        shown += ["", "## Goals", "", *verdicts(rows)]
+        shown += ["", "## Goals", "", *verdicts(rows), *WHY.splitlines()]
     if "evidence" in options.parts:
         found = evidence_part(options, shapes)
         columns = ["click_ms", "click_ratio", "serve_ms", "serve_ratio", "once_us", "peak_mb"]

@@ -132,18 +132,20 @@ def _softmax(mean: Tensor, present: Tensor) -> Tensor:
     return mean.masked_fill(~present, torch.finfo(mean.dtype).min).softmax(-1) * present
 
 
-class _Products(torch.autograd.Function):
-    """scale Z_L Z_R^T + b of towers [B, Ku, H] and [B, M, H], the gradient in the order of the towers.
+def _products(users: Tensor, items: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """scale Z_L Z_R^T + b [B, Ku, M] of towers [B, Ku, H] and [B, M, H]."""
+    start = bias.to(users.dtype).expand(len(users), users.shape[1], items.shape[1])
+    return torch.baddbmm(start, users, items.transpose(1, 2), alpha=scale)
 
-    Autograd would make that of the items transposed, and copy it.
-    """
+
+class _Products(torch.autograd.Function):
+    """``_products``, the gradient in the order of the towers: autograd's of the items is transposed, and copied."""
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, bias: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(users, items)
         ctx.scale = scale
-        start = bias.to(users.dtype).expand(len(users), users.shape[1], items.shape[1])
-        return torch.baddbmm(start, users, items.transpose(1, 2), alpha=scale)
+        return _products(users, items, bias, scale)
 
     @staticmethod
     @once_differentiable
@@ -206,7 +208,8 @@ class CoInteraction(nn.Module):
     def match(self, users: Tensor, items: Tensor, cells: Tensor, *, full: bool = False) -> Matching:
         """G's logits of towers [B, Ku, H] and [B, N, Ki, H]; ``full``: all cells are valid."""
         queries, number, count, size = items.shape
-        flat: Tensor = _Products.apply(users, items.reshape(queries, number * count, size), self.bias, self.scale)
+        products = _Products.apply if torch.is_grad_enabled() else _products
+        flat: Tensor = products(users, items.reshape(queries, number * count, size), self.bias, self.scale)
         return Matching(flat.view(queries, users.shape[1], number, count).transpose(1, 2), cells, full)
 
     def pool(self, matching: Matching, sets: Sets) -> tuple[Tensor, Tensor]:
