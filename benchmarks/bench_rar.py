@@ -1,9 +1,9 @@
 """Does recall-augmented ranking raise any CTR model, and does it survive its controls?
 
 Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper), BACKBONE+rar-plus
-(with what look-alikes did), and BACKBONE+rar-CONTROL. Seeds are paired; all but BACKBONE+plain read the same as-of
-statistics. Every backbone is tuned bare first (validation AUC); its RAR forms take the same settings. Finished runs are
-skipped.
+(with what look-alikes did; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL. Seeds are paired; all
+but BACKBONE+plain read the same as-of statistics. Every backbone is tuned bare first (validation AUC); its RAR forms
+take the same settings. Finished runs are skipped.
 
     python benchmarks/bench_rar.py --tune                                   # one data set and seed, validation only
     python benchmarks/bench_rar.py                                          # everything, one seed of each first
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rar_systems import BACKBONES, CONTROLS, DATASETS, RECIPE, SWEEPS, TRIALS, VARIANTS
+from rar_systems import BACKBONES, CONTROLS, DATASETS, GBDT, RECIPE, SWEEPS, TRIALS, VARIANTS
 from results import ROOT, Row, fill_readme, result_row, table, write_results
 from torch import nn
 
@@ -79,10 +79,10 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
     began, facts = time.process_time(), {}
-    if system == "lightgbm":
+    if system.split("+")[0] == "lightgbm":
         from gbdt_clicks import best_gbdt_clicks
 
-        chosen = (*DATASETS[dataset].overrides, "ranker.as_of={}", f"seed={seed}", "threads=1")
+        chosen = (*DATASETS[dataset].overrides, *more, f"seed={seed}", "threads=1")
         experiment = Experiment.start(read_recipe(RECIPE, chosen), place, quiet=True)
         logits, examples = best_gbdt_clicks(experiment).test, experiment.examples(Part.TEST)
         labels, users = examples.label, np.asarray(examples.user)
@@ -95,7 +95,7 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
     metrics = {**judged(experiment, logits, labels, users), **facts, "seconds": time.process_time() - began}
     np.savez_compressed(place / "test.npz", logits=logits.astype(np.float32), labels=labels, users=users)
     row = result_row(dataset, system, seed, metrics, data_hash=experiment.dataset.hash, protocol=experiment.protocol())
-    row["overrides"] = [*more, *(tuned(system.split("+")[0]) if system != "lightgbm" else ())]
+    row["overrides"] = [*more, *tuned(system.split("+")[0])]
     write_text(done, json.dumps(row, default=str))
     # Weights are not needed any more, and hundreds of runs fill a disk.
     for left in (place / "ranker").glob("*.safetensors"):
@@ -183,7 +183,7 @@ def gaps(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
 def write_pages(folder: Path) -> None:
     """docs/results/rar.json and rar.md from all finished runs."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
-    order = ["lightgbm", *(f"{b}{v}" for b in BACKBONES for v in (*VARIANTS, *CONTROLS, *SWEEPS))]
+    order = [*(f"lightgbm{v}" for v in GBDT), *(f"{b}{v}" for b in BACKBONES for v in (*VARIANTS, *CONTROLS, *SWEEPS))]
     rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
     pairs = gaps(rows, folder)
     shown = [*table(rows, COLUMNS), "", "## AUC against the bare backbone, paired seeds", ""]
@@ -254,7 +254,7 @@ def main() -> None:
         # One seed of everything first: a table without gaps exists early.
         for seed in arguments.seeds or range(data.seeds):
             for backbone in arguments.backbones:
-                forms = {"": ()} if backbone == "lightgbm" else dict(VARIANTS)
+                forms = GBDT if backbone == "lightgbm" else dict(VARIANTS)
                 if backbone in data.controls and seed < 3:
                     forms |= {**CONTROLS, **(SWEEPS if arguments.sweeps else {})}
                 if backbone not in ("lightgbm", *data.backbones):

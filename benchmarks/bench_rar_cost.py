@@ -41,14 +41,17 @@ from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 from corral.ranking.remembered_evidence import RememberedEvidence
-from corral.rar.behaviour import BehaviourEvidence, ItemLog
+from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.co_interaction import CoInteraction, pair_exposure_loss, valid_cells
 from corral.rar.exposure import PairLog
-from corral.rar.keys import GivenKeys, ProfileKeys, residuals
+from corral.rar.item_log import ItemLog
+from corral.rar.keys import GivenKeys
 from corral.rar.neighbours import CataloguePools, Neighbours
 from corral.rar.objective import JointObjective
 from corral.rar.places import Places
+from corral.rar.profile_keys import ProfileKeys
 from corral.rar.ranker import RarRanker
+from corral.rar.residuals import residuals
 from corral.rar.selection import ExactSelector
 from corral.rar.time_rules import TimeRule
 from corral.training.optimizers import RowWiseAdam

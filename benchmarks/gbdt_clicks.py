@@ -1,6 +1,7 @@
 """The classical click model: LightGBM on the as-of statistics that all models have, and the features they embed.
 
-    features: as-of statistics strictly before each event (corral.data.as_of); user and item features: categorical and
+    features: as-of statistics strictly before each event (corral.data.as_of), and what else the recipe's ranker reads
+    (ranker.behaviour: what look-alikes did); user and item features: categorical and
     numeric as they are, multi-valued ones as one indicator a value; where a setting says so, log train counts of user
     and item, and the item's id as a category.
 
@@ -32,6 +33,7 @@ from corral.data.examples import Examples
 from corral.data.features import FeatureKind, FeatureTable
 from corral.data.split import Part
 from corral.evaluation.click_metrics import click_metrics
+from corral.ranking.as_of_evidence import AsOfEvidence
 
 # Multi-valued features with more values than this are left out: one indicator a value would be too many.
 MOST_VALUES = 200
@@ -91,10 +93,14 @@ class Columns:
 
 def default_statistics(experiment: Experiment) -> AsOfStatistics:
     """Those of the ranker, or the same by default settings where it has none."""
-    return experiment.as_of or AsOfStatistics.of(
+    assert experiment.inputs is not None
+    found = experiment.inputs.evidence.get("as_of")
+    if isinstance(found, AsOfEvidence):
+        return found.statistics
+    return AsOfStatistics.of(
         experiment.dataset,
         experiment.split,
-        experiment.as_of_rule,
+        experiment.inputs.as_of_rule,
         labels=experiment.labels,
         impressions=True,
     )
@@ -130,6 +136,15 @@ def columns(experiment: Experiment, examples: Examples, statistics: AsOfStatisti
             users, items, times = asked
             rows.append(statistics(users, items[:, None], times)[:, 0].numpy())
         found.update(zip(statistics.names, np.concatenate(rows).T, strict=True))
+    assert experiment.inputs is not None
+    for name, evidence in experiment.inputs.evidence.items():
+        if name != "as_of":
+            batches = (
+                examples.batch(rows, experiment.history_length)
+                for rows in np.array_split(np.arange(len(examples)), len(examples) // 1024 + 1)
+            )
+            numbers = np.concatenate([evidence(one.query, one.item[:, None])[:, 0].numpy() for one in batches])
+            found.update({f"{name}: {number}": column for number, column in enumerate(numbers.T)})
     categories = []
     for table, rows_of, whose in ((dataset.user_features, user, "user"), (dataset.item_features, item, "item")):
         side, kinds = _side(table, rows_of, whose)

@@ -60,6 +60,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "+rar": (*AS_OF, "ranker.rar={}"),
     "+rar-plus": (*AS_OF, "ranker.rar={}", "ranker.behaviour={}"),
 }
+# LightGBM reads the same numbers: as-of statistics, and with them what look-alikes did.
+GBDT: dict[str, tuple[str, ...]] = {"": AS_OF, "+rar-plus": (*AS_OF, "ranker.behaviour={}")}
 CONTROLS: dict[str, tuple[str, ...]] = {
     "+rar-random": (*AS_OF, "ranker.rar={selector: random}"),
     "+rar-zeroed": (*AS_OF, "ranker.rar={zeroed: true}"),

@@ -192,6 +192,8 @@ class RarSettings(Strict):
             raise ValueError("keys=own: the ranker's tables have seen all of train, so the rule must be static")
         if self.pool == "recalled" and self.keys != "retriever":
             raise ValueError(f"pool=recalled asks what the retriever recalls: use keys=retriever, not {self.keys}")
+        if self.pool == "recalled" and self.selector in ("ivf", "hnsw", "random"):
+            raise ValueError(f"pool=recalled chooses within a user's own list, which selector={self.selector} cannot")
         return self
 
 

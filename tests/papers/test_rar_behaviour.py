@@ -5,16 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from event_logs import LENGTH, Columns, another_future, queries
 from torch.nn import functional
 
 from corral.data.batches import Query
-from corral.rar.behaviour import BehaviourEvidence, ItemLog
+from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.exposure import PairLog
-from corral.rar.keys import ProfileKeys, earlier_sums, residuals, spectral_items
+from corral.rar.item_log import ItemLog
+from corral.rar.profile_keys import ProfileKeys, spectral_items
+from corral.rar.residuals import residuals
 from corral.rar.time_rules import TimeRule
 
-USERS, ITEMS, LENGTH = 14, 11, 12
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+USERS, ITEMS = 14, 11
 
 
 def events(seed: int = 0) -> Columns:
@@ -37,18 +39,6 @@ def evidence(log: Columns, *, until: int = 60, **options: object) -> BehaviourEv
     return BehaviourEvidence(keys, people, own, rule, count=5, history_length=LENGTH, **options).double()  # type: ignore[arg-type]
 
 
-def queries(log: Columns, rows: np.ndarray) -> Query:
-    """The events' own queries: history strictly before."""
-    user, item, time, _ = log
-    history = np.zeros((len(rows), LENGTH), dtype=np.int64)
-    for number, row in enumerate(rows):
-        before = np.flatnonzero((user == user[row]) & (time < time[row]))
-        before = before[np.argsort(time[before], kind="stable")][-LENGTH:]
-        history[number, LENGTH - len(before) :] = item[before]
-    tensors = [torch.from_numpy(column[rows].astype(np.int64)) for column in (user, time)]
-    return Query(tensors[0], torch.from_numpy(rows), torch.from_numpy(history), tensors[1])
-
-
 def encode(model: BehaviourEvidence, snapshot: int, items: np.ndarray, values: np.ndarray) -> torch.Tensor:
     """Keys of one history."""
     vectors = model.keys.item_vectors[snapshot, torch.from_numpy(items)][None].unbind(2)
@@ -65,11 +55,6 @@ def test_residuals_take_the_users_earlier_rate_off() -> None:
         own = all_before & (user == user[row])
         assert found[row] == pytest.approx(label[row] - (label[own].sum() + 2 * prior) / (own.sum() + 2), abs=1e-6)
     assert residuals(user, time, np.ones(len(user))).tolist() == [1.0] * len(user)
-
-
-def test_earlier_sums_are_strict() -> None:
-    sums = earlier_sums(np.array([1, 1, 1, 2, 1]), np.array([5, 5, 7, 6, 3]), np.array([1.0, 2, 4, 8, 16]))
-    assert sums.tolist() == [16, 16, 19, 0, 0]
 
 
 def test_spectral_items_rebuild_the_matrix_they_come_from() -> None:
@@ -163,19 +148,14 @@ def test_matches_the_lines_cell_by_cell() -> None:
 
 def test_the_future_and_the_rows_own_label_change_nothing() -> None:
     log = events(4)
-    _, item, time, label = log
+    _, item, time, _ = log
     rows = np.flatnonzero((time > 25) & (time < 50))
     before = evidence(log)(queries(log, rows), torch.from_numpy(item[rows])[:, None])
     for row in rows[:12]:
-        # Whatever happens at this time or later is another world: labels turned round, items dealt anew.
-        later = np.flatnonzero(time >= time[row])
-        changed = [column.copy() for column in log]
-        changed[3][later] = 1 - label[later]
-        mixed = later[later != row]
-        changed[1][mixed] = np.random.default_rng(int(row)).permutation(item[mixed])
+        changed = another_future(log, int(row))
         at = rows == row
         asked = queries(log, rows[at])
-        after = evidence(tuple(changed))(asked, torch.from_numpy(item[rows[at]])[:, None])  # type: ignore[arg-type]
+        after = evidence(changed)(asked, torch.from_numpy(item[rows[at]])[:, None])
         block = time[row]
         edge = int(TimeRule.blocks(time[time < 60], 3).exposure_time(torch.tensor(block)))
         assert edge <= block

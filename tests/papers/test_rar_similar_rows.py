@@ -5,19 +5,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from event_logs import LENGTH, Columns, another_future, queries
 from torch.nn import functional
 
 from corral.data.batches import Query
-from corral.rar.behaviour import ItemLog
+from corral.data.features import FeatureTable
 from corral.rar.exposure import PairLog
-from corral.rar.keys import ProfileKeys, residuals
+from corral.rar.item_log import ItemLog
 from corral.rar.neighbours import CataloguePools, Neighbours
+from corral.rar.profile_keys import ProfileKeys
+from corral.rar.residuals import residuals
 from corral.rar.selection import ExactSelector
 from corral.rar.similar_rows import SimilarRowsEvidence
 from corral.rar.time_rules import TimeRule
 
-USERS, ITEMS, LENGTH, NEAR, PEOPLE, UNTIL = 14, 11, 12, 2, 4, 60
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+USERS, ITEMS, NEAR, PEOPLE, UNTIL = 14, 11, 2, 4, 60
 
 
 def events(seed: int = 0) -> Columns:
@@ -41,18 +43,6 @@ def evidence(log: Columns, near: int = NEAR, **options: float) -> SimilarRowsEvi
     neighbours.refresh(keys, CataloguePools(*rows[:3], rule), (ExactSelector("cosine"), ExactSelector("cosine")))
     keywords = {"count": 6, "people_per_item": PEOPLE, "history_length": LENGTH, **options}
     return SimilarRowsEvidence(keys, people, own, neighbours, **keywords).double()  # type: ignore[arg-type]
-
-
-def queries(log: Columns, rows: np.ndarray) -> Query:
-    """The events' own queries: history strictly before."""
-    user, item, time, _ = log
-    history = np.zeros((len(rows), LENGTH), dtype=np.int64)
-    for number, row in enumerate(rows):
-        before = np.flatnonzero((user == user[row]) & (time < time[row]))
-        before = before[np.argsort(time[before], kind="stable")][-LENGTH:]
-        history[number, LENGTH - len(before) :] = item[before]
-    tensors = [torch.from_numpy(column[rows].astype(np.int64)) for column in (user, time)]
-    return Query(tensors[0], torch.from_numpy(rows), torch.from_numpy(history), tensors[1])
 
 
 def by_hand(model: SimilarRowsEvidence, log: Columns, row: int, item: int) -> list[float]:
@@ -112,19 +102,14 @@ def test_matches_the_search_row_by_row() -> None:
 
 def test_the_future_and_the_rows_own_label_change_nothing() -> None:
     log = events(4)
-    _, item, time, label = log
+    _, item, time, _ = log
     rows = np.flatnonzero((time > 25) & (time < 50))
     before = evidence(log)(queries(log, rows), torch.from_numpy(item[rows])[:, None])
     assert before.any()
     for row in rows[:12]:
-        # Whatever happens at this time or later is another world: labels turned round, items dealt anew.
-        later = np.flatnonzero(time >= time[row])
-        changed = [column.copy() for column in log]
-        changed[3][later] = 1 - label[later]
-        mixed = later[later != row]
-        changed[1][mixed] = np.random.default_rng(int(row)).permutation(item[mixed])
+        changed = another_future(log, int(row))
         at = rows == row
-        after = evidence(tuple(changed))(queries(log, rows[at]), torch.from_numpy(item[rows[at]])[:, None])  # type: ignore[arg-type]
+        after = evidence(changed)(queries(log, rows[at]), torch.from_numpy(item[rows[at]])[:, None])
         torch.testing.assert_close(after, before[torch.from_numpy(at)])
 
 
@@ -199,7 +184,7 @@ def test_a_longer_catalogue_changes_nothing_for_the_old_items() -> None:
     asked, items = queries(log, rows), torch.from_numpy(log[1][rows])[:, None]
     before = model(asked, items)
     moved = torch.tensor([0, 1, *range(4, ITEMS + 2)])
-    model.renumber(moved, ITEMS + 2)
+    model.renumber(moved, FeatureTable(ITEMS + 2, {}))
     longer = Query(asked.user, asked.event, moved[asked.history], asked.time)
     torch.testing.assert_close(model(longer, moved[items]), before)
     assert not model(longer, torch.full_like(items, 2)).any()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,12 @@ import polars as pl
 import pytest
 import torch
 
+import corral.cli.ranker_stage
 import corral.cli.run
 from corral.cli.experiment import Experiment
+from corral.cli.fit_objective import Validate
+from corral.cli.ranker_stage import click_judge, train_ranker
+from corral.cli.retriever_stage import train_retriever
 from corral.cli.run import train_run
 from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
@@ -86,3 +91,29 @@ def assert_same_answers(one: TwoStageRecommender, other: TwoStageRecommender) ->
         np.testing.assert_array_equal(first.ranker_logits, second.ranker_logits)
         pairs = [(user, item) for user in users[:5] for item in (0, 3, 7)]
         np.testing.assert_array_equal(one.predict(pairs, time=time).values, other.predict(pairs, time=time).values)
+
+
+def interrupted_and_resumed(experiment: Experiment, directory: Path) -> torch.nn.Module:
+    """The ranker of the same run in another directory, stopped at the second validation and started again."""
+    left_out = shutil.ignore_patterns("ranker", "bundle", "evaluation", "manifest*")
+    shutil.copytree(experiment.directory, directory, ignore=left_out)
+    reopened, judged = Experiment.open(directory, quiet=True), 0
+
+    def interrupted(one: Experiment, ranker: torch.nn.Module) -> Validate:
+        validate = click_judge(one, ranker)
+
+        def stop() -> Mapping[str, float]:
+            nonlocal judged
+            judged += 1
+            if judged == 2:
+                raise KeyboardInterrupt
+            return validate()
+
+        return stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corral.cli.ranker_stage, "click_judge", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_ranker(reopened, train_retriever(reopened))
+    reopened = Experiment.open(directory, quiet=True)
+    return train_ranker(reopened, train_retriever(reopened))

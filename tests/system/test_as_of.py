@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from click_runs import RECIPE, Train, assert_same_answers
+from click_runs import RECIPE, Train, assert_same_answers, interrupted_and_resumed
 
-import corral.cli.ranker_stage
-import corral.cli.run
 from corral.cli.experiment import Experiment
-from corral.cli.fit_objective import Validate
-from corral.cli.ranker_stage import click_judge, click_logits, train_ranker
-from corral.cli.retriever_stage import train_retriever
+from corral.cli.ranker_stage import click_logits
 from corral.cli.run import build_part, judge, open_models, open_recommender, train_run
 from corral.cli.run_files import EVALUATION
 from corral.data.as_of import AsOfRule
@@ -69,30 +63,7 @@ def test_time_of_a_request_decides_what_is_known(train: Train) -> None:
 def test_an_interrupted_training_goes_on(train: Train, tmp_path: Path) -> None:
     """Stopped at the second of three validations, and started again: the same ranker, bit for bit."""
     experiment, recommender = train()
-    directory = tmp_path / "again"
-    shutil.copytree(
-        experiment.directory, directory, ignore=shutil.ignore_patterns("ranker", "bundle", "evaluation", "manifest*")
-    )
-    reopened, judged = Experiment.open(directory, quiet=True), 0
-
-    def interrupted(one: Experiment, ranker: torch.nn.Module) -> Validate:
-        validate = click_judge(one, ranker)
-
-        def stop() -> Mapping[str, float]:
-            nonlocal judged
-            judged += 1
-            if judged == 2:
-                raise KeyboardInterrupt
-            return validate()
-
-        return stop
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corral.cli.ranker_stage, "click_judge", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_ranker(reopened, train_retriever(reopened))
-    reopened = Experiment.open(directory, quiet=True)
-    ranker = train_ranker(reopened, train_retriever(reopened))
+    ranker = interrupted_and_resumed(experiment, tmp_path / "again")
     assert isinstance(recommender.ranker, torch.nn.Module)
     torch.testing.assert_close(ranker.state_dict(), recommender.ranker.state_dict(), rtol=0, atol=0)
     wanted, found = (click_logits(experiment, one, Part.TEST)[0] for one in (recommender.ranker, ranker))
@@ -131,19 +102,20 @@ def test_the_rule_follows_the_split(data: Path, tmp_path: Path) -> None:
         for at, (overrides, wanted) in enumerate((((), rule), (("ranker.as_of.rule=streaming",), AsOfRule.STREAMING))):
             settings = load_settings(text, "as-of", overrides)
             experiment = Experiment.start(settings, tmp_path / f"{number}{at}", quiet=True)
-            assert experiment.as_of_rule is wanted
-            assert experiment.as_of is not None
+            assert experiment.inputs is not None
+            assert experiment.inputs.as_of_rule is wanted
+            statistics = experiment.inputs.evidence["as_of"].statistics
             events = (
                 len(experiment.split.part) if wanted is AsOfRule.STREAMING else int((experiment.split.part == 0).sum())
             )
-            assert experiment.as_of.sizes["events"] == events
+            assert statistics.sizes["events"] == events
 
 
 def test_against_sampled_items_there_are_counts_alone(data: Path, tmp_path: Path) -> None:
     overrides = ("ranker_training={loss: softmax, epochs: 1, num_negatives: 3}",)
     settings = load_settings(RECIPE.replace("DATA", str(data)), "as-of", overrides)
     experiment = Experiment.start(settings, tmp_path / "run", quiet=True)
-    assert experiment.as_of is not None
-    assert not experiment.as_of.labelled
+    assert experiment.inputs is not None
+    assert not experiment.inputs.evidence["as_of"].statistics.labelled
     train_run(experiment)
     assert_same_answers(open_recommender(tmp_path / "run"), open_recommender(tmp_path / "run"))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from click_runs import RECIPE, Train, assert_same_answers
+from click_runs import RECIPE, Train, assert_same_answers, interrupted_and_resumed
 
 import corral.cli.ranker_stage
 from corral.cli.experiment import Experiment
-from corral.cli.fit_objective import Validate
-from corral.cli.ranker_stage import click_judge, train_ranker
-from corral.cli.retriever_stage import train_retriever
 from corral.cli.run import build_part, open_recommender, train_run
 from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.neighbours import RecalledNeighbours
@@ -52,29 +47,7 @@ def test_the_bundle_answers_as_the_trained_models_did(train: Train, form: str) -
 def test_interrupted_with_live_keys_it_goes_on(train: Train, tmp_path: Path) -> None:
     """Own keys are chosen anew at every epoch: stopped between two choices, the same ranker, bit for bit."""
     experiment, recommender = train(*FORMS["own"])
-    directory = tmp_path / "again"
-    left_out = shutil.ignore_patterns("ranker", "bundle", "evaluation", "manifest*")
-    shutil.copytree(experiment.directory, directory, ignore=left_out)
-    reopened, judged = Experiment.open(directory, quiet=True), 0
-
-    def interrupted(one: Experiment, ranker: torch.nn.Module) -> Validate:
-        validate = click_judge(one, ranker)
-
-        def stop() -> Mapping[str, float]:
-            nonlocal judged
-            judged += 1
-            if judged == 2:
-                raise KeyboardInterrupt
-            return validate()
-
-        return stop
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corral.cli.ranker_stage, "click_judge", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_ranker(reopened, train_retriever(reopened))
-    reopened = Experiment.open(directory, quiet=True)
-    ranker = train_ranker(reopened, train_retriever(reopened))
+    ranker = interrupted_and_resumed(experiment, tmp_path / "again")
     assert isinstance(recommender.ranker, torch.nn.Module)
     torch.testing.assert_close(ranker.state_dict(), recommender.ranker.state_dict(), rtol=0, atol=0)
 
@@ -96,7 +69,8 @@ def test_items_are_added(train: Train, tmp_path: Path, form: str) -> None:
 def test_remembered_evidence_is_the_evidence(train: Train) -> None:
     """Training reads the numbers that were worked out once; they are those of the moment, bit for bit."""
     experiment, _ = train(*FORMS["plus"])
-    evidence = experiment.behaviour
+    assert experiment.inputs is not None
+    evidence = experiment.inputs.evidence["behaviour"]
     assert isinstance(evidence, BehaviourEvidence)
     ranker = corral.cli.ranker_stage.new_ranker(experiment, torch.nn.Module())
     corral.cli.ranker_stage.remember_evidence(experiment, ranker)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from corral.cli.rar_parts import Enrichment, behaviour_evidence, known_rule
-from corral.cli.similar_rows_part import similar_rows_evidence
+from corral.cli.ranker_inputs import RankerInputs, empty_evidence
+from corral.cli.rar_parts import Enrichment
 from corral.corr.multi_index_sampler import MultiIndexSampler
-from corral.data.as_of import AsOfStatistics
 from corral.data.dataset import Dataset
 from corral.data.features import FeatureTable
 from corral.data.split import Split, given, leave_last_two_out, random_split, time_cut
-from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.ctr.autoint import AutoInt
 from corral.ranking.ctr.bst import BST
 from corral.ranking.ctr.dcnv2 import DCNV2
@@ -31,13 +29,10 @@ from corral.ranking.ctr.lr import LR
 from corral.ranking.ctr.masknet import MaskNet
 from corral.ranking.ctr.sdim import SDIM
 from corral.ranking.ctr.xdeepfm import XDeepFM
-from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
+from corral.ranking.evidence import Evidence, EvidenceRanker
 from corral.ranking.fields import Fields
 from corral.ranking.joined_evidence import JoinedEvidence
 from corral.ranking.ranker import FieldRanker
-from corral.rar.behaviour import BehaviourEvidence
-from corral.rar.similar_rows import SimilarRowsEvidence
-from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.feature_fields import NumericScale, fit_scales
 from corral.retrieval.gru4rec import GRU4Rec
 from corral.retrieval.matrix_factorization import MatrixFactorization
@@ -83,8 +78,6 @@ CTR_MODELS: dict[str, Parts] = {
     "eta": (ETA, (*_MLP, "attention_size", "nearest", "recent", "bits")),
     "sdim": (SDIM, (*_MLP, "attention_size", "recent", "bits", "width")),
 }
-# Those that compare the candidate with history slots; RAR's two fields are none of a slot's.
-WITH_HISTORY = ("din", "dien", "bst", "eta", "sdim")
 
 
 def make_split(dataset: Dataset, settings: SplitSettings) -> Split:
@@ -169,22 +162,16 @@ def make_ranker(
     spec: Mapping[str, Any],
     users: FeatureTable,
     items: FeatureTable,
-    table: CoVisitation | None = None,
-    as_of: AsOfStatistics | None = None,
-    behaviour: BehaviourEvidence | None = None,
-    similar_rows: SimilarRowsEvidence | None = None,
+    inputs: RankerInputs | None = None,
 ) -> nn.Module:
     """A ranker from its settings.
 
     Args:
-        spec: fields of the ranker settings, ``user_scales``, ``item_scales``, ``sparse``; with evidence or as-of
-            statistics also the ``sizes`` of their counts.
+        spec: fields of the ranker settings, ``user_scales``, ``item_scales``, ``sparse``, and what was noted of the
+            data (``RankerInputs.noted``).
         users: features by user row.
         items: features by item row.
-        table: the counts, for a ranker with evidence; None: an empty table of those sizes, to load them into.
-        as_of: the same for as-of statistics.
-        behaviour: the same for what look-alikes did.
-        similar_rows: the same for similar rows.
+        inputs: what it reads beside fields and history; None: the same with nothing in it, to load it into.
     """
     kind, names = CTR_MODELS[spec["kind"]]
     size = 1 if kind is LR else spec["field_size"]
@@ -195,22 +182,10 @@ def make_ranker(
         id_dropout=spec["id_dropout"],
         sparse=spec.get("sparse", True),
     )
-    chosen = spec.get("evidence")
-    parts: list[CoVisitationEvidence | AsOfEvidence | BehaviourEvidence | SimilarRowsEvidence] = []
-    if chosen is not None:
-        parts.append(_evidence(chosen, table, items.rows))
-    if spec.get("as_of") is not None:
-        parts.append(_as_of_evidence(spec["as_of"], as_of, items))
-    if spec.get("behaviour") is not None:
-        noted = spec["behaviour"]
-        parts.append(behaviour or behaviour_evidence(noted, known_rule(noted), num_items=items.rows))
-    if spec.get("similar_rows") is not None:
-        noted = spec["similar_rows"]
-        parts.append(
-            similar_rows or similar_rows_evidence(noted, known_rule(noted), num_users=users.rows, num_items=items.rows)
-        )
+    parts = list((empty_evidence(spec, users, items) if inputs is None else inputs.evidence).values())
     known = JoinedEvidence(parts) if len(parts) > 1 else parts[0] if parts else None
-    score = chosen is not None and bool(chosen["score"])
+    evidence_size = 0 if known is None else cast(Evidence, known).size
+    score = bool(spec.get("evidence") and spec["evidence"]["score"])
     enrichment = spec.get("rar") and Enrichment(spec["rar"], fields, as_extra=kind is LR)
     ctr = kind(
         size,
@@ -218,8 +193,9 @@ def make_ranker(
         fields.num_item_fields + (enrichment.more_fields if enrichment else 0),
         # A bundle older than a setting was made by the keyword's default.
         **{name: spec[name] for name in names if name in spec},
-        **({"num_history_fields": fields.num_item_fields} if spec["kind"] in WITH_HISTORY else {}),
-        num_extra=(0 if known is None else known.size) + int(score) + (enrichment.more_extra if enrichment else 0),
+        # RAR's two fields are none of a history slot's.
+        **({"num_history_fields": fields.num_item_fields} if getattr(kind, "uses_history", False) else {}),
+        num_extra=evidence_size + int(score) + (enrichment.more_extra if enrichment else 0),
     )
     ranker = FieldRanker(
         fields, ctr, embedding_dropout=spec["embedding_dropout"], history_length=spec["history_length"]
@@ -227,19 +203,6 @@ def make_ranker(
     if enrichment:
         return enrichment.around(EvidenceRanker(ranker, known, score=score))
     return ranker if known is None else EvidenceRanker(ranker, known, score=score)
-
-
-def _evidence(chosen: Mapping[str, Any], table: CoVisitation | None, num_items: int) -> CoVisitationEvidence:
-    # The catalogue may have grown since the sizes were noted (add_items).
-    table = CoVisitation.empty(**{**chosen["sizes"], "items": num_items}) if table is None else table
-    return CoVisitationEvidence(table, recent=chosen["recent"], decay=chosen["decay"])
-
-
-def _as_of_evidence(chosen: Mapping[str, Any], statistics: AsOfStatistics | None, items: FeatureTable) -> AsOfEvidence:
-    if statistics is None:
-        knobs = {name: chosen[name] for name in ("smoothing", "recent", "window")}
-        statistics = AsOfStatistics.empty(items, **{**chosen["sizes"], "items": items.rows}, **knobs)
-    return AsOfEvidence(statistics)
 
 
 def choose_device(name: str) -> torch.device:

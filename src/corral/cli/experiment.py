@@ -12,22 +12,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from corral.cli import build, rar_parts, run_files
+from corral.cli import build, run_files
 from corral.cli.open_data import open_data
 from corral.cli.progress import progress
-from corral.cli.similar_rows_part import similar_rows_evidence
-from corral.data.as_of import AsOfRule, AsOfStatistics
+from corral.cli.ranker_inputs import RankerInputs
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.sampled_negatives import with_sampled_negatives
 from corral.data.split import Part, Split
 from corral.data.targets import Targets, targets
-from corral.rar.behaviour import BehaviourEvidence
-from corral.rar.keys import ProfileKeys
-from corral.rar.similar_rows import SimilarRowsEvidence
-from corral.rar.time_rules import TimeRule
-from corral.rar.train_log import TrainLog
-from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.cold_ids import HasIdTables, share_unknown
 from corral.retrieval.popularity import PopularityChannel
 from corral.settings import Settings
@@ -133,115 +126,21 @@ class Experiment:
         specs = {"retriever": {**retriever, "sparse": large and not full, **scales}}
         if self.settings.ranker:
             ranker = {**self.settings.ranker.model_dump(mode="json"), "sparse": large, **scales}
-            if self.co_visitation is not None:
-                ranker["evidence"] = {**ranker["evidence"], "sizes": self.co_visitation.sizes}
-            if self.as_of is not None:
-                ranker["as_of"] = {**ranker["as_of"], "sizes": self.as_of.sizes}
-            if self.rar_rule is not None:
-                rule = self.rar_rule
-                noted = {"prior": self.train_log.density, "edges": rule.edges.tolist()}
-                ranker["rar"] = {**ranker["rar"], **noted, "fold": None if rule.fold is None else rule.fold.tolist()}
-            if self.behaviour is not None:
-                ranker["behaviour"] = {**ranker["behaviour"], "edges": self.behaviour.rule.edges.tolist()}
-            if self.similar_rows is not None:
-                edges = self.similar_rows.near.rule.edges.tolist()
-                ranker["similar_rows"] = {**ranker["similar_rows"], "edges": edges}
+            assert self.inputs is not None
+            for name, noted in self.inputs.noted.items():
+                ranker[name] = {**ranker[name], **noted}
             specs["ranker"] = ranker
         return specs
 
     @cached_property
-    def co_visitation(self) -> CoVisitation | None:
-        """The counts that a ranker with evidence reads."""
+    def inputs(self) -> RankerInputs | None:
+        """What the ranker reads beside fields and history; None without a ranker."""
         ranker = self.settings.ranker
-        if ranker is None or ranker.evidence is None:
+        if ranker is None:
             return None
-        return CoVisitation.of(self.dataset, self.split, window=ranker.evidence.window)
-
-    @property
-    def as_of_rule(self) -> AsOfRule:
-        """Which events as-of statistics look up: as the recipe says, or as the split allows."""
-        chosen = None if self.settings.ranker is None else self.settings.ranker.as_of
-        return AsOfRule.of(self.split) if chosen is None or chosen.rule is None else AsOfRule(chosen.rule)
-
-    @cached_property
-    def as_of(self) -> AsOfStatistics | None:
-        """The statistics that a ranker with them reads; rates only where it learns from click labels."""
-        ranker = self.settings.ranker
-        if ranker is None or ranker.as_of is None:
-            return None
-        return AsOfStatistics.of(
-            self.dataset,
-            self.split,
-            self.as_of_rule,
-            labels=self.labels if self.has_clicks else None,
-            impressions=self.has_clicks,
-            smoothing=ranker.as_of.smoothing,
-            recent=ranker.as_of.recent,
-            window=ranker.as_of.window,
+        return RankerInputs(
+            ranker, self.dataset, self.split, self.labels, self.has_clicks, self.settings.seed, self.quiet
         )
-
-    @cached_property
-    def train_log(self) -> TrainLog:
-        """Train events as RAR reads them."""
-        return TrainLog.of(self.dataset, self.split, self.labels)
-
-    def profile_keys(self, size: int, rule: TimeRule) -> ProfileKeys:
-        """Behaviour profiles of every snapshot."""
-        log = self.train_log
-        with progress("Profiles", quiet=self.quiet):
-            return ProfileKeys.fit(
-                log.user,
-                log.item,
-                log.time,
-                log.value,
-                num_users=self.dataset.n_users,
-                num_items=self.dataset.n_items,
-                rule=rule,
-                size=size,
-                seed=self.settings.seed,
-            )
-
-    @cached_property
-    def behaviour(self) -> BehaviourEvidence | None:
-        """What look-alikes did, for a ranker that reads it."""
-        chosen = None if self.settings.ranker is None else self.settings.ranker.behaviour
-        if chosen is None:
-            return None
-        rule = TimeRule.blocks(self.train_log.time, chosen.blocks)
-        return rar_parts.behaviour_evidence(
-            chosen.model_dump(),
-            rule,
-            num_items=self.dataset.n_items,
-            log=self.train_log,
-            keys=self.profile_keys(chosen.key_size, rule),
-            seed=self.settings.seed,
-        )
-
-    @cached_property
-    def similar_rows(self) -> SimilarRowsEvidence | None:
-        """Similar rows of the train log with their labels, for a ranker that reads them."""
-        chosen = None if self.settings.ranker is None else self.settings.ranker.similar_rows
-        if chosen is None:
-            return None
-        rule = TimeRule.blocks(self.train_log.time, chosen.blocks)
-        return similar_rows_evidence(
-            chosen.model_dump(),
-            rule,
-            num_users=self.dataset.n_users,
-            num_items=self.dataset.n_items,
-            log=self.train_log,
-            keys=self.profile_keys(chosen.key_size, rule),
-        )
-
-    @cached_property
-    def rar_rule(self) -> TimeRule | None:
-        """What RAR may see as of when."""
-        chosen = None if self.settings.ranker is None else self.settings.ranker.rar
-        if chosen is None:
-            return None
-        if chosen.rule == "folds":
-            return TimeRule.folds(self.dataset.n_users, self.train_log.time, chosen.folds, self.settings.seed)
-        return TimeRule.static() if chosen.rule == "static" else TimeRule.blocks(self.train_log.time, chosen.blocks)
 
     def targets(self, part: Part) -> Targets:
         """Queries and targets of a part."""
@@ -291,8 +190,17 @@ class Experiment:
             )
         return True
 
+    @cached_property
+    def _examples(self) -> dict[Part, Examples]:
+        return {}
+
     def examples(self, part: Part) -> Examples:
         """Clicks of a part; with labels, impressions and sampled negatives where the ranker learns from clicks."""
+        if part not in self._examples:
+            self._examples[part] = self._new_examples(part)
+        return self._examples[part]
+
+    def _new_examples(self, part: Part) -> Examples:
         chosen = self.settings.ranker_training
         if chosen.loss != "clicks":
             return Examples.of(self.dataset, self.split, part)
@@ -338,12 +246,9 @@ class Experiment:
             **split.facts,
             **({"warning": split.warning} if split.warning else {}),
             "history_rule": split.history_rule.value,
-            "as_of_rule": f"{self.as_of_rule.value}: {self.as_of_rule.words}",
             "repeats": "recommended and counted" if self.settings.split.repeats else "left out of lists and targets",
             "catalogue": "items with a train event",
             **self._negatives_rule(),
-            **({"rar_rule": self.rar_rule.describe()} if self.rar_rule is not None else {}),
-            **({"behaviour_rule": self.behaviour.rule.describe()} if self.behaviour is not None else {}),
-            **({"similar_rows_rule": self.similar_rows.near.rule.describe()} if self.similar_rows is not None else {}),
+            **({} if self.inputs is None else self.inputs.rules),
             "seed": self.settings.seed,
         }

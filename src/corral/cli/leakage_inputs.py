@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from corral.cli import build
 from corral.cli.experiment import Experiment
@@ -19,61 +18,53 @@ from corral.data.split import Part, Split
 from corral.evaluation.leakage.inputs import RowInput, TableInput
 from corral.evaluation.leakage.label_in_input import InputColumn
 from corral.ranking.as_of_evidence import AsOfEvidence
-from corral.ranking.evidence import CoVisitationEvidence, Evidence
-
-T = TypeVar("T")
+from corral.ranking.evidence import CoVisitationEvidence
 
 # Values of a multi-valued feature that are looked at.
 _VALUES = 16
 
 
+# For people, by the names of the settings.
+_TITLES = {
+    "evidence": "co-visitation",
+    "as_of": "as-of statistics",
+    "behaviour": "look-alikes' behaviour",
+    "similar_rows": "similar rows",
+}
+
+
 def row_inputs(experiment: Experiment) -> list[RowInput]:
     """What a ranker of this experiment is given for a row, its embeddings aside."""
     found = [RowInput("history", lambda dataset, split: lambda batch: batch.query.history)]
-    ranker = experiment.settings.ranker
-    if ranker is not None and (chosen := ranker.evidence) is not None:
+    evidence = {} if experiment.inputs is None else experiment.inputs.evidence
+    latest: list[tuple[Dataset, Split, dict[str, nn.Module]]] = []
 
-        def co_visitation(other: Experiment) -> Evidence:
-            return CoVisitationEvidence(_known(other.co_visitation), recent=chosen.recent, decay=chosen.decay)
+    def made_of(dataset: Dataset, split: Split) -> dict[str, nn.Module]:
+        """Evidence as this experiment would make it from other events; each kind asks for the same ones in turn."""
+        if not latest or latest[0][0] is not dataset or latest[0][1] is not split:
+            inputs = replace(experiment, dataset=dataset, split=split, quiet=True).inputs
+            assert inputs is not None
+            latest[:] = [(dataset, split, inputs.evidence)]
+        return latest[0][2]
 
-        steps = range(chosen.recent, 0, -1)
-        names = [f"{what} the latest item but {r - 1}" for what in ("after", "before") for r in steps]
-        names += ["decayed sum", "decayed sum by count", "steps met", "item count", "strongest"]
-        found.append(_evidence_input("co-visitation", experiment, co_visitation, names))
-    if experiment.as_of is not None:
-        names = list(experiment.as_of.names)
-        found.append(
-            _evidence_input("as-of statistics", experiment, lambda other: AsOfEvidence(_known(other.as_of)), names)
-        )
-    if experiment.behaviour is not None:
-        found.append(_evidence_input("look-alikes' behaviour", experiment, lambda other: _known(other.behaviour)))
-    if experiment.similar_rows is not None:
-        found.append(_evidence_input("similar rows", experiment, lambda other: _known(other.similar_rows)))
+    def build_anew(name: str) -> Callable[[Dataset, Split], Callable[[Batch], Tensor]]:
+        def build(dataset: Dataset, split: Split) -> Callable[[Batch], Tensor]:
+            one = made_of(dataset, split)[name]
+            return lambda batch: one(batch.query, batch.item[:, None])
+
+        return build
+
+    found += [RowInput(_TITLES[name], build_anew(name), _columns(one)) for name, one in evidence.items()]
     return found
 
 
-def _evidence_input(
-    name: str, experiment: Experiment, of: Callable[[Experiment], Evidence], columns: Sequence[str] = ()
-) -> RowInput:
-    """Evidence as this experiment would make it from other events.
-
-    Args:
-        name: for people.
-        experiment: its settings are kept.
-        of: the evidence of an experiment.
-        columns: what its numbers are called.
-    """
-
-    def build_anew(dataset: Dataset, split: Split) -> Callable[[Batch], Tensor]:
-        evidence = of(replace(experiment, dataset=dataset, split=split, quiet=True))
-        return lambda batch: evidence(batch.query, batch.item[:, None])
-
-    return RowInput(name, build_anew, columns)
-
-
-def _known(made: T | None) -> T:
-    assert made is not None
-    return made
+def _columns(evidence: nn.Module) -> list[str]:
+    """What its numbers are called, where they have names."""
+    if isinstance(evidence, CoVisitationEvidence):
+        steps = range(evidence.recent, 0, -1)
+        names = [f"{what} the latest item but {r - 1}" for what in ("after", "before") for r in steps]
+        return [*names, "decayed sum", "decayed sum by count", "steps met", "item count", "strongest"]
+    return list(evidence.statistics.names) if isinstance(evidence, AsOfEvidence) else []
 
 
 def table_inputs(experiment: Experiment) -> list[TableInput]:
@@ -92,6 +83,17 @@ def table_inputs(experiment: Experiment) -> list[TableInput]:
         TableInput("known users", users),
         TableInput("scales of numeric features", scales),
     ]
+    inputs = experiment.inputs
+    if inputs is not None and inputs.rar_rule is not None:
+
+        def profiles(dataset: Dataset, split: Split) -> list[np.ndarray]:
+            other = replace(experiment, dataset=dataset, split=split, quiet=True).inputs
+            assert other is not None
+            assert other.rar_rule is not None
+            keys = other.profile_keys(8, other.rar_rule)
+            return [keys.item_vectors.numpy(), keys.user_vectors.numpy()]
+
+        found.append(TableInput("RAR's profiles", profiles))
     if experiment.settings.ranker_training.sampled_negatives:
 
         def negatives(dataset: Dataset, split: Split) -> list[np.ndarray]:

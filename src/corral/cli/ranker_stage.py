@@ -48,10 +48,7 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
         experiment.specs["ranker"],
         dataset.user_features,
         dataset.item_features,
-        experiment.co_visitation,
-        experiment.as_of,
-        experiment.behaviour,
-        experiment.similar_rows,
+        experiment.inputs,
     )
     if isinstance(model, ReadsScores):
         model.connect(cast(Retriever, retriever))

@@ -26,7 +26,8 @@ def retriever_keys(experiment: Experiment, rule: TimeRule) -> GivenKeys:
     Trained like the recipe's retriever (``retriever_training``), the events after the snapshot's as its validation;
     finished ones are loaded. Users and items without an event in the snapshot have no key (zero).
     """
-    log, dataset = experiment.train_log, experiment.dataset
+    assert experiment.inputs is not None
+    log, dataset = experiment.inputs.train_log, experiment.dataset
     train = experiment.split.rows(Part.TRAIN)
     users: list[Tensor] = []
     items: list[Tensor] = []

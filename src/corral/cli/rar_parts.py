@@ -1,4 +1,4 @@
-"""What RAR takes from the data of a run before any training: snapshots, keys, and what look-alikes did."""
+"""A ranker with RAR around it, from its settings: how much wider its CTR model must be, and what finds neighbours."""
 
 from __future__ import annotations
 
@@ -6,63 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from corral.cli.ranker_inputs import known_rule
 from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.fields import Fields
-from corral.rar.behaviour import BehaviourEvidence, ItemLog
+from corral.rar.ann_selector import AnnSelector
 from corral.rar.co_interaction import CoInteraction, Normalisation, Pooling
-from corral.rar.exposure import PairLog
-from corral.rar.keys import ProfileKeys
 from corral.rar.neighbours import Neighbours, RecalledNeighbours
+from corral.rar.pool import Metric
+from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
-from corral.rar.time_rules import Rule, TimeRule
-from corral.rar.train_log import TrainLog
+from corral.rar.selection import ExactSelector, SimHashSelector
 
 
-def known_rule(spec: Mapping[str, Any]) -> TimeRule:
-    """The rule as it was noted in the spec of a ranker."""
-    edges, fold = (spec.get(name) for name in ("edges", "fold"))
-    if not edges:
-        return TimeRule.static()
-    rule = Rule.BLOCKS if fold is None else Rule.FOLDS
-    return TimeRule(rule, torch.tensor(edges), None if fold is None else torch.tensor(fold))
-
-
-def behaviour_evidence(
-    chosen: Mapping[str, Any],
-    rule: TimeRule,
-    *,
-    num_items: int,
-    log: TrainLog | None = None,
-    keys: ProfileKeys | None = None,
-    seed: int = 0,
-) -> BehaviourEvidence:
-    """What look-alikes did.
+def make_selector(spec: Mapping[str, Any], seed: int) -> Any:
+    """What finds neighbours.
 
     Args:
-        chosen: the settings.
-        rule: the snapshots.
-        num_items: item rows.
-        log: the train log; without it and ``keys`` there is nothing in it, and what a bundle saved is loaded.
-        keys: behaviour profiles.
-        seed: of shuffled keys.
+        spec: the settings.
+        seed: of fingerprints, or of lots.
     """
-    people, own = ItemLog.empty(), PairLog.empty(num_items)
-    if log is not None:
-        people = ItemLog.of(log.user, log.item, log.time, log.value, num_items=num_items, rule=rule)
-        own = PairLog.of(*log.every, num_items=num_items)
-    return BehaviourEvidence(
-        ProfileKeys.empty() if keys is None else keys,
-        people,
-        own,
-        rule,
-        count=chosen["people"],
-        history_length=chosen["history_length"],
-        column=chosen["column"],
-        row=chosen["row"],
-        shuffle_seed=seed if chosen["shuffle"] and log is not None else None,
-    )
+    kind = spec["selector"]
+    if kind == "random":
+        return RandomSelector(seed=seed)
+    if kind in ("simhash", "simhash-inner-product"):
+        metric: Metric = "cosine" if kind == "simhash" else "inner-product"
+        return SimHashSelector(spec["bits"], seed=seed, metric=metric, rerank=spec["rerank"])
+    return AnnSelector(kind=kind) if kind in ("ivf", "hnsw") else ExactSelector(kind)
 
 
 @dataclass(frozen=True)
@@ -101,9 +70,8 @@ class Enrichment:
         sizes = (self.fields.users.num_rows, self.fields.catalogue.num_rows, known_rule(chosen))
         counts = {name: chosen[name] for name in ("look_alikes", "recall_items")}
         if chosen["pool"] == "recalled":
-            neighbours: Neighbours = RecalledNeighbours(
-                *sizes, **counts, pool_size=chosen["pool_size"], bits=chosen["bits"]
-            )
+            selectors = [make_selector(chosen, 1) for _ in range(sizes[2].snapshots)]
+            neighbours: Neighbours = RecalledNeighbours(*sizes, selectors, **counts, pool_size=chosen["pool_size"])
         else:
             neighbours = Neighbours(*sizes, **counts)
         co_interaction = CoInteraction(

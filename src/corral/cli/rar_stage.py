@@ -4,35 +4,20 @@ from __future__ import annotations
 
 from corral.cli.experiment import Experiment
 from corral.cli.rar_keys import retriever_keys
-from corral.rar.ann_selector import AnnSelector
+from corral.cli.rar_parts import make_selector
 from corral.rar.exposure import PairLog
 from corral.rar.keys import GivenKeys, KeySource, OwnTables, feature_keys
 from corral.rar.neighbours import CataloguePools, Neighbours, Refresh
 from corral.rar.objective import Exposure, JointObjective
-from corral.rar.pool import Metric
-from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
-from corral.rar.selection import ExactSelector, Selector, SimHashSelector
 from corral.stage_settings import RarSettings
-
-
-def _selectors(chosen: RarSettings, seed: int) -> tuple[Selector, Selector]:
-    def one(offset: int) -> Selector:
-        if chosen.selector == "random":
-            return RandomSelector(seed=seed + offset)
-        if chosen.selector in ("simhash", "simhash-inner-product"):
-            metric: Metric = "cosine" if chosen.selector == "simhash" else "inner-product"
-            return SimHashSelector(chosen.bits, seed=seed + offset, metric=metric, rerank=chosen.rerank)
-        if chosen.selector == "ivf" or chosen.selector == "hnsw":
-            return AnnSelector(kind=chosen.selector)
-        return ExactSelector("cosine" if chosen.selector == "cosine" else "inner-product")
-
-    return one(0), one(1)
 
 
 def neighbour_refresh(experiment: Experiment, ranker: RarRanker, chosen: RarSettings) -> Refresh:
     """How neighbours are chosen anew."""
-    dataset, log = experiment.dataset, experiment.train_log
+    dataset, inputs = experiment.dataset, experiment.inputs
+    assert inputs is not None
+    log = inputs.train_log
     source: KeySource
     if chosen.keys == "own":
         source = OwnTables(ranker.ranker.fields)
@@ -41,9 +26,10 @@ def neighbour_refresh(experiment: Experiment, ranker: RarRanker, chosen: RarSett
     else:
         rule = ranker.neighbours.rule
         retrieved = chosen.keys == "retriever"
-        source = retriever_keys(experiment, rule) if retrieved else experiment.profile_keys(chosen.key_size, rule)
+        source = retriever_keys(experiment, rule) if retrieved else inputs.profile_keys(chosen.key_size, rule)
     pools = CataloguePools(log.user, log.item, log.time, ranker.neighbours.rule)
-    selectors = _selectors(chosen, experiment.settings.seed)
+    spec, seed = chosen.model_dump(), experiment.settings.seed
+    selectors = make_selector(spec, seed), make_selector(spec, seed + 1)
 
     def refresh(neighbours: Neighbours) -> None:
         neighbours.refresh(source, pools, selectors)
@@ -70,8 +56,10 @@ def joint_objective(experiment: Experiment, ranker: RarRanker) -> JointObjective
     assert experiment.settings.ranker is not None
     chosen = experiment.settings.ranker.rar
     assert chosen is not None
-    exposures, log = None, experiment.train_log
+    assert experiment.inputs is not None
+    exposures = None
     if chosen.alpha < 1.0:
+        log = experiment.inputs.train_log
         exposures = PairLog.of(log.user, log.item, log.time, num_items=experiment.dataset.n_items)
         exposures = exposures.to(experiment.device)
     return JointObjective(

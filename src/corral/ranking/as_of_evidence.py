@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from corral.data.as_of import AsOfStatistics
 from corral.data.batches import Query
+from corral.data.features import FeatureTable
 
 # What brings a column to about unit scale, by the last word of its name or the last but one; others have it.
 _SCALES = {"count": 0.25, "age": 0.1, "idle": 0.1, "residual": 4.0}
@@ -35,6 +36,11 @@ class AsOfEvidence(nn.Module):
     def forward(self, query: Query, items: Tensor) -> Tensor:
         """[B, N, E]."""
         return self.statistics(query.user, items, query.time) * self.scales
+
+    def renumber(self, moved: Tensor, items: FeatureTable) -> None:
+        """See ``HoldsItemRows``."""
+        device = self.statistics.times.device
+        self.statistics = self.statistics.cpu().renumbered(moved, items).to(device)
 
 
 def _words(name: str) -> list[str]:

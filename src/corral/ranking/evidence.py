@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query
+from corral.data.features import FeatureTable
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import EncodedQuery, FieldRanker
 from corral.retrieval.co_visitation import CoVisitation
@@ -29,6 +30,20 @@ class Evidence(Protocol):
 
     def __call__(self, query: Query, items: Tensor) -> Tensor:
         """[B, N, E] for item rows [B, N]; without gradient, about unit scale."""
+        ...
+
+
+@runtime_checkable
+class HoldsItemRows(Protocol):
+    """A part of a ranker whose tables hold item rows as values, not one row per item."""
+
+    def renumber(self, moved: Tensor, items: FeatureTable) -> None:
+        """Takes a longer catalogue, of whose new items nothing is known.
+
+        Args:
+            moved: where each item row went [old rows], int64, on the CPU; the order of items stays.
+            items: features by the new rows.
+        """
         ...
 
 
@@ -94,6 +109,11 @@ class CoVisitationEvidence(nn.Module):
             -1,
         )
         return torch.cat([torch.log1p(4 * ahead), torch.log1p(4 * behind), summaries], -1)
+
+    def renumber(self, moved: Tensor, items: FeatureTable) -> None:
+        """See ``HoldsItemRows``."""
+        device = self.table.keys.device
+        self.table = self.table.cpu().renumbered(moved, items.rows).to(device)
 
 
 class EvidenceRanker(nn.Module):

@@ -15,97 +15,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from corral.data.batches import Query
+from corral.data.features import FeatureTable
 from corral.rar.exposure import PairLog
-from corral.rar.keys import ProfileKeys
+from corral.rar.item_log import ItemLog, taken
+from corral.rar.profile_keys import ProfileKeys
 from corral.rar.tables import Tables
 from corral.rar.time_rules import Rule, TimeRule
 
 # Bound on the vectors and weights of cells that are worked on at a time.
 _PIECE_BYTES = 1 << 26
-
-
-class ItemLog(Tables):
-    """The latest people who met an item, and what they said of it, as of a snapshot.
-
-    Args:
-        user, value: of the train events by item and then time [n].
-        bounds: where each item's events begin, then where they end for each snapshot [1 + S, M].
-    """
-
-    user: Tensor
-    value: Tensor
-    bounds: Tensor
-
-    def __init__(self, user: Tensor, value: Tensor, bounds: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("user", user)
-        self.register_buffer("value", value)
-        self.register_buffer("bounds", bounds)
-
-    @classmethod
-    def empty(cls) -> ItemLog:
-        """Nothing happened yet; a saved log is loaded into it."""
-        none = torch.zeros(0, dtype=torch.int64)
-        return cls(none, torch.zeros(0), none.view(0, 0))
-
-    @classmethod
-    def of(
-        cls,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray,
-        value: np.ndarray,
-        *,
-        num_items: int,
-        rule: TimeRule,
-    ) -> ItemLog:
-        """The log of train events [n].
-
-        Args:
-            user, item, time, value: of each.
-            num_items: item rows.
-            rule: the snapshots.
-        """
-        order = np.lexsort((time, item))
-        users, items, times = (np.asarray(column)[order].astype(np.int64) for column in (user, item, time))
-        starts = np.searchsorted(items, np.arange(num_items))
-        bounds = [starts]
-        for snapshot in range(rule.snapshots):
-            kept = rule.holds(snapshot, users, times)
-            bounds.append(starts + np.bincount(items[kept], minlength=num_items))
-        return cls(
-            torch.from_numpy(users),
-            torch.from_numpy(np.asarray(value)[order].astype(np.float32)),
-            torch.from_numpy(np.stack(bounds)),
-        )
-
-    def renumbered(self, moved: Tensor, num_items: int) -> ItemLog:
-        """The same people for a longer catalogue; nobody met the new items."""
-        bounds = self.bounds.new_zeros(len(self.bounds), num_items)
-        bounds[:, moved] = self.bounds
-        return ItemLog(self.user, self.value, bounds)
-
-    def latest(self, snapshot: Tensor, items: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The last ``count`` people of each item: user rows, values and which are there, each [B, N, count].
-
-        Args:
-            snapshot: of each query [B].
-            items: item rows [B, N].
-            count: K.
-        """
-        stop = self.bounds[snapshot[:, None] + 1, items]
-        at = stop[..., None] - 1 - torch.arange(count, device=items.device)
-        there = at >= self.bounds[0, items][..., None]
-        if not len(self.user):
-            return torch.zeros_like(at), torch.zeros_like(at, dtype=torch.float32), there
-        at = at.clamp(min=0)
-        return _taken(self.user, at), _taken(self.value, at), there
 
 
 class BehaviourEvidence(Tables):
@@ -231,7 +154,7 @@ class BehaviourEvidence(Tables):
 
     def _alike(self, asked: _Asked, who: Tensor, everybody: Tensor | None) -> Tensor:
         """How much alike people [b, n, K] are, [b, n, 2, K]; from everybody's agreements where they are known."""
-        people = _taken(self.shuffled_users, who)
+        people = taken(self.shuffled_users, who)
         if everybody is not None:
             found = everybody.gather(2, people.flatten(1)[:, None].expand(-1, 2, -1))
             return found.view(len(who), 2, *who.shape[1:]).transpose(1, 2)
@@ -281,11 +204,12 @@ class BehaviourEvidence(Tables):
         pairs = torch.stack([rates, strengths], -1).flatten(3)
         return torch.cat([pairs, mean[..., None], largest[..., None]], -1).flatten(2)
 
-    def renumber(self, moved: Tensor, num_items: int) -> None:
-        """Takes a longer catalogue, of whose new items nothing is known; ``moved`` [old rows]: where each row went."""
-        self.keys = self.keys.renumbered(moved, num_items)
-        self.people, self.own = self.people.renumbered(moved, num_items), self.own.renumbered(moved, num_items)
-        shuffled = torch.arange(num_items, device=moved.device)
+    def renumber(self, moved: Tensor, items: FeatureTable) -> None:
+        """See ``HoldsItemRows``."""
+        moved, rows = moved.to(self.shuffled_items.device), items.rows
+        self.keys, self.people = self.keys.renumbered(moved, rows), self.people.renumbered(moved, rows)
+        self.own = self.own.renumbered(moved, rows)
+        shuffled = torch.arange(rows, device=moved.device)
         shuffled[moved] = moved[self.shuffled_items]
         self.shuffled_items = shuffled
 
@@ -325,11 +249,6 @@ class _Asked:
     def part(self, rows: slice) -> _Asked:
         """Some of the queries."""
         return _Asked(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-
-def _taken(column: Tensor, at: Tensor) -> Tensor:
-    """column[at], which takes three times as long."""
-    return column.index_select(0, at.flatten()).view(at.shape)
 
 
 def _gather(table: Tensor, at: Tensor) -> list[Tensor]:

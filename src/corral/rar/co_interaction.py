@@ -195,7 +195,6 @@ class CoInteraction(nn.Module):
         self.projections = (
             None if output_size is None else nn.ModuleList(nn.Linear(n, output_size, bias=False) for n in sizes)
         )
-        self.output_sizes = sizes if output_size is None else (output_size, output_size)
 
     def encode_users(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of users [n, Du] -> what is gathered of them: towers [n, H] and projected rows [n, D]."""

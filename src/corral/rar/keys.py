@@ -1,24 +1,19 @@
 """Keys: what the selector compares. RAR pays where they hold what the ranker's own tables do not.
 
-Shape letters: U user rows, M item rows, D key size, B queries, L history length, S snapshots, k kinds of key.
+Shape letters: U user rows, M item rows, D key size, S snapshots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 from torch.nn import functional
 
 from corral.data.features import FeatureKind, FeatureTable
 from corral.ranking.fields import Fields
-from corral.rar.tables import Tables
-from corral.rar.time_rules import TimeRule
 
 
 class KeySource(Protocol):
@@ -123,182 +118,3 @@ def feature_keys(table: FeatureTable, max_values: int = 16) -> Tensor:
     if not parts:
         raise ValueError("keys=features: there are no features to compare")
     return torch.cat(parts, 1)
-
-
-class ProfileKeys(Tables):
-    """Behaviour profiles, snapshot by snapshot: what people met, and what they liked of it.
-
-    Of no paper: corral's own choice. For each snapshot, from its train events alone, two truncated singular value
-    decompositions give an item k = 2 vectors: of who met it (each event 1, divided by the roots of the user's and the
-    item's counts), and of who liked it (each event its value, divided by the root of the item's count + 5). A user's
-    vectors are sums over a history of the items' vectors, the second one weighed by the values: **history-only
-    encoders**, so a row's own event is in none of its own inputs, and people never seen in training have keys too.
-
-    Args:
-        item_vectors: [S, M, 2, D], not scaled to unit length.
-        user_vectors: of the pool's users, of unit length or zero [S, U, 2, D].
-        centres: the mean first vector of each snapshot's users, taken off before it is scaled [S, D].
-    """
-
-    live = False
-    item_vectors: Tensor
-    user_vectors: Tensor
-    centres: Tensor
-
-    def __init__(self, item_vectors: Tensor, user_vectors: Tensor, centres: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("item_vectors", item_vectors)
-        self.register_buffer("user_vectors", user_vectors)
-        self.register_buffer("centres", centres)
-
-    @classmethod
-    def empty(cls) -> ProfileKeys:
-        """Nobody known; saved keys are loaded into it."""
-        return cls(torch.zeros(0, 0, 2, 0), torch.zeros(0, 0, 2, 0), torch.zeros(0, 0))
-
-    @classmethod
-    def fit(
-        cls,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray,
-        value: np.ndarray,
-        *,
-        num_users: int,
-        num_items: int,
-        rule: TimeRule,
-        size: int = 32,
-        history_length: int = 100,
-        seed: int = 0,
-    ) -> ProfileKeys:
-        """Keys of every snapshot from its train events.
-
-        Args:
-            user, item, time: of the train events [n].
-            value: of the train events [n]: what the event said beyond what was expected, about -1 .. 1; see
-                ``residuals``.
-            num_users, num_items: rows of the vocabularies.
-            rule: the snapshots.
-            size: D.
-            history_length: latest events of a pool user's profile.
-            seed: of the decompositions.
-        """
-        items = np.zeros((rule.snapshots, num_items, 2, size), dtype=np.float32)
-        users = np.zeros((rule.snapshots, num_users, 2, size), dtype=np.float32)
-        centres = np.zeros((rule.snapshots, size), dtype=np.float32)
-        order = np.lexsort((time, user))
-        user, item, time, value = (np.asarray(column)[order] for column in (user, item, time, value))
-        for snapshot in range(rule.snapshots):
-            kept = rule.holds(snapshot, user, time)
-            if not kept.any():
-                continue
-            u, i, v = user[kept].astype(np.int64), item[kept].astype(np.int64), value[kept].astype(np.float32)
-            items[snapshot] = spectral_items(u, i, v, num_users, num_items, size=size, seed=seed)
-            latest = _latest(u, history_length)
-            counts = np.bincount(u[latest], minlength=num_users)
-            who = csr_matrix((np.ones(len(latest)), (u[latest], np.arange(len(latest)))), (num_users, len(latest)))
-            users[snapshot, :, 0] = who @ items[snapshot, i[latest], 0] / np.maximum(counts, 1)[:, None]
-            users[snapshot, :, 1] = who @ (items[snapshot, i[latest], 1] * v[latest, None])
-            centres[snapshot] = users[snapshot, counts > 0, 0].mean(0)
-            users[snapshot, counts > 0, 0] -= centres[snapshot]
-        units = functional.normalize(torch.from_numpy(users), dim=-1)
-        return cls(torch.from_numpy(items), units, torch.from_numpy(centres))
-
-    def renumbered(self, moved: Tensor, num_items: int) -> ProfileKeys:
-        """The same keys for a longer catalogue; new items have none. ``moved`` [old rows]: where each item row went."""
-        snapshots, _, kinds, size = self.item_vectors.shape
-        items = self.item_vectors.new_zeros(snapshots, num_items, kinds, size)
-        items[:, moved] = self.item_vectors
-        return ProfileKeys(items, self.user_vectors, self.centres)
-
-    def users(self, snapshot: int) -> Tensor:
-        """See ``KeySource``: both vectors [U, 2 D], of unit length each."""
-        return self.user_vectors[snapshot].flatten(1)
-
-    def items(self, snapshot: int) -> Tensor:
-        """See ``KeySource``: both vectors [M, 2 D], of unit length each."""
-        return functional.normalize(self.item_vectors[snapshot], dim=-1).flatten(1)
-
-    def encode(self, snapshot: Tensor, present: Tensor, vectors: Sequence[Tensor], values: Tensor) -> Tensor:
-        """Keys of queries, as of each event [B, 2, D], of unit length each or zero.
-
-        Args:
-            snapshot: which one each query may see [B].
-            present: where the history has an item [B, L].
-            vectors: both of the history's items in that snapshot, each [B, L, D].
-            values: what the user said of them [B, L]; 0 where that is not known.
-        """
-        there = present.to(vectors[0].dtype)
-        met = torch.bmm(there[:, None], vectors[0])[:, 0] / there.sum(1, keepdim=True).clamp(min=1)
-        met = (met - self.centres[snapshot]) * present.any(1, keepdim=True)
-        liked = torch.bmm((values * there)[:, None], vectors[1])[:, 0]
-        return functional.normalize(torch.stack([met, liked], 1), dim=-1)
-
-
-def _latest(users: np.ndarray, length: int) -> np.ndarray:
-    """Positions of each user's last ``length`` events, of events sorted by user and then time."""
-    stops = np.append(np.flatnonzero(users[1:] != users[:-1]) + 1, len(users))
-    stop_of = np.repeat(stops, np.diff(np.append(0, stops)))
-    return np.flatnonzero(stop_of - np.arange(len(users)) <= length)
-
-
-def spectral_items(
-    user: np.ndarray, item: np.ndarray, value: np.ndarray, num_users: int, num_items: int, *, size: int, seed: int
-) -> np.ndarray:
-    """The two item vectors of ``ProfileKeys`` [M, 2, D], float32, scaled by the singular values.
-
-    Args:
-        user, item: rows of the events [n], int64.
-        value: of the events [n].
-        num_users, num_items: U and M.
-        size: D; padded with zeros where the log is smaller.
-        seed: of the random start.
-    """
-    of_users = np.maximum(np.bincount(user, minlength=num_users), 1)
-    of_items = np.maximum(np.bincount(item, minlength=num_items), 1)
-    weights = (1.0 / np.sqrt(of_users[user] * of_items[item]), value / np.sqrt(of_items[item] + 5.0))
-    vectors = np.zeros((num_items, 2, size), dtype=np.float32)
-    rank = min(size, num_users - 1, num_items - 1)
-    for kind, weight in enumerate(weights):
-        matrix = csr_matrix((weight.astype(np.float32), (user, item)), (num_users, num_items))
-        _, strengths, right = randomized_svd(matrix, rank, random_state=seed)
-        vectors[:, kind, :rank] = right.T * strengths
-    # Those without an event come out as rounding noise, which would be somebody's nearest at unit length.
-    vectors[np.bincount(item, minlength=num_items) == 0] = 0.0
-    return vectors
-
-
-def residuals(user: np.ndarray, time: np.ndarray, label: np.ndarray, *, strength: float = 5.0) -> np.ndarray:
-    """label - the user's own rate before the event [n], float32: what the event says beyond the user's habit.
-
-    The rate is smoothed towards the rate of all events with an earlier time: nothing later, and not the event itself.
-    Where all labels are 1 (a log of clicks alone) everything would be 0; the labels themselves are given.
-
-    Args:
-        user, time: of the events [n].
-        label: in [0, 1] [n].
-        strength: how many events the prior is worth.
-    """
-    label = np.asarray(label, dtype=np.float64)
-    if len(label) == 0 or label.min() == label.max():
-        return label.astype(np.float32)
-    everyone = np.zeros(len(label), dtype=np.int64)
-    seen, clicks = earlier_sums(everyone, time, np.ones(len(label))), earlier_sums(everyone, time, label)
-    prior = (clicks + 1.0) / (seen + 2.0)
-    own, liked = earlier_sums(user, time, np.ones(len(label))), earlier_sums(user, time, label)
-    return (label - (liked + strength * prior) / (own + strength)).astype(np.float32)
-
-
-def earlier_sums(group: np.ndarray, time: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Sum of the weights of events of the same group with an earlier time [n], float64; equal times do not count."""
-    order = np.lexsort((time, group))
-    groups, times = np.asarray(group)[order], np.asarray(time)[order]
-    sums = np.concatenate([[0.0], np.cumsum(np.asarray(weight, dtype=np.float64)[order])])
-    new_group = np.append(True, groups[1:] != groups[:-1])
-    new_time = new_group | np.append(True, times[1:] != times[:-1])
-    at = np.arange(len(order))
-    first_of_group = np.maximum.accumulate(np.where(new_group, at, 0))
-    first_of_time = np.maximum.accumulate(np.where(new_time, at, 0))
-    result = np.empty(len(order))
-    result[order] = sums[first_of_time] - sums[first_of_group]
-    return result

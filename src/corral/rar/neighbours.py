@@ -5,17 +5,17 @@ Shape letters: S snapshots, U user rows, M item rows, Ku, Ki neighbours, B queri
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from corral.data.features import FeatureTable
 from corral.rar.keys import KeySource
-from corral.rar.selection import ExactSelector, Selector
-from corral.rar.simhash import SimHash, hamming
+from corral.rar.selection import ExactSelector, ListSelector, Selector
+from corral.rar.tables import Tables
 from corral.rar.time_rules import TimeRule
 
 
@@ -105,9 +105,10 @@ class Neighbours(nn.Module):
                     table[snapshot] = _table(vectors(snapshot), pool, selector, table.shape[2]).to(table.device)
         self.version += 1
 
-    def renumber(self, moved: Tensor, num_items: int) -> None:
-        """Takes a longer catalogue, whose new items recall nothing; ``moved`` [old rows]: where each item row went."""
-        longer = self.i2i.new_zeros(len(self.i2i), num_items, self.i2i.shape[2])
+    def renumber(self, moved: Tensor, items: FeatureTable) -> None:
+        """See ``HoldsItemRows``: new items recall nothing."""
+        moved = moved.to(self.i2i.device)
+        longer = self.i2i.new_zeros(len(self.i2i), items.rows, self.i2i.shape[2])
         longer[:, moved] = moved.to(self.i2i.dtype)[self.i2i.long()]
         self.i2i = longer
 
@@ -125,79 +126,88 @@ class RecalledNeighbours(Neighbours):
 
     For each snapshot a frozen list [U, n] of the items with the greatest inner product of the user's and the item's
     keys, which must be a retriever's; users without a key recall nothing. Of a user's list an item's Ki recall items
-    are those whose fingerprints agree most with its own (``bits`` of SimHash; the target is never among them).
+    are those that a selector finds most like it; the target is never among them.
 
     Args:
         num_users, num_items, rule, look_alikes, recall_items: of ``Neighbours``.
+        selectors: one for each snapshot, not fitted.
         pool_size: n.
-        bits: m.
-        seed: of the projection.
     """
 
     recalled: Tensor
-    codes: Tensor
 
     def __init__(
         self,
         num_users: int,
         num_items: int,
         rule: TimeRule,
+        selectors: Sequence[nn.Module],
         *,
         look_alikes: int = 10,
         recall_items: int = 10,
         pool_size: int = 100,
-        bits: int = 128,
-        seed: int = 0,
     ) -> None:
         super().__init__(num_users, num_items, rule, look_alikes=look_alikes, recall_items=0)
         if pool_size < recall_items:
             raise ValueError(f"pool_size={pool_size}: smaller than recall_items={recall_items}")
-        self.count, self.bits, self.seed = recall_items, bits, seed
-        words = -(-bits // 64)
+        self.count, self.selectors, self.items = recall_items, nn.ModuleList(selectors), _ItemKeys()
         self.register_buffer("recalled", torch.zeros(rule.snapshots, num_users, pool_size, dtype=torch.int32))
-        self.register_buffer("codes", torch.zeros(rule.snapshots, num_items, words, dtype=torch.int64))
 
     @torch.no_grad()
     def refresh(self, keys: KeySource, pools: Pools, selectors: tuple[Selector, Selector]) -> None:
-        """See ``Neighbours``; the second selector is not used."""
+        """See ``Neighbours``; of the two selectors the first alone is used."""
         super().refresh(keys, pools, selectors)
-        for snapshot in range(self.rule.snapshots):
-            self.recalled[snapshot], self.codes[snapshot] = 0, 0
-            pool = pools.items(snapshot)
+        self.recalled.zero_()
+        items = [keys.items(snapshot).to(self.recalled.device) for snapshot in range(self.rule.snapshots)]
+        self.items.vectors = torch.stack(items)
+        for snapshot, own in enumerate(self.selectors):
+            pool, users = pools.items(snapshot), keys.users(snapshot)
             if not len(pool):
                 continue
-            users, items = keys.users(snapshot), keys.items(snapshot)
             recall = ExactSelector("inner-product")
-            recall.fit(items[pool], pool)
+            for selector in (recall, cast(Selector, own)):
+                selector.fit(items[snapshot][pool], pool)
             known = (users.abs().sum(1) > 0).nonzero().flatten()
             for rows in known.split(1 << 12):
                 found = recall.search(users[rows], self.recalled.shape[2]).rows
                 self.recalled[snapshot, rows] = found.to(self.recalled)
-            unit = functional.normalize(items, dim=1)
-            hashed = SimHash(items.shape[1], self.bits, seed=self.seed).to(items.device)
-            hashed.fit(unit[pool])
-            self.codes[snapshot] = hashed.codes(unit).to(self.codes.device)
 
-    def renumber(self, moved: Tensor, num_items: int) -> None:
+    def renumber(self, moved: Tensor, items: FeatureTable) -> None:
         """See ``Neighbours``."""
-        super().renumber(moved, num_items)
+        super().renumber(moved, items)
+        moved = moved.to(self.recalled.device)
         self.recalled = moved.to(self.recalled.dtype)[self.recalled.long()]
-        codes = self.codes.new_zeros(len(self.codes), num_items, self.codes.shape[2])
-        codes[:, moved] = self.codes
-        self.codes = codes
+        vectors = self.items.vectors
+        self.items.vectors = vectors.new_zeros(len(vectors), items.rows, vectors.shape[2])
+        self.items.vectors[:, moved] = vectors
+        for selector in self.selectors:
+            cast(ListSelector, selector).renumber(moved)
 
     def recall_items(self, snapshot: Tensor, user: Tensor, items: Tensor) -> Tensor:
-        """Rows [B, N, Ki], int64, 0-padded, of items [B, N] for users [B]; an item without a fingerprint has none."""
-        pool = self.recalled[snapshot, user].long()
-        asked, theirs = self.codes[snapshot[:, None], items], self.codes[snapshot[:, None], pool]
-        agreement = self.bits - hamming(asked[:, :, None], theirs[:, None])
-        there = (pool > 0)[:, None] & (pool[:, None] != items[:, :, None]) & asked.any(-1, keepdim=True)
-        # Ties go to what the retriever recalls first.
-        place = torch.arange(pool.shape[1], device=pool.device)
-        order = agreement.masked_fill(~there, -1) * pool.shape[1] - place
-        best = order.topk(self.count, dim=2).indices
-        chosen = pool[:, None].expand(-1, items.shape[1], -1).gather(2, best)
-        return chosen.masked_fill(~there.gather(2, best), 0)
+        """Rows [B, N, Ki], int64, 0-padded, of items [B, N] for users [B]; an item without a key has none."""
+        found = items.new_zeros(*items.shape, self.count)
+        for number in snapshot.unique().tolist():
+            rows = (snapshot == number).nonzero().flatten()
+            asked = items[rows].flatten()
+            pool = self.recalled[number, user[rows]].long().repeat_interleave(items.shape[1], 0)
+            vectors = self.items.vectors[number, asked]
+            # Nothing is like an item of which nothing is known, and nobody recalled anything before the first block.
+            pool = pool.masked_fill(~vectors.any(1, keepdim=True), 0)
+            if bool(pool.any()):
+                selector = cast(ListSelector, self.selectors[number])
+                chosen = selector.search_among(vectors, pool, self.count, exclude=asked).rows
+                found[rows] = chosen.view(len(rows), *found.shape[1:])
+        return found
+
+
+class _ItemKeys(Tables):
+    """Keys of the items of every snapshot [S, M, D], whose size the keys tell."""
+
+    vectors: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(0, 0, 0))
 
 
 def _table(vectors: Tensor, pool: Tensor, selector: Selector, count: int) -> Tensor:

@@ -99,6 +99,10 @@ class Pool(Tables):
         at = torch.searchsorted(self.rows, rows.contiguous()).clamp(max=len(self) - 1)
         return torch.where(self.rows[at] == rows, at, -1)
 
+    def renumber(self, moved: Tensor) -> None:
+        """Takes new row numbers in the same order; ``moved`` [old rows]: where each went."""
+        self.rows, self._index = moved.to(self.rows)[self.rows], None
+
     def check_fitted(self) -> None:
         """Refuses a search in a pool that never was.
 

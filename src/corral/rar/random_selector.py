@@ -17,11 +17,13 @@ class RandomSelector(nn.Module):
 
     def __init__(self, *, seed: int = 0) -> None:
         super().__init__()
-        self._generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self._generator = torch.Generator()
         self._rows = torch.zeros(0, dtype=torch.int64)
 
     def fit(self, vectors: Tensor, rows: Tensor) -> None:
-        """The pool's rows [n]; vectors are not used."""
+        """The pool's rows [n]; vectors are not used. The lots begin anew, so that a resumed run draws the same."""
+        self._generator.manual_seed(self.seed)
         self._rows = rows
 
     def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> Selected:

@@ -56,14 +56,12 @@ class Selector(Protocol):
 class ListSelector(Selector, Protocol):
     """A selector that can also choose among rows that differ from query to query (the ``recalled`` pool)."""
 
-    def select_among(
-        self, queries: Tensor, vectors: Tensor, rows: Tensor, k: int, exclude: Tensor | None = None
-    ) -> Selected:
-        """The k best of each query's own rows [q, n] with vectors [q, n, D]; reserved and repeated rows fall out."""
+    def search_among(self, queries: Tensor, rows: Tensor, k: int, exclude: Tensor | None = None) -> Selected:
+        """The k best of each query's own rows [q, n]; reserved, repeated and unknown ones fall out."""
         ...
 
-    def search_among(self, queries: Tensor, rows: Tensor, k: int, exclude: Tensor | None = None) -> Selected:
-        """The same for rows [q, n] of the fitted pool; rows it does not have fall out."""
+    def renumber(self, moved: Tensor) -> None:
+        """Takes new row numbers in the same order; ``moved`` [old rows]: where each went."""
         ...
 
 
@@ -93,14 +91,6 @@ class ExactSelector(nn.Module):
         return Selected(found.items, found.scores)
 
     @torch.no_grad()
-    def select_among(
-        self, queries: Tensor, vectors: Tensor, rows: Tensor, k: int, exclude: Tensor | None = None
-    ) -> Selected:
-        """See ``ListSelector``; needs no pool."""
-        scores = _products(self.pool.scaled(queries), self.pool.scaled(vectors))
-        return best_among(scores, rows, k, exclude)
-
-    @torch.no_grad()
     def search_among(self, queries: Tensor, rows: Tensor, k: int, exclude: Tensor | None = None) -> Selected:
         """See ``ListSelector``."""
         self.pool.check_fitted()
@@ -110,6 +100,10 @@ class ExactSelector(nn.Module):
             scores = _products(queries[block], _gathered(self.pool.vectors, at))
             parts.append(best_among(scores, _known(rows[block], at), k, _part(exclude, block)))
         return _joined(parts, queries, k)
+
+    def renumber(self, moved: Tensor) -> None:
+        """See ``ListSelector``."""
+        self.pool.renumber(moved)
 
 
 class SimHashSelector(Tables):
@@ -200,16 +194,6 @@ class SimHashSelector(Tables):
         return best_among(torch.cat([scores[:0], *exact]).masked_fill(scores.isinf(), -torch.inf), rows, k)
 
     @torch.no_grad()
-    def select_among(
-        self, queries: Tensor, vectors: Tensor, rows: Tensor, k: int, exclude: Tensor | None = None
-    ) -> Selected:
-        """See ``ListSelector``; hashed with the mean (and radius) of the fitted pool."""
-        self.pool.check_fitted()
-        vectors = self.pool.scaled(vectors)
-        codes = self.hash.codes(vectors.flatten(0, 1)).view(*rows.shape, self.words)
-        return self._among(queries, codes, vectors if self.rerank else None, rows, k, exclude)
-
-    @torch.no_grad()
     def search_among(self, queries: Tensor, rows: Tensor, k: int, exclude: Tensor | None = None) -> Selected:
         """See ``ListSelector``; nothing is hashed but the queries."""
         self.pool.check_fitted()
@@ -221,6 +205,10 @@ class SimHashSelector(Tables):
             codes, known = _gathered(self.codes, at), _known(rows[block], at)
             parts.append(self._among(queries[block], codes, vectors, known, k, _part(exclude, block)))
         return _joined(parts, queries, k)
+
+    def renumber(self, moved: Tensor) -> None:
+        """See ``ListSelector``."""
+        self.pool.renumber(moved)
 
     def _among(
         self, queries: Tensor, codes: Tensor, vectors: Tensor | None, rows: Tensor, k: int, exclude: Tensor | None

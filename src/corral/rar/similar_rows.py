@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corral.data.batches import Query
-from corral.rar.behaviour import ItemLog
+from corral.data.features import FeatureTable
 from corral.rar.exposure import PairLog
-from corral.rar.keys import ProfileKeys
+from corral.rar.item_log import ItemLog
 from corral.rar.neighbours import Neighbours
+from corral.rar.profile_keys import ProfileKeys
 from corral.rar.time_rules import Rule
 from corral.retrieval.index import ordered_top
 
@@ -68,7 +69,7 @@ class SimilarRowsEvidence(nn.Module):
             )
         if min(count, people_per_item) < 1:
             raise ValueError(f"count={count}, people_per_item={people_per_item}: need at least one row")
-        self.keys, self.people, self.own, self.near = keys, people, own, near
+        self.keys, self.people, self.own, self.near, self.rule = keys, people, own, near, near.rule
         self.count, self.people_per_item, self.history_length = count, people_per_item, history_length
         self.temperature, self.strength = temperature, strength
         self.size = 5
@@ -76,7 +77,7 @@ class SimilarRowsEvidence(nn.Module):
     @torch.no_grad()
     def forward(self, query: Query, items: Tensor) -> Tensor:
         """Item rows [B, N] -> [B, N, E], about unit scale, without gradient."""
-        snapshot = self.near.rule.snapshot(query.time, query.user)
+        snapshot = self.rule.snapshot(query.time, query.user)
         others = torch.cat([items[..., None], self.near.recall_items(snapshot, query.user, items)], 2)
         who, said, there = self.people.latest(snapshot, others.flatten(1), self.people_per_item)
         there &= (others.flatten(1) > 0)[..., None]
@@ -122,8 +123,9 @@ class SimilarRowsEvidence(nn.Module):
         ]
         return torch.stack(numbers, 2)
 
-    def renumber(self, moved: Tensor, num_items: int) -> None:
-        """Takes a longer catalogue, its new items unknown; ``moved`` [old rows]: where each item row went."""
-        self.keys = self.keys.renumbered(moved, num_items)
-        self.people, self.own = self.people.renumbered(moved, num_items), self.own.renumbered(moved, num_items)
-        self.near.renumber(moved, num_items)
+    def renumber(self, moved: Tensor, items: FeatureTable) -> None:
+        """See ``HoldsItemRows``."""
+        self.near.renumber(moved, items)
+        moved, rows = moved.to(self.keys.item_vectors.device), items.rows
+        self.keys, self.people = self.keys.renumbered(moved, rows), self.people.renumbered(moved, rows)
+        self.own = self.own.renumbered(moved, rows)

@@ -92,7 +92,7 @@ class TimeRule:
         """S."""
         if self.fold is not None:
             return int(self.fold.max()) + 2
-        return len(self.edges) + (self.rule is Rule.BLOCKS) or 1
+        return len(self.edges) + 1
 
     def snapshot(self, time: Tensor, user: Tensor) -> Tensor:
         """The snapshot that a request of each user at each time may see, of the same shape, int64."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from corral.data.dataset import Dataset
 from corral.data.split import Part, Split
-from corral.rar.keys import residuals
+from corral.rar.residuals import residuals
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class TrainLog:
             labels: of all events of the log [N]; None: all are clicks.
         """
         events, train = dataset.events, split.part == Part.TRAIN
-        user, item, time = (np.asarray(column).astype(np.int64) for column in (events.user, events.item, events.time))
-        value = residuals(user, time, np.ones(len(user)) if labels is None else labels)
-        if split.train_history_only:  # such a split need not follow time
-            user, item, time, value = (column[train] for column in (user, item, time, value))
-            train = np.ones(len(user), dtype=bool)
-        return cls(user[train], item[train], time[train], value[train], (user, item, time, value))
+        columns = [np.asarray(column).astype(np.int64) for column in (events.user, events.item, events.time)]
+        labels = np.ones(len(train)) if labels is None else labels
+        # Of train events by train events alone: in some splits others come before them in time.
+        value = residuals(columns[0], columns[2], labels)
+        value[train] = residuals(columns[0][train], columns[2][train], labels[train])
+        kept = train if split.train_history_only else np.ones_like(train)
+        mine, every = ([column[rows] for column in (*columns, value)] for rows in (train, kept))
+        return cls(mine[0], mine[1], mine[2], mine[3], (every[0], every[1], every[2], every[3]))
 
     @property
     def density(self) -> float:

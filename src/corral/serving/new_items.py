@@ -14,12 +14,7 @@ from torch import Tensor, nn
 
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.vocabulary import FIRST_ROW, PADDING, UNKNOWN, Vocabulary
-from corral.ranking.as_of_evidence import AsOfEvidence
-from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
-from corral.ranking.joined_evidence import JoinedEvidence
-from corral.rar.behaviour import BehaviourEvidence
-from corral.rar.ranker import RarRanker
-from corral.rar.similar_rows import SimilarRowsEvidence
+from corral.ranking.evidence import HoldsItemRows
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
@@ -62,7 +57,7 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
         if name not in recommender.specs or not isinstance(part, nn.Module):
             raise ValueError(f"the recommender does not say how to build its {name}: pass specs")
         module = build(recommender.specs[name], tables).to(recommender.device).eval()
-        part = _with_longer_counts(part, module, torch.from_numpy(moved), features)
+        part = _with_longer_tables(part, module, torch.from_numpy(moved), features)
         module.load_state_dict(_longer_weights(part, module, moved, len(items)))
         rebuilt[name] = module
     new_rows = torch.from_numpy(items.rows(new_items["item_id"]).astype(np.int64))
@@ -95,10 +90,10 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
     )
 
 
-def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, items: FeatureTable) -> nn.Module:
-    """The trained part with the counts of its evidence renumbered, in it and in the newly built module alike.
+def _with_longer_tables(part: nn.Module, module: nn.Module, moved: Tensor, items: FeatureTable) -> nn.Module:
+    """The trained part with its tables renumbered, and the same tables in the newly built module.
 
-    Their tables hold item rows as values, not one row per item: new weights would not do.
+    They hold item rows as values, not one row per item: new weights would not do.
 
     Args:
         part: trained; it stays as it is.
@@ -106,38 +101,14 @@ def _with_longer_counts(part: nn.Module, module: nn.Module, moved: Tensor, items
         moved: where each item row went.
         items: features by the new rows.
     """
-    if isinstance(part, RarRanker) and isinstance(module, RarRanker):
-        part = copy.deepcopy(part)
-        part.neighbours.renumber(moved.to(part.neighbours.i2i.device), items.rows)
-        module.neighbours = part.neighbours
-        part.ranker = cast(EvidenceRanker, _with_longer_counts(part.ranker, module.ranker, moved, items))
-        return part
-    if not isinstance(part, EvidenceRanker) or part.evidence is None:
-        return part
-    part = copy.deepcopy(part)
-    assert isinstance(module, EvidenceRanker)
-    assert module.evidence is not None
-    assert part.evidence is not None
-    for trained, built in zip(_kinds(part.evidence), _kinds(module.evidence), strict=True):
-        if isinstance(trained, CoVisitationEvidence) and isinstance(built, CoVisitationEvidence):
-            device = trained.table.keys.device
-            trained.table = built.table = trained.table.cpu().renumbered(moved, items.rows).to(device)
-        if isinstance(trained, BehaviourEvidence) and isinstance(built, BehaviourEvidence):
-            trained.renumber(moved.to(trained.keys.item_vectors.device), items.rows)
-            built.keys, built.people, built.own = trained.keys, trained.people, trained.own
-            built.shuffled_items, built.shuffled_users = trained.shuffled_items, trained.shuffled_users
-        if isinstance(trained, SimilarRowsEvidence) and isinstance(built, SimilarRowsEvidence):
-            trained.renumber(moved.to(trained.keys.item_vectors.device), items.rows)
-            built.keys, built.people, built.own, built.near = trained.keys, trained.people, trained.own, trained.near
-        if isinstance(trained, AsOfEvidence) and isinstance(built, AsOfEvidence):
-            device = trained.statistics.times.device
-            longer = trained.statistics.cpu().renumbered(moved, items).to(device)
-            trained.statistics = built.statistics = longer
+    part, done = copy.deepcopy(part), ""
+    for name, table in list(part.named_modules()):
+        # What is within such a part it renumbers itself.
+        if isinstance(table, HoldsItemRows) and not (done and name.startswith(done)):
+            table.renumber(moved, items)
+            module.set_submodule(name, cast(nn.Module, table))
+            done = f"{name}."
     return part
-
-
-def _kinds(evidence: nn.Module) -> list[nn.Module]:
-    return list(evidence.parts) if isinstance(evidence, JoinedEvidence) else [evidence]
 
 
 @torch.no_grad()

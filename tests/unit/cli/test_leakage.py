@@ -163,8 +163,10 @@ ranker_training: {{loss: clicks, label_at_least: 3}}
     assert [one.name for one in columns["item features"]] == ["shelf", "tags", "price"]
     assert len(columns["co-visitation"]) == 11
     assert columns["co-visitation"][2].name == "after the latest item but 0"
-    assert experiment.as_of is not None
-    assert [one.name for one in columns["as-of statistics"]] == list(experiment.as_of.names)
+    assert experiment.inputs is not None
+    assert [one.name for one in columns["as-of statistics"]] == list(
+        experiment.inputs.evidence["as_of"].statistics.names
+    )
     for group in columns.values():
         for one in group:
             assert (len(one.train), len(one.test)) == (len(train), len(test))

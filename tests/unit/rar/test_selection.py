@@ -190,17 +190,27 @@ def test_own_pools(metric: Metric, rerank: int | None) -> None:
     exclude = rows[:17]
     shuffled = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(q)) for q in range(17)])
     own = torch.cat([rows[shuffled], rows[shuffled[:, :9]], torch.tensor([[0, 1, 0]]).expand(17, -1)], 1)
-    own_vectors = torch.cat([vectors[shuffled], vectors[shuffled[:, :9]], torch.ones(17, 3, 8)], 1)
     for k in (5, 60):
         wanted = selector.search(queries, k, exclude)
-        for found in (
-            selector.select_among(queries, own_vectors, own, k, exclude),
-            selector.search_among(queries, torch.cat([own, torch.full((17, 2), 5_000)], 1), k, exclude),
-        ):
-            assert torch.equal(found.rows, wanted.rows)
-            torch.testing.assert_close(found.scores, wanted.scores)
+        found = selector.search_among(queries, torch.cat([own, torch.full((17, 2), 5_000)], 1), k, exclude)
+        assert torch.equal(found.rows, wanted.rows)
+        torch.testing.assert_close(found.scores, wanted.scores)
     part = selector.search_among(queries, own[:, :6], 4)
     assert all(set(line.tolist()) <= set(allowed.tolist()) for line, allowed in zip(part.rows, own[:, :6], strict=True))
+
+
+@both_metrics
+def test_renumbered_rows_are_the_same_ones(metric: Metric) -> None:
+    _, rows, queries = world(n=40)
+    vectors = torch.randn(40, 8, generator=torch.Generator().manual_seed(6))
+    moved = torch.arange(int(rows.max()) + 1) * 3
+    for selector in (ExactSelector(metric), SimHashSelector(64, seed=0, metric=metric, rerank=8)):
+        selector.fit(vectors, rows)
+        before = selector.search(queries, 5), selector.search_among(queries, rows.expand(17, -1), 5)
+        selector.renumber(moved)
+        after = selector.search(queries, 5), selector.search_among(queries, moved[rows].expand(17, -1), 5)
+        for one, other in zip(before, after, strict=True):
+            assert torch.equal(moved[one.rows], other.rows)
 
 
 def test_best_among_by_hand() -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from corral.ranking.ctr.ctr_model import FieldVectors, check_extra
-from corral.ranking.ctr.split_mlp import SplitMlp
+from corral.ranking.ctr.interest_model import InterestModel
 
 
 class AttentionalGru(nn.Module):
@@ -52,7 +51,7 @@ class AttentionalGru(nn.Module):
         return torch.cat([state, *reversed(done)])
 
 
-class DIEN(nn.Module):
+class DIEN(InterestModel):
     """MLP over [context ; items ; the last state of the interests' evolution ; extra].
 
     A GRU reads the history once per query (interest extractor); its states h_t meet the target by attention
@@ -64,14 +63,10 @@ class DIEN(nn.Module):
     from a sampled one), for which the objective would have to hand the model negatives of the history.
 
     Args:
-        num_history_fields: how many fields a history slot has; the target is the first that many item fields.
-            None: all of them.
+        num_history_fields: see ``InterestModel``.
         state_size: H, of both recurrent layers; None: the size of a history slot, as in the paper. The cost a
             row is about 3 L H^2.
-        num_extra: ``extra`` goes into the MLP and, linearly, straight to the logit.
     """
-
-    uses_history = True
 
     def __init__(
         self,
@@ -86,38 +81,22 @@ class DIEN(nn.Module):
         batch_norm: bool = False,
         num_extra: int = 0,
     ) -> None:
-        super().__init__()
-        self.num_extra = num_extra
-        self.num_history_fields = num_item_fields if num_history_fields is None else num_history_fields
-        history_size = self.num_history_fields * field_size
+        super().__init__(
+            field_size,
+            num_context_fields,
+            num_item_fields,
+            num_history_fields=num_history_fields,
+            num_extra=num_extra,
+        )
+        history_size = self.slot_size
         self.state_size = history_size if state_size is None else state_size
         self.extractor = nn.GRU(history_size, self.state_size, batch_first=True)
         self.attention = nn.Linear(history_size, self.state_size, bias=False)
         self.evolution = AttentionalGru(self.state_size, self.state_size)
-        self.mlp = SplitMlp(
-            num_context_fields * field_size,
-            num_item_fields * field_size + self.state_size + num_extra,
-            hidden,
-            dropout=dropout,
-            batch_norm=batch_norm,
-        )
-        self.output = nn.Linear(self.mlp.output_size, 1)
-        self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
+        self.add_mlp(self.state_size, hidden, dropout=dropout, batch_norm=batch_norm)
 
-    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
-        """See ``CtrModel``."""
-        check_extra(extra, self.num_extra)
-        target = fields.items[:, :, : self.num_history_fields].flatten(2)
-        parts = [fields.items.flatten(2), self._evolved(target, history.flatten(2), mask)]
-        if extra is not None:
-            parts.append(extra)
-        logits = self.output(self.mlp(fields.context.flatten(2), torch.cat(parts, dim=-1))).squeeze(-1)
-        if self.extra is not None and extra is not None:
-            logits = logits + self.extra(extra).squeeze(-1)
-        return logits
-
-    def _evolved(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        """target [B, N, S], history [B, L, S], mask [B, L] -> [B, N, H]; zero where there is no history."""
+    def interest(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """See ``InterestModel``: the last state of the evolution."""
         lengths, order = mask.sum(1).sort(descending=True, stable=True)
         steps = torch.arange(mask.shape[1], device=mask.device)
         if mask.device.type == "cpu":

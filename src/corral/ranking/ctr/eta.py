@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from corral.ranking.ctr.ctr_model import FieldVectors, check_extra
-from corral.ranking.ctr.split_mlp import SplitMlp
+from corral.ranking.ctr.interest_model import InterestModel
 from corral.ranking.history_hash import HistoryHash
 from corral.ranking.history_pooling import TargetAttention
 
 
-class ETA(nn.Module):
+class ETA(InterestModel):
     """MLP over [context ; items ; attention over the latest slots ; attention over the nearest slots ; extra].
 
     The nearest are those whose bits agree with the target's most, of equal ones the latest. What is attended to costs
@@ -22,16 +21,12 @@ class ETA(nn.Module):
     ``DIN``.
 
     Args:
-        num_history_fields: how many fields a history slot has; the target is the first that many item fields.
-            None: all of them.
+        num_history_fields: see ``InterestModel``.
         nearest: how many slots the search keeps.
         recent: how many of the latest slots are attended to whatever they are.
         bits: m of ``HistoryHash``.
         attention_hidden, attention_size, softmax: see ``TargetAttention``.
-        num_extra: ``extra`` goes into the MLP and, linearly, straight to the logit.
     """
-
-    uses_history = True
 
     def __init__(
         self,
@@ -51,39 +46,28 @@ class ETA(nn.Module):
         batch_norm: bool = False,
         num_extra: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            field_size,
+            num_context_fields,
+            num_item_fields,
+            num_history_fields=num_history_fields,
+            num_extra=num_extra,
+        )
         if min(nearest, recent) < 1:
             raise ValueError(f"nearest={nearest}, recent={recent}: need at least one slot each")
-        self.num_extra, self.nearest, self.recent = num_extra, nearest, recent
-        self.num_history_fields = num_item_fields if num_history_fields is None else num_history_fields
-        size = self.num_history_fields * field_size
+        self.nearest, self.recent = nearest, recent
+        size = self.slot_size
         self.hash = HistoryHash(size, bits)
         self.latest, self.found = (
             TargetAttention(size, hidden=attention_hidden, attention_size=attention_size, softmax=softmax)
             for _ in range(2)
         )
-        self.mlp = SplitMlp(
-            num_context_fields * field_size,
-            num_item_fields * field_size + 2 * size + num_extra,
-            hidden,
-            dropout=dropout,
-            batch_norm=batch_norm,
-        )
-        self.output = nn.Linear(self.mlp.output_size, 1)
-        self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
+        self.add_mlp(2 * size, hidden, dropout=dropout, batch_norm=batch_norm)
 
-    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
-        """See ``CtrModel``."""
-        check_extra(extra, self.num_extra)
-        target, slots = fields.items[:, :, : self.num_history_fields].flatten(2), history.flatten(2)
-        latest = self.latest(target, slots[:, -self.recent :], mask[:, -self.recent :])
-        parts = [fields.items.flatten(2), latest, self._attend_to_nearest(target, slots, mask)]
-        if extra is not None:
-            parts.append(extra)
-        logits = self.output(self.mlp(fields.context.flatten(2), torch.cat(parts, dim=-1))).squeeze(-1)
-        if self.extra is not None and extra is not None:
-            logits = logits + self.extra(extra).squeeze(-1)
-        return logits
+    def interest(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """See ``InterestModel``: the latest slots', then the nearest ones'."""
+        latest = self.latest(target, history[:, -self.recent :], mask[:, -self.recent :])
+        return torch.cat([latest, self._attend_to_nearest(target, history, mask)], 2)
 
     def _attend_to_nearest(self, target: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         """target [B, N, S], slots [B, L, S], mask [B, L] -> [B, N, S]; zero where there is no history."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from corral.ranking.ctr.ctr_model import FieldVectors, check_extra
-from corral.ranking.ctr.split_mlp import SplitMlp
+from corral.ranking.ctr.interest_model import InterestModel
 from corral.ranking.history_hash import HistoryHash
 from corral.ranking.history_pooling import TargetAttention
 
@@ -17,7 +16,7 @@ from corral.ranking.history_pooling import TargetAttention
 _MAX_WIDTH = 10
 
 
-class SDIM(nn.Module):
+class SDIM(InterestModel):
     """MLP over [context ; items ; attention over the latest slots ; buckets ; extra].
 
     The m bits of a vector are cut into G = m / width groups; vectors that agree on all bits of a group share its
@@ -30,16 +29,12 @@ class SDIM(nn.Module):
     in no target's cost.
 
     Args:
-        num_history_fields: how many fields a history slot has; the target is the first that many item fields.
-            None: all of them.
+        num_history_fields: see ``InterestModel``.
         bits: m, a multiple of ``width``.
         width: bits of a group.
         recent: how many of the latest slots are attended to, by DIN's unit, whatever they are.
         attention_hidden, attention_size, softmax: see ``TargetAttention``.
-        num_extra: ``extra`` goes into the MLP and, linearly, straight to the logit.
     """
-
-    uses_history = True
 
     def __init__(
         self,
@@ -59,40 +54,29 @@ class SDIM(nn.Module):
         batch_norm: bool = False,
         num_extra: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            field_size,
+            num_context_fields,
+            num_item_fields,
+            num_history_fields=num_history_fields,
+            num_extra=num_extra,
+        )
         if not 1 <= width <= _MAX_WIDTH or bits < 1 or bits % width:
             raise ValueError(
                 f"bits={bits}, width={width}: width must be in 1 .. {_MAX_WIDTH}, and bits a multiple of it"
             )
         if recent < 1:
             raise ValueError(f"recent={recent}: need at least one slot")
-        self.num_extra, self.width, self.recent = num_extra, width, recent
-        self.num_history_fields = num_item_fields if num_history_fields is None else num_history_fields
-        size = self.num_history_fields * field_size
+        self.width, self.recent = width, recent
+        size = self.slot_size
         self.hash = HistoryHash(size, bits)
         self.latest = TargetAttention(size, hidden=attention_hidden, attention_size=attention_size, softmax=softmax)
-        self.mlp = SplitMlp(
-            num_context_fields * field_size,
-            num_item_fields * field_size + 2 * size + num_extra,
-            hidden,
-            dropout=dropout,
-            batch_norm=batch_norm,
-        )
-        self.output = nn.Linear(self.mlp.output_size, 1)
-        self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
+        self.add_mlp(2 * size, hidden, dropout=dropout, batch_norm=batch_norm)
 
-    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
-        """See ``CtrModel``."""
-        check_extra(extra, self.num_extra)
-        target, slots = fields.items[:, :, : self.num_history_fields].flatten(2), history.flatten(2)
-        latest = self.latest(target, slots[:, -self.recent :], mask[:, -self.recent :])
-        parts = [fields.items.flatten(2), latest, self.buckets(target, slots, mask)]
-        if extra is not None:
-            parts.append(extra)
-        logits = self.output(self.mlp(fields.context.flatten(2), torch.cat(parts, dim=-1))).squeeze(-1)
-        if self.extra is not None and extra is not None:
-            logits = logits + self.extra(extra).squeeze(-1)
-        return logits
+    def interest(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """See ``InterestModel``: the latest slots', then the buckets'."""
+        latest = self.latest(target, history[:, -self.recent :], mask[:, -self.recent :])
+        return torch.cat([latest, self.buckets(target, history, mask)], 2)
 
     def buckets(self, target: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         """target [B, N, S], slots [B, L, S], mask [B, L] -> [B, N, S]; zero where there is no history."""
