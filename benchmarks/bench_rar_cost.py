@@ -47,6 +47,7 @@ from corral.rar.exposure import PairLog
 from corral.rar.item_log import ItemLog
 from corral.rar.keys import GivenKeys
 from corral.rar.neighbours import CataloguePools, Neighbours
+from corral.rar.joint_ranker import JointRanker
 from corral.rar.objective import JointObjective
 from corral.rar.places import Places
 from corral.rar.profile_keys import ProfileKeys
@@ -255,7 +256,7 @@ def training(ranker: nn.Module, world: World, kind: str) -> Step:
     if kind == "softmax":
         return Step(lambda batch, items: -ranker(batch.query, items).log_softmax(1)[:, 0].mean(), optimizer)
     objective = (
-        JointObjective(ranker, world.exposures, lambda neighbours: None)
+        JointObjective(JointRanker(ranker, world.exposures, lambda neighbours: None))
         if isinstance(ranker, RarRanker)
         else ClickObjective(ranker)
     )
@@ -429,7 +430,7 @@ def stages(world: World, shape: Shape, steps: int) -> list[str]:
     matching, exposed = ranker.enrich(encoded, query, items).matching, world.exposures.before(*pairs)[0]
     distinct = [Places.distinct(rows)[0] for rows in (users, recalled)]
     masks, towers = (users > 0, recalled > 0), torch.randn(*recalled.shape, TOWER)
-    objective = JointObjective(ranker, world.exposures, lambda neighbours: None)
+    objective = JointObjective(JointRanker(ranker, world.exposures, lambda neighbours: None))
     works: dict[str, Callable[[], object]] = {
         "all of it, both losses": lambda: objective(batch),
         "the inner ranker's query": lambda: ranker.ranker.encode(query),

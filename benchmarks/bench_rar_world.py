@@ -32,6 +32,7 @@ from corral.rar.co_interaction import CoInteraction, Pooling
 from corral.rar.exposure import PairLog
 from corral.rar.keys import GivenKeys
 from corral.rar.neighbours import CataloguePools, Neighbours
+from corral.rar.joint_ranker import JointRanker
 from corral.rar.objective import JointObjective
 from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
@@ -107,12 +108,13 @@ def run(system: str, seed: int, epochs: int = 10) -> dict[str, float]:
         kinds = {"rar-random": RandomSelector, "rar-cosine": lambda seed: ExactSelector("cosine")}
         make = kinds.get(system, lambda seed: SimHashSelector(BITS, seed=seed))
         selectors = (make(seed=seed), make(seed=seed + 1))  # type: ignore[operator]
-        objective = JointObjective(
+        joint = JointRanker(
             ranker,
             PairLog.of(*columns, num_items=len(world.item_keys)),
             lambda neighbours: neighbours.refresh(keys, pools, selectors),
             alpha=1.0 if system == "rar-alpha1" else 0.9,
         )
+        objective = JointObjective(joint)
 
     def judge(pairs: LabelledPairs) -> dict[str, float]:
         with torch.no_grad():

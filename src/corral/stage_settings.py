@@ -161,10 +161,11 @@ class RarSettings(Strict):
     rule: Literal["blocks", "folds", "static"] = Field("blocks", description="as of when; static is the paper's")
     blocks: int = Field(8, ge=1, description="of train time; what an event sees comes from blocks before its own")
     folds: int = Field(5, ge=2, description="of users; what a train event sees comes from the other folds")
-    keys: Literal["profile", "retriever", "own", "features"] = Field(
+    keys: Literal["profile", "retriever", "live", "own", "features"] = Field(
         "profile",
-        description="what is compared: behaviour profiles, the retriever's vectors (one retriever a snapshot), the "
-        "ranker's own tables (static only), features",
+        description="what is compared: behaviour profiles, a retriever's vectors (one trained for each snapshot), those "
+        "of the retriever beside the ranker as it stands (chosen anew at each refresh while it trains), the ranker's "
+        "own tables (static only), features",
     )
     key_size: int = Field(32, ge=1, description="profile: of each of the two vectors")
     pool: Literal["catalogue", "recalled"] = Field(
@@ -190,8 +191,8 @@ class RarSettings(Strict):
     def _fits(self) -> RarSettings:
         if self.keys == "own" and self.rule != "static":
             raise ValueError("keys=own: the ranker's tables have seen all of train, so the rule must be static")
-        if self.pool == "recalled" and self.keys != "retriever":
-            raise ValueError(f"pool=recalled asks what the retriever recalls: use keys=retriever, not {self.keys}")
+        if self.pool == "recalled" and self.keys not in ("retriever", "live"):
+            raise ValueError(f"pool=recalled asks what the retriever recalls: keys=retriever or live, not {self.keys}")
         if self.pool == "recalled" and self.selector in ("ivf", "hnsw", "random"):
             raise ValueError(f"pool=recalled chooses within a user's own list, which selector={self.selector} cannot")
         return self

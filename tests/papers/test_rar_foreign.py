@@ -13,6 +13,7 @@ from corral.rar.co_interaction import CoInteraction
 from corral.rar.exposure import PairLog
 from corral.rar.keys import GivenKeys
 from corral.rar.neighbours import CataloguePools, Neighbours
+from corral.rar.joint_ranker import JointRanker
 from corral.rar.objective import JointObjective
 from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
@@ -36,9 +37,8 @@ def enriched(world: TasteWorld, selector: Selector) -> JointObjective:
     log = [column.numpy() for column in (train.user, train.item, torch.zeros_like(train.user))]
     keys, pools = GivenKeys(world.user_keys, world.item_keys), CataloguePools(*log, rule)
     exposures = PairLog.of(*log, num_items=items)
-    return JointObjective(
-        ranker, exposures, lambda neighbours: neighbours.refresh(keys, pools, (selector, selector)), alpha=0.9
-    )
+    refresh = lambda neighbours: neighbours.refresh(keys, pools, (selector, selector))  # noqa: E731
+    return JointObjective(JointRanker(ranker, exposures, refresh, alpha=0.9))
 
 
 def held_out_auc(world: TasteWorld, objective: JointObjective) -> float:
@@ -66,6 +66,6 @@ def test_both_losses_reach_the_towers_and_clicks_the_module() -> None:
     objective = enriched(world, ExactSelector("cosine"))
     objective.refresh()
     objective(world.train.batch(torch.arange(64)))["click"].backward()
-    parts = (objective.ranker.ranker.ranker.ctr, objective.ranker.co_interaction)
+    parts = (objective.ranker.ranker.ranker.ranker.ctr, objective.ranker.ranker.co_interaction)
     for part in parts:
         assert all(parameter.grad is not None and parameter.grad.any() for parameter in part.parameters())

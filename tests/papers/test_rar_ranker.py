@@ -18,7 +18,8 @@ from corral.rar.co_interaction import CoInteraction, Sets
 from corral.rar.exposure import PairLog
 from corral.rar.keys import GivenKeys, OwnTables
 from corral.rar.neighbours import CataloguePools, Neighbours
-from corral.rar.objective import Exposure, JointObjective
+from corral.rar.joint_ranker import Exposure, JointRanker
+from corral.rar.objective import JointObjective
 from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
 from corral.rar.selection import ExactSelector
@@ -180,7 +181,9 @@ def test_joint_loss_is_the_weighted_sum_with_labels_from_the_log(granularity: Ex
     ranker = choose(make(rule=rule)).eval()
     user, item, time = log()
     exposures = PairLog.of(user, item, time, num_items=ITEMS)
-    objective = JointObjective(ranker, exposures, lambda neighbours: None, alpha=0.7, granularity=granularity)
+    objective = JointObjective(
+        JointRanker(ranker, exposures, lambda neighbours: None, alpha=0.7, granularity=granularity)
+    )
     given = batch()
     losses = objective(given)
     enriched = ranker.enriched(given.query, given.item[:, None])
@@ -215,18 +218,18 @@ def test_joint_loss_is_the_weighted_sum_with_labels_from_the_log(granularity: Ex
 
 def test_alpha_one_is_the_click_loss_and_alpha_zero_is_refused() -> None:
     ranker = choose(make()).eval()
-    assert set(JointObjective(ranker, None, lambda neighbours: None, alpha=1.0)(batch())) == {"total"}
+    assert set(JointObjective(JointRanker(ranker, None, lambda neighbours: None, alpha=1.0))(batch())) == {"total"}
     with pytest.raises(ValueError, match="alpha=0"):
-        JointObjective(ranker, None, lambda neighbours: None, alpha=0.0)
+        JointRanker(ranker, None, lambda neighbours: None, alpha=0.0)
     with pytest.raises(ValueError, match="exposures"):
-        JointObjective(ranker, None, lambda neighbours: None, alpha=0.5)
+        JointRanker(ranker, None, lambda neighbours: None, alpha=0.5)
 
 
 def test_the_first_epoch_of_live_keys_warms_up_with_empty_sets() -> None:
     ranker = make()
     pools = CataloguePools(*log(), TimeRule.static())
     source = OwnTables(ranker.ranker.fields)
-    objective = JointObjective(
+    objective = JointRanker(
         ranker,
         None,
         lambda neighbours: neighbours.refresh(source, pools, (ExactSelector("cosine"), ExactSelector("cosine"))),
@@ -253,7 +256,7 @@ def test_fixed_keys_are_compared_once() -> None:
         calls.append(1)
         neighbours.refresh(keys(), pools, (ExactSelector("cosine"), ExactSelector("cosine")))
 
-    objective = JointObjective(ranker, None, refresh, alpha=1.0)
+    objective = JointRanker(ranker, None, refresh, alpha=1.0)
     for _ in range(3):
         objective.refresh()
     assert calls == [1]

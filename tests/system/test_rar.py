@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from click_runs import RECIPE, Train, assert_same_answers, interrupted_and_resumed
+from click_runs import Train, assert_same_answers, interrupted_and_resumed
 
 import corral.cli.ranker_stage
-from corral.cli.experiment import Experiment
-from corral.cli.run import build_part, open_recommender, train_run
+from corral.cli.rar_keys import LiveKeys
+from corral.cli.run import build_part, open_recommender
 from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.neighbours import RecalledNeighbours
 from corral.rar.ranker import RarRanker
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
-from corral.settings import load_settings
 
 SMALL = "blocks: 3, look_alikes: 3, recall_items: 3, bits: 64, rerank: 8, tower_size: 4"
 PLUS = "ranker.behaviour={blocks: 3, people: 5, key_size: 4, history_length: 4}"
@@ -87,22 +88,49 @@ def test_remembered_evidence_is_the_evidence(train: Train) -> None:
     assert remembered(batch.query, batch.item.roll(1)[:, None]) is None
 
 
-def test_both_stages_together_with_rar(data: Path, tmp_path: Path) -> None:
-    """CoRR's ranker may be RAR's: neighbours are chosen once, and both stages learn."""
-    overrides = (
-        f"ranker.rar={{{SMALL}}}",
-        PLUS,
-        "together={kind: corr, sampler: uniform, epochs: 1, batch_size: 32, num_negatives: 3}",
-        "ranker_training={loss: softmax}",
-        "retriever_training={}",
-    )
-    settings = load_settings(RECIPE.replace("DATA", str(data)), "corr-rar", overrides)
-    train_run(Experiment.start(settings, tmp_path / "run", quiet=True))
-    recommender = open_recommender(tmp_path / "run")
+TOGETHER = (
+    "together={kind: corr, sampler: uniform, epochs: 3, batch_size: 32, num_negatives: 3}",
+    "ranker_training={loss: softmax}",
+    "retriever_training={}",
+)
+KEYS = {
+    "profile": (f"ranker.rar={{{SMALL}}}", PLUS),
+    "own": (f"ranker.rar={{{SMALL}, keys: own, rule: static}}",),
+    "live": (f"ranker.rar={{{SMALL}, keys: live, alpha: 0.7}}",),
+    "live, recalled": (f"ranker.rar={{{SMALL}, keys: live, pool: recalled, pool_size: 8}}",),
+}
+
+
+@pytest.mark.parametrize("keys", list(KEYS))
+def test_both_stages_together_with_rar(train: Train, keys: str) -> None:
+    """CoRR's ranker may be RAR's, its neighbours chosen by the vectors of the retriever that learns beside it."""
+    experiment, recommender = train(*KEYS[keys], *TOGETHER)
     assert isinstance(recommender.ranker, RarRanker)
-    assert recommender.ranker.neighbours.i2i.any()
-    own = [*overrides[:1], *overrides[2:]]
-    own[0] = f"ranker.rar={{{SMALL}, keys: own, rule: static}}"
-    settings = load_settings(RECIPE.replace("DATA", str(data)), "corr-rar", tuple(own))
-    with pytest.raises(ValueError, match="keys=own"):
-        train_run(Experiment.start(settings, tmp_path / "own", quiet=True))
+    neighbours = recommender.ranker.neighbours
+    table = neighbours.recalled if isinstance(neighbours, RecalledNeighbours) else neighbours.i2i
+    assert table.any() and neighbours.u2u.any()
+    # Live keys: none for the first epoch, then a choice at each of the two others; fixed ones: once.
+    refreshes = [
+        json.loads(line) for line in (experiment.directory / "together" / "log.jsonl").read_text().splitlines()
+    ]
+    assert int(neighbours.version) <= (len(refreshes) - 1 if keys != "profile" else 1)
+    assert all("loss/beside" in record for record in refreshes)
+    assert_same_answers(recommender, open_recommender(experiment.directory))
+
+
+def test_live_keys_are_as_of_their_snapshot(train: Train) -> None:
+    """What a user did after a snapshot changes no key of it, with the same retriever."""
+    experiment, recommender = train(*KEYS["live"], *TOGETHER)
+    assert experiment.inputs is not None
+    assert isinstance(recommender.ranker, RarRanker)
+    rule, dataset = recommender.ranker.neighbours.rule, experiment.dataset
+    keys = LiveKeys(experiment, recommender.retriever, rule)
+    late = np.asarray(dataset.events.time) >= int(rule.edges[1])
+    item = np.asarray(dataset.events.item).copy()
+    item[late] = item[late][::-1]
+    other = replace(experiment, dataset=replace(dataset, events=replace(dataset.events, item=item)))
+    changed = LiveKeys(other, recommender.retriever, rule)
+    first, last = 1, rule.snapshots - 1
+    torch.testing.assert_close(keys.users(first), changed.users(first))
+    assert not torch.allclose(keys.users(last), changed.users(last))
+    assert not keys.users(0).any()  # nobody has done anything before the first block

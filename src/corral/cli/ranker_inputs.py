@@ -179,7 +179,9 @@ class RankerInputs:
     @property
     def rules(self) -> dict[str, object]:
         """As of when each is looked up: printed beside results."""
-        found: dict[str, object] = {"as_of_rule": f"{self.as_of_rule.value}: {self.as_of_rule.words}"}
+        found: dict[str, object] = {}
+        if self.chosen.as_of is not None:
+            found["as_of_rule"] = f"{self.as_of_rule.value}: {self.as_of_rule.words}"
         if self.rar_rule is not None:
             found["rar_rule"] = self.rar_rule.describe()
         for name in ("behaviour", "similar_rows"):

@@ -13,7 +13,7 @@ from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import Validate, event_loader, fit_objective
 from corral.cli.progress import progress
-from corral.cli.rar_stage import choose_neighbours, joint_objective
+from corral.cli.rar_stage import joint_ranker
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
@@ -28,6 +28,7 @@ from corral.ranking.ranker import FieldRanker
 from corral.ranking.remembered_evidence import RememberedEvidence
 from corral.rar.exposure import PairLog
 from corral.rar.exposure_head import ExposureHeadObjective
+from corral.rar.objective import JointObjective
 from corral.rar.ranker import RarRanker
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import Retriever
@@ -59,7 +60,7 @@ def new_stages(experiment: Experiment, retriever: nn.Module, ranker: nn.Module, 
     """Both stages over the same examples."""
     return Stages(
         retriever,
-        ranker,
+        joint_ranker(experiment, ranker, retriever) if isinstance(ranker, RarRanker) else ranker,
         experiment.catalogue,
         positions=positions,
         history_length=experiment.ranker_history_length,
@@ -132,12 +133,12 @@ def remember_evidence(experiment: Experiment, ranker: nn.Module) -> None:
         inner.remember(RememberedEvidence(inner.evidence, batches(), advance))
 
 
-def _click_training(experiment: Experiment, ranker: nn.Module) -> tuple[nn.Module, Loader]:
-    """Stage 2 on labels: it needs no retriever."""
+def _click_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:
+    """Stage 2 on labels: it needs no retriever, but where RAR compares its vectors."""
     chosen, examples = experiment.settings.ranker_training, experiment.examples(Part.TRAIN)
     objective: nn.Module
     if isinstance(ranker, RarRanker):
-        objective = joint_objective(experiment, ranker)
+        objective = JointObjective(joint_ranker(experiment, ranker, retriever))
     elif chosen.exposure_head:
         objective = _with_exposure_head(experiment, ranker)
     else:
@@ -161,8 +162,6 @@ def _with_exposure_head(experiment: Experiment, ranker: nn.Module) -> ExposureHe
 def _order_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:
     """Stage 2 on clicks against sampled items, beside the finished retriever."""
     chosen = experiment.settings.ranker_training
-    if isinstance(ranker, RarRanker):
-        choose_neighbours(experiment, ranker)
     objective = TwoStageObjective(
         new_stages(experiment, retriever, ranker, chosen.max_per_user),
         sampler_for(experiment, retriever, chosen),
@@ -180,7 +179,7 @@ def train_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     ranker, chosen = new_ranker(experiment, retriever), experiment.settings.ranker_training
     if experiment.has_clicks:
         remember_evidence(experiment, ranker)
-        objective, loader = _click_training(experiment, ranker)
+        objective, loader = _click_training(experiment, ranker, retriever)
         judge = click_judge(experiment, ranker)
     else:
         objective, loader = _order_training(experiment, ranker, retriever)

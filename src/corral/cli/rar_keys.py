@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from corral.cli.experiment import Experiment
 from corral.cli.retriever_stage import train_retriever
@@ -50,6 +50,30 @@ def retriever_keys(experiment: Experiment, rule: TimeRule) -> GivenKeys:
         torch.stack([torch.nn.functional.pad(one, (0, size - one.shape[1])) for one in part]) for part in (users, items)
     ]
     return GivenKeys(stacked[0], stacked[1])
+
+
+class LiveKeys:
+    """The vectors of the retriever that trains or serves beside the ranker, as its weights are when asked.
+
+    Users as of a snapshot's end, by the events it holds; the weights have seen all of train.
+    """
+
+    def __init__(self, experiment: Experiment, retriever: nn.Module, rule: TimeRule) -> None:
+        self.live = experiment.settings.together is not None
+        self._experiment, self._retriever, self._rule = experiment, retriever, rule
+
+    def users(self, snapshot: int) -> Tensor:
+        """See ``KeySource``."""
+        assert self._experiment.inputs is not None
+        log, train = self._experiment.inputs.train_log, self._experiment.split.rows(Part.TRAIN)
+        held = self._rule.holds(snapshot, log.user, log.time)
+        if not held.any():  # a first block
+            return torch.zeros(self._experiment.dataset.n_users, 1)
+        return _user_vectors(self._experiment, self._retriever, train[held])
+
+    def items(self, snapshot: int) -> Tensor:
+        """See ``KeySource``."""
+        return _item_vectors(self._experiment, self._retriever)
 
 
 def _part_of(split: Split, left_out: np.ndarray) -> Split:

@@ -7,7 +7,6 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import fit_objective
 from corral.cli.ranker_stage import new_ranker, new_stages, order_judge
-from corral.cli.rar_stage import choose_neighbours
 from corral.cli.retriever_stage import click_loader, new_retriever, sampler_for, train_retriever
 from corral.corr.alternating import AlternatingObjective
 from corral.corr.baselines.icc import IccObjective
@@ -95,8 +94,6 @@ def train_together(experiment: Experiment) -> tuple[nn.Module, nn.Module]:
     ranker = new_ranker(experiment, retriever)
     if isinstance(chosen, CorrSettings) and chosen.shared_table:
         share_item_table(retriever, ranker)
-    if isinstance(ranker, RarRanker):
-        choose_neighbours(experiment, ranker)
     stages = new_stages(experiment, retriever, ranker, chosen.max_per_user)
     fit_objective(
         experiment,

@@ -1,5 +1,7 @@
 """CoRR: retriever and ranker trained together; L = L_ra + L_re + w_KD L_KD.
 
+With RAR's ranker L_ra becomes alpha L_ra + (1 - alpha) L_exposure; see ``LearnsBeside``.
+
 Shape letters: P examples, N draws, A positions of a batch, M items in the catalogue.
 """
 
@@ -77,7 +79,9 @@ class CooperativeObjective(StagesObjective):
         """L_ra, L_re, L_KD and their weighted total."""
         encoded = self.stages.encode(batch)
         both = self.stages.sample(encoded, self.sampler, self.num_negatives, self.generator)
-        losses = {"ranker": self._clicks(both.logits, both, self.certain_ranker)}
+        losses = {"ranker": self.ranker_loss(self._clicks(both.logits, both, self.certain_ranker), both)}
+        if both.beside is not None:
+            losses["beside"] = both.beside
         losses["retriever"] = self._retriever_loss(encoded, both)
         weight = self.distillation(int(self.step))
         if self.training:

@@ -6,7 +6,7 @@ Shape letters: P examples, N items per example, A positions of a batch, M items 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class Scored:
         log_q: natural log of the normalised draw probability [P, 1 + N].
         hit: True where a draw is the clicked item [P, N].
         items: item rows [P, 1 + N].
+        beside: what the ranker loses at its own task, see ``LearnsBeside``; None: it has none.
     """
 
     scores: Tensor
@@ -57,6 +58,26 @@ class Scored:
     log_q: Tensor
     hit: Tensor
     items: Tensor
+    beside: Tensor | None = None
+
+
+@runtime_checkable
+class LearnsBeside(Protocol):
+    """A ranker with a task of its own beside the clicks, on the same examples: RAR's exposures.
+
+    Attributes:
+        alpha: weight of the clicks; the rest is its own task's.
+    """
+
+    alpha: float
+
+    def refresh(self) -> None:
+        """Brings what it derives from weights up to date; called with the sampler's refresh, before it."""
+        ...
+
+    def logits_and_loss(self, query: Query, items: Tensor, scores: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [P, n], and the loss of its own task."""
+        ...
 
 
 class Stages(nn.Module):
@@ -136,8 +157,12 @@ class Stages(nn.Module):
             drawn = sampler.sample(proposal, n, generator)
             log_q = torch.cat([sampler.log_q(proposal, own), drawn.log_q], 1)
         items = torch.cat([own, drawn.items], 1)
-        scores, logits = self.score(encoded, items)
-        return Scored(scores, logits, log_q, drawn.items == own, items)
+        hit = drawn.items == own
+        if not isinstance(self.ranker, LearnsBeside):
+            return Scored(*self.score(encoded, items), log_q, hit, items)
+        scores = self.scores(encoded.queries, items)
+        logits, beside = self.ranker.logits_and_loss(encoded.query, items, scores.detach())
+        return Scored(scores, logits, log_q, hit, items, beside)
 
     @torch.no_grad()
     def clean_logits(self, encoded: Encoded, items: Tensor, scores: Tensor) -> Tensor:

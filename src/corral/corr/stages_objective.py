@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from corral.corr.stages import Stages
+from corral.corr.stages import LearnsBeside, Scored, Stages
 from corral.sampling.sampler import Sampler
 
 
@@ -27,8 +27,18 @@ class StagesObjective(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
 
     def refresh(self) -> None:
-        """Gives the sampler the retriever's current item vectors."""
+        """Chooses the ranker's neighbours anew, where it has some; gives the sampler the current item vectors."""
+        if isinstance(self.stages.ranker, LearnsBeside):
+            self.stages.ranker.refresh()
         self.sampler.refresh(self.stages.item_vectors())
+
+    def ranker_loss(self, clicks: Tensor, both: Scored) -> Tensor:
+        """alpha ``clicks`` + (1 - alpha) the loss of the ranker's own task; without one, ``clicks``."""
+        if both.beside is None:
+            return clicks
+        assert isinstance(self.stages.ranker, LearnsBeside)
+        alpha = self.stages.ranker.alpha
+        return alpha * clicks + (1.0 - alpha) * both.beside
 
     def generators(self) -> Mapping[str, torch.Generator]:
         """Those of the draws and of the choice of positions."""

@@ -57,9 +57,9 @@ class TwoStageObjective(StagesObjective):
         """The ranker's loss."""
         both = self.stages.sample(self.stages.encode(batch), self.sampler, self.num_negatives, self.generator)
         if self.binary:
-            return {"total": binary_loss(both.logits, both.hit)}
+            return {"total": self.ranker_loss(binary_loss(both.logits, both.hit), both)}
         own = both.log_q[:, 0]
         if self.certain:
             own = torch.full_like(own, -math.log(self.num_negatives))
         loss = sampled_softmax(both.logits[:, 0], both.logits[:, 1:], own, both.log_q[:, 1:], both.hit)
-        return {"total": loss}
+        return {"total": self.ranker_loss(loss, both)}

@@ -190,13 +190,14 @@ class RecalledNeighbours(Neighbours):
             rows = (snapshot == number).nonzero().flatten()
             asked = items[rows].flatten()
             pool = self.recalled[number, user[rows]].long().repeat_interleave(items.shape[1], 0)
+            if not bool(pool.any()):  # nobody recalls anything before the first block, or the first refresh
+                continue
             vectors = self.items.vectors[number, asked]
-            # Nothing is like an item of which nothing is known, and nobody recalled anything before the first block.
+            # Nothing is like an item of which nothing is known.
             pool = pool.masked_fill(~vectors.any(1, keepdim=True), 0)
-            if bool(pool.any()):
-                selector = cast(ListSelector, self.selectors[number])
-                chosen = selector.search_among(vectors, pool, self.count, exclude=asked).rows
-                found[rows] = chosen.view(len(rows), *found.shape[1:])
+            selector = cast(ListSelector, self.selectors[number])
+            chosen = selector.search_among(vectors, pool, self.count, exclude=asked).rows
+            found[rows] = chosen.view(len(rows), *found.shape[1:])
         return found
 
 
