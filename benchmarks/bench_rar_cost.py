@@ -45,9 +45,9 @@ from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.co_interaction import CoInteraction, pair_exposure_loss, valid_cells
 from corral.rar.exposure import PairLog
 from corral.rar.item_log import ItemLog
+from corral.rar.joint_ranker import JointRanker
 from corral.rar.keys import GivenKeys
 from corral.rar.neighbours import CataloguePools, Neighbours
-from corral.rar.joint_ranker import JointRanker
 from corral.rar.objective import JointObjective
 from corral.rar.places import Places
 from corral.rar.profile_keys import ProfileKeys

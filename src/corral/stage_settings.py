@@ -163,7 +163,7 @@ class RarSettings(Strict):
     folds: int = Field(5, ge=2, description="of users; what a train event sees comes from the other folds")
     keys: Literal["profile", "retriever", "live", "own", "features"] = Field(
         "profile",
-        description="what is compared: behaviour profiles, a retriever's vectors (one trained for each snapshot), those "
+        description="what is compared: behaviour profiles, a retriever's vectors (one trained a snapshot), those "
         "of the retriever beside the ranker as it stands (chosen anew at each refresh while it trains), the ranker's "
         "own tables (static only), features",
     )
@@ -192,7 +192,7 @@ class RarSettings(Strict):
         if self.keys == "own" and self.rule != "static":
             raise ValueError("keys=own: the ranker's tables have seen all of train, so the rule must be static")
         if self.pool == "recalled" and self.keys not in ("retriever", "live"):
-            raise ValueError(f"pool=recalled asks what the retriever recalls: keys=retriever or live, not {self.keys}")
+            raise ValueError(f"pool=recalled asks what a retriever recalls: keys=retriever or live, not {self.keys}")
         if self.pool == "recalled" and self.selector in ("ivf", "hnsw", "random"):
             raise ValueError(f"pool=recalled chooses within a user's own list, which selector={self.selector} cannot")
         return self

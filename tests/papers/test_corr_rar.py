@@ -105,7 +105,8 @@ def test_exposures_move_the_matching_and_never_the_retriever() -> None:
     objective(batch())["beside"].backward()
     joint = stages.ranker
     assert isinstance(joint, JointRanker)
-    assert moved(joint.ranker.co_interaction.user_tower) and moved(joint.ranker.co_interaction.item_tower)
+    assert moved(joint.ranker.co_interaction.user_tower)
+    assert moved(joint.ranker.co_interaction.item_tower)
     assert not moved(joint.ranker.ranker.ranker.ctr)
     assert not moved(stages.retriever)
 

@@ -11,9 +11,9 @@ from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 from corral.rar.co_interaction import CoInteraction
 from corral.rar.exposure import PairLog
+from corral.rar.joint_ranker import JointRanker
 from corral.rar.keys import GivenKeys
 from corral.rar.neighbours import CataloguePools, Neighbours
-from corral.rar.joint_ranker import JointRanker
 from corral.rar.objective import JointObjective
 from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker

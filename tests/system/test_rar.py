@@ -108,7 +108,8 @@ def test_both_stages_together_with_rar(train: Train, keys: str) -> None:
     assert isinstance(recommender.ranker, RarRanker)
     neighbours = recommender.ranker.neighbours
     table = neighbours.recalled if isinstance(neighbours, RecalledNeighbours) else neighbours.i2i
-    assert table.any() and neighbours.u2u.any()
+    assert table.any()
+    assert neighbours.u2u.any()
     # Live keys: none for the first epoch, then a choice at each of the two others; fixed ones: once.
     refreshes = [
         json.loads(line) for line in (experiment.directory / "together" / "log.jsonl").read_text().splitlines()

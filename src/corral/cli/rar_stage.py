@@ -8,9 +8,9 @@ from corral.cli.experiment import Experiment
 from corral.cli.rar_keys import LiveKeys, retriever_keys
 from corral.cli.rar_parts import make_selector
 from corral.rar.exposure import PairLog
+from corral.rar.joint_ranker import Exposure, JointRanker
 from corral.rar.keys import GivenKeys, KeySource, OwnTables, feature_keys
 from corral.rar.neighbours import CataloguePools, Neighbours
-from corral.rar.joint_ranker import Exposure, JointRanker
 from corral.rar.ranker import RarRanker
 from corral.stage_settings import RarSettings
 
@@ -38,7 +38,8 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
         ranker: RAR's.
         retriever: the stage beside it, finished or learning too.
     """
-    assert experiment.settings.ranker is not None and experiment.inputs is not None
+    assert experiment.settings.ranker is not None
+    assert experiment.inputs is not None
     chosen, log, seed = experiment.settings.ranker.rar, experiment.inputs.train_log, experiment.settings.seed
     assert chosen is not None
     exposures = None
