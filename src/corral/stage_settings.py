@@ -121,6 +121,16 @@ class EvidenceSettings(Strict):
     score: bool = Field(True, description="the retriever's score too, added to the logit with a learned factor")
 
 
+class LinearSettings(Strict):
+    """A linear item-to-item model (EASE) of train events, between history and candidate."""
+
+    regularisation: float = Field(20.0, gt=0, description="about so many users must agree before a weight is large")
+    max_items: int = Field(10_000, ge=1, description="items with weights, the most frequent; memory: 4 bytes x square")
+    recent: int = Field(5, ge=1, description="latest history items whose weight is an input of its own")
+    history_length: int = Field(50, ge=1, description="latest history items that are summed")
+    decay: float = Field(0.8, gt=0, le=1, description="weight of each step back, in the decayed sum")
+
+
 class AsOfSettings(Strict):
     """Running counts and rates of user, item and the item's categories strictly before each event."""
 
@@ -249,6 +259,7 @@ class RankerSettings(Strict):
     embedding_dropout: float = Field(0.0, ge=0, lt=1)
     user_id: bool = Field(True, description="whether the user's id is a field")
     evidence: EvidenceSettings | None = None
+    linear: LinearSettings | None = None
     as_of: AsOfSettings | None = None
     rar: RarSettings | None = None
     behaviour: BehaviourSettings | None = None

@@ -52,7 +52,7 @@ APART = (
 )
 # What a world of a few items needs beside that.
 RECIPES: dict[str, tuple[str, ...]] = {
-    "corr": (SASREC, *JOINT, "together.num_codewords=3"),
+    "corr": (SASREC, *JOINT, "together.num_codewords=3", "ranker.linear={history_length: 8}"),
     "icc": (SASREC, *JOINT, "together.gate_depth=3"),
     "rankflow": (SASREC, *JOINT, "together.depth=8", "together.best=3"),
     "lcron": (SASREC, *JOINT, "together.depth_retriever=4"),

@@ -112,7 +112,11 @@ class Experiment:
         if ranker is None:
             return 0
         longest = max(ranker.history_length, ranker.evidence.recent if ranker.evidence else 0)
-        return max(longest, *(part.history_length for part in (ranker.behaviour, ranker.similar_rows) if part), 0)
+        return max(
+            longest,
+            *(part.history_length for part in (ranker.linear, ranker.behaviour, ranker.similar_rows) if part),
+            0,
+        )
 
     @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from corral.evaluation.leakage.inputs import RowInput, TableInput
 from corral.evaluation.leakage.label_in_input import InputColumn
 from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence
+from corral.ranking.linear_evidence import LinearEvidence
 
 # Values of a multi-valued feature that are looked at.
 _VALUES = 16
@@ -64,6 +65,9 @@ def _columns(evidence: nn.Module) -> list[str]:
         steps = range(evidence.recent, 0, -1)
         names = [f"{what} the latest item but {r - 1}" for what in ("after", "before") for r in steps]
         return [*names, "decayed sum", "decayed sum by count", "steps met", "item count", "strongest"]
+    if isinstance(evidence, LinearEvidence):
+        steps = [f"weight of the latest item but {step}" for step in range(evidence.recent - 1, -1, -1)]
+        return [*steps, "sum of weights", "decayed sum of weights", "greatest weight"]
     return list(evidence.statistics.names) if isinstance(evidence, AsOfEvidence) else []
 
 

@@ -18,6 +18,7 @@ from corral.data.features import FeatureTable
 from corral.data.split import Split
 from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence
+from corral.ranking.linear_evidence import LinearEvidence
 from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.exposure import PairLog
 from corral.rar.item_log import ItemLog
@@ -28,6 +29,7 @@ from corral.rar.similar_rows import SimilarRowsEvidence
 from corral.rar.time_rules import Rule, TimeRule
 from corral.rar.train_log import TrainLog
 from corral.retrieval.co_visitation import CoVisitation
+from corral.retrieval.linear_items import LinearItems
 from corral.stage_settings import BehaviourSettings, RankerSettings, SimilarRowsSettings
 
 
@@ -52,6 +54,8 @@ def empty_evidence(spec: Mapping[str, Any], users: FeatureTable, items: FeatureT
     if chosen := spec.get("evidence"):
         table = CoVisitation.empty(**{**chosen["sizes"], "items": items.rows})
         found["evidence"] = CoVisitationEvidence(table, recent=chosen["recent"], decay=chosen["decay"])
+    if chosen := spec.get("linear"):
+        found["linear"] = LinearEvidence(LinearItems.empty(items.rows), **_linear(chosen))
     if chosen := spec.get("as_of"):
         knobs = {name: chosen[name] for name in ("smoothing", "recent", "window")}
         sizes = {**chosen["sizes"], "items": items.rows}
@@ -70,6 +74,11 @@ def _no_logs(num_items: int) -> tuple[ProfileKeys, ItemLog, PairLog]:
 
 def _near(chosen: Mapping[str, Any], rule: TimeRule, num_users: int, num_items: int) -> Neighbours:
     return Neighbours(num_users, num_items, rule, look_alikes=0, recall_items=chosen["near_items"])
+
+
+def _linear(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of ``LinearEvidence``."""
+    return {name: chosen[name] for name in ("recent", "history_length", "decay")}
 
 
 def _behaviour(chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +161,11 @@ class RankerInputs:
         if (co_visitation := self.chosen.evidence) is not None:
             table = CoVisitation.of(self.dataset, self.split, window=co_visitation.window)
             found["evidence"] = CoVisitationEvidence(table, recent=co_visitation.recent, decay=co_visitation.decay)
+        if (linear := self.chosen.linear) is not None:
+            knobs = {name: getattr(linear, name) for name in ("regularisation", "max_items")}
+            with progress("Linear item weights", quiet=self.quiet):
+                weights = LinearItems.of(self.dataset, self.split, **knobs)
+            found["linear"] = LinearEvidence(weights, **_linear(linear.model_dump()))
         if self.chosen.as_of is not None:
             found["as_of"] = AsOfEvidence(self._as_of())
         if self.chosen.behaviour is not None:

@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
+from corral.data.tables import Tables
 from corral.rar.exposure import PairLog
 from corral.rar.item_log import ItemLog, taken
 from corral.rar.profile_keys import ProfileKeys
-from corral.rar.tables import Tables
 from corral.rar.time_rules import Rule, TimeRule
 
 # Bound on the vectors and weights of cells that are worked on at a time.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corral.rar.tables import Tables
+from corral.data.tables import Tables
 
 # Flags a pair: more of them let fewer pairs through that are not in the log, an eighth of them or less.
 _FLAGS = 8

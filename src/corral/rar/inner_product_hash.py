@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from corral.data.tables import Tables
 from corral.rar.simhash import SimHash
-from corral.rar.tables import Tables
 
 
 class InnerProductHash(Tables):

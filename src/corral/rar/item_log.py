@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corral.rar.tables import Tables
+from corral.data.tables import Tables
 from corral.rar.time_rules import Rule, TimeRule
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.features import FeatureTable
+from corral.data.tables import Tables
 from corral.rar.keys import KeySource
 from corral.rar.selection import ExactSelector, ListSelector, Selector
-from corral.rar.tables import Tables
 from corral.rar.time_rules import TimeRule
 
 

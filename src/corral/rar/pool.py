@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from corral.data.tables import Tables
 from corral.data.vocabulary import FIRST_ROW
-from corral.rar.tables import Tables
 from corral.retrieval.index import ExactIndex
 
 # What selection orders by.

@@ -14,7 +14,7 @@ from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 from torch.nn import functional
 
-from corral.rar.tables import Tables
+from corral.data.tables import Tables
 from corral.rar.time_rules import TimeRule
 
 

@@ -14,12 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from corral.data.tables import Tables
 from corral.data.vocabulary import FIRST_ROW
 from corral.rar.hamming_index import HammingIndex, HammingKind
 from corral.rar.inner_product_hash import InnerProductHash
 from corral.rar.pool import Metric, Pool
 from corral.rar.simhash import SimHash, hamming
-from corral.rar.tables import Tables
 from corral.retrieval.index import check_search, ordered_top
 
 # Bound on the memory of the pool vectors or codes that are gathered at a time.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corral.rar.tables import Tables
+from corral.data.tables import Tables
 
 WORD = 64
 # Masks of alternating one, two and four bits; all positive as int64, see ``count_bits``.

@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from corral.data.atomic_directory import atomic_directory
+from corral.data.tables import Tables
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
-from corral.rar.tables import Tables
 from corral.retrieval.faiss_index import open_index
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files, write_manifest
