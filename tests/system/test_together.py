@@ -29,7 +29,8 @@ from corral.data.interactions import Interactions
 from corral.data.split import Part
 from corral.data.synthetic import checkerboard_world, markov_world
 from corral.evaluation.result import Evaluation
-from corral.ranking.evidence import CoVisitationEvidence, EvidenceRanker
+from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.joined_evidence import JoinedEvidence
 from corral.sampling.top_k import TopKRandomSampler
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
@@ -52,7 +53,7 @@ APART = (
 )
 # What a world of a few items needs beside that.
 RECIPES: dict[str, tuple[str, ...]] = {
-    "corr": (SASREC, *JOINT, "together.num_codewords=3", "ranker.linear={history_length: 8}"),
+    "corr": (SASREC, *JOINT, "together.num_codewords=3"),
     "icc": (SASREC, *JOINT, "together.gate_depth=3"),
     "rankflow": (SASREC, *JOINT, "together.depth=8", "together.best=3"),
     "lcron": (SASREC, *JOINT, "together.depth_retriever=4"),
@@ -274,9 +275,9 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
 
 @pytest.fixture(scope="module")
 def with_features(train: Trainer) -> Run:
-    """CoRR over a two-tower retriever and a DeepFM with evidence, on items with features."""
+    """CoRR over a two-tower retriever and a DeepFM with evidence of both kinds, on items with features."""
     tower = "retriever={kind: two-tower, size: 8, hidden: [8], history_length: 6}"
-    return train("corr-general", tower, name="towers")
+    return train("corr-general", tower, "ranker.linear={history_length: 8}", name="towers")
 
 
 def new_items(number: int) -> pl.DataFrame:
@@ -306,7 +307,7 @@ def test_items_are_added_to_a_bundle_whose_ranker_has_evidence(with_features: Ru
     everything = longer.recommend(users[:4], 27, filter_seen=False)
     assert set(added) <= set(everything.item_ids[0])
     evidence = longer.ranker.evidence
-    assert isinstance(evidence, CoVisitationEvidence)
+    assert isinstance(evidence, JoinedEvidence)
     rows = torch.from_numpy(longer.tables.items.rows(added).astype(np.int64))
     history = torch.from_numpy(longer.tables.histories.gather(longer.tables.users.rows(users), 6))
     nothing = torch.zeros(len(users), dtype=torch.int64)
