@@ -14,10 +14,13 @@ from click_runs import Train, assert_same_answers, interrupted_and_resumed
 
 import corral.cli.ranker_stage
 from corral.cli.rar_keys import LiveKeys
+from corral.cli.report import gather
 from corral.cli.run import build_part, open_recommender
 from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.neighbours import RecalledNeighbours
 from corral.rar.ranker import RarRanker
+from corral.report.blocks import Chart
+from corral.report.page import report_page
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
 
@@ -135,3 +138,26 @@ def test_live_keys_are_as_of_their_snapshot(train: Train) -> None:
     torch.testing.assert_close(keys.users(first), changed.users(first))
     assert not torch.allclose(keys.users(last), changed.users(last))
     assert not keys.users(0).any()  # nobody has done anything before the first block
+
+
+def test_the_report_shows_what_the_ranker_matched(train: Train) -> None:
+    experiment, recommender = train(*FORMS["rar"])
+    assert isinstance(recommender.ranker, RarRanker)
+    (report,) = gather([experiment.directory], quiet=True)
+    shown = [example for example in report.examples if example.matched is not None]
+    assert shown
+    tables, ranker = recommender.tables, recommender.ranker
+    for example in shown:
+        found = example.matched
+        assert found is not None
+        assert found.item == example.served[0].item.id
+        assert found.matrix.shape == (len(found.users), len(found.items))
+        assert ((found.matrix > 0) & (found.matrix < 1)).all()
+        user = int(tables.users.rows([int(example.user)])[0])
+        # The test comes after the last block: the last snapshot's neighbours, none of them the asker.
+        last = len(ranker.neighbours.u2u) - 1
+        alike = [int(row) for row in ranker.neighbours.u2u[last, user] if row]
+        assert found.users == [str(one) for one in tables.users.external(alike)]
+    page = report_page([report])
+    names = [block.name for panel in page.parts[0].panels for block in panel.blocks if isinstance(block, Chart)]
+    assert {"matching-0", "agreement", "candidates"} <= set(names)

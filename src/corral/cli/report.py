@@ -109,6 +109,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     from corral.report.data_summary import data_summary
     from corral.report.example_lists import example_lists
     from corral.report.run_report import RunReport
+    from corral.report.stage_probe import stage_probe
     from corral.retrieval.channels import RetrieverChannel
 
     experiment = Experiment.open(run, quiet=quiet)
@@ -130,6 +131,17 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
             n=examples,
             device=recommender.device,
         )
+        probe = None
+        if recommender.ranker is not None:
+            probe = stage_probe(
+                experiment.targets(Part.TEST),
+                RetrieverChannel(recommender.retriever, recommender.index),
+                recommender.ranker,
+                recommender.mixture,
+                evaluation.served,
+                evaluation.num_candidates,
+                device=recommender.device,
+            )
         logs = {stage: _log(run / stage / "log.jsonl") for stage in STAGES if (run / stage).is_dir()}
         settings = experiment.settings
         return RunReport(
@@ -144,6 +156,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
                 **({} if settings.together is None else {"together": settings.together.metric}),
             },
             examples=lists,
+            probe=probe,
             clicks=_clicks(experiment, recommender),
             settings=settings.model_dump(mode="json"),
             settings_text=(run / SETTINGS_FILE).read_text(encoding="utf-8"),

@@ -60,6 +60,7 @@ def lines(
     whole_x: bool = False,
     points: bool = True,
     log: bool = False,
+    log_x: bool = False,
     reference: tuple[float, str] | None = None,
     height: int = HEIGHT,
 ) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def lines(
         whole_x: x counts something: no ticks between whole numbers.
         points: mark each point.
         log: both axes logarithmic.
+        log_x: the x axis alone.
         reference: a place on x to mark with a line, and its words.
         height: in pixels.
     """
@@ -94,6 +96,9 @@ def lines(
             axis = altair.Axis(format="d", tickMinStep=1)
             if values and max(values) - min(values) <= 12:
                 axis = altair.Axis(format="d", values=sorted({round(value) for value in values}))
+        if log_x:
+            scale = altair.Scale(type="log", nice=False)
+            axis = altair.Axis(format="~s", values=[step * 10**power for power in range(10) for step in (1, 2, 5)])
     tooltip = [
         altair.Tooltip(x, type="quantitative", title=x_title),
         altair.Tooltip(y, type="quantitative", title=y_title, format=".4~g"),
@@ -117,7 +122,8 @@ def lines(
     layers = [mark]
     if reference is not None:
         place, words = reference
-        mid = (min(values) + max(values)) / 2.0 if values else 0.0
+        ends = (min(values), max(values)) if values else (0.0, 0.0)
+        mid = math.sqrt(ends[0] * ends[1]) if log or log_x else (ends[0] + ends[1]) / 2.0
         data = inline([{x: place, "words": words}])
         at = altair.X(x, type="quantitative")
         right = place <= mid
@@ -133,6 +139,57 @@ def lines(
             .encode(at, altair.Text("words", type="nominal"), y=altair.value(height - 6))
         )
     return specification(altair.layer(*layers), label, height)
+
+
+def heat_map(
+    rows: Sequence[Mapping[str, object]],
+    x: str,
+    y: str,
+    value: str,
+    *,
+    label: str,
+    x_title: str,
+    y_title: str,
+    value_title: str,
+    percent: bool = False,
+    height: int = 300,
+) -> dict[str, Any]:
+    """One coloured cell a row, in the order of the rows: ``x`` from left to right, ``y`` from top to bottom.
+
+    Args:
+        rows: the data.
+        x: column of names.
+        y: column of names.
+        value: column of numbers.
+        label: what the chart says, in words.
+        x_title: name of the axis.
+        y_title: name of the axis.
+        value_title: what the colour means.
+        percent: values are shares of one.
+        height: in pixels.
+    """
+    import altair
+
+    across, down = (list(dict.fromkeys(str(row[name]) for row in rows)) for name in (x, y))
+    form = ".0%" if percent else ".3~g"
+    axis = altair.Axis(labelLimit=150, labelAngle=-40, labelOverlap=False)
+    chart = (
+        altair.Chart(inline(rows))
+        .mark_rect()
+        .encode(
+            altair.X(x, type="nominal", title=x_title, sort=across, axis=axis),
+            altair.Y(y, type="nominal", title=y_title, sort=down, axis=altair.Axis(labelLimit=200)),
+            altair.Color(
+                value, type="quantitative", title=value_title, legend=altair.Legend(format=form, orient="right")
+            ),
+            tooltip=[
+                altair.Tooltip(y, type="nominal", title=y_title),
+                altair.Tooltip(x, type="nominal", title=x_title),
+                altair.Tooltip(value, type="quantitative", title=value_title, format=".1%" if percent else ".4~g"),
+            ],
+        )
+    )
+    return specification(chart, label, height)
 
 
 def bars(

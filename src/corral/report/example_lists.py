@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.dataset import Dataset
 from corral.data.features import FeatureKind
@@ -20,8 +21,11 @@ from corral.data.targets import Targets
 from corral.evaluation.funnel import Funnel
 from corral.evaluation.metrics import ranked
 from corral.evaluation.mixture import Mixture
-from corral.evaluation.result import Evaluation, Stage
+from corral.evaluation.result import Evaluation
 from corral.ranking.ranker import Ranker
+from corral.rar.ranker import RarRanker
+from corral.report.matching import Matched, matched
+from corral.report.stage_probe import final_scores
 from corral.retrieval.channels import RecallChannel
 
 TOP = 10
@@ -80,6 +84,7 @@ class Example:
         candidates: the first ones of stage 1.
         served: the first ones of the list that is served.
         targets: what the user then took.
+        matched: of the first item of the served list, where the ranker is RAR's.
     """
 
     user: str
@@ -90,6 +95,7 @@ class Example:
     candidates: Sequence[Listed]
     served: Sequence[Listed]
     targets: Sequence[Wanted]
+    matched: Matched | None = None
 
 
 def choose(evaluation: Evaluation, n: int) -> list[tuple[int, str]]:
@@ -169,7 +175,7 @@ def example_lists(
         one = _only(targets, query)
         scored = next(iter(funnel.run(one, evaluation.num_candidates, 1, device)))
         candidates, logits = scored.candidates, scored.logits
-        final = _final(evaluation.served, candidates, logits, mixture)
+        final = final_scores(evaluation.served, candidates, logits, mixture)
         history = scored.query.history[0].tolist()
         history = [row for row in history if row]
         mask = evaluation.targets["query"] == query
@@ -188,6 +194,7 @@ def example_lists(
                 targets=[
                     Wanted(names.item(int(row)), first, last) for row, first, last in zip(wanted, *places, strict=True)
                 ],
+                matched=_matched(ranker, scored.query, candidates, final, dataset, names),
             )
         )
     return found
@@ -208,6 +215,21 @@ def _only(targets: Targets, query: int) -> Targets:
     )
 
 
+def _matched(
+    ranker: Ranker | None, query: Query, candidates: Candidates, final: Tensor, dataset: Dataset, names: _Names
+) -> Matched | None:
+    """RAR's evidence for the first item of the served list."""
+    first = int(ranked(candidates.items, final).items[0, 0])
+    if not isinstance(ranker, RarRanker) or first == 0:
+        return None
+
+    def item_name(row: int) -> str:
+        item = names.item(row)
+        return item.title or item.id
+
+    return matched(ranker, query, first, lambda row: str(dataset.users.external([row])[0]), item_name)
+
+
 class _Names:
     """Item rows to ids and titles: the first text feature."""
 
@@ -220,16 +242,6 @@ class _Names:
         known = self._items.external([row])[0]
         title = "" if self._texts is None else self._texts[row].as_py() or ""
         return Item("unknown" if known is None else str(known), title)
-
-
-def _final(stage: Stage, candidates: Candidates, logits: Tensor | None, mixture: Mixture | None) -> Tensor:
-    """What the served list is sorted by [1, N]."""
-    if stage is Stage.RETRIEVER or logits is None:
-        return candidates.scores
-    if stage is Stage.RANKER:
-        return logits.masked_fill(~candidates.mask, -torch.inf)
-    assert mixture is not None
-    return mixture(candidates.scores, logits, candidates.mask)
 
 
 def _listed(

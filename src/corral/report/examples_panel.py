@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from corral.report.blocks import Block, Cell, Heading, Mark, Panel, Paragraph, Row, SideBySide, Table
+import numpy as np
+
+from corral.report import charts
+from corral.report.blocks import Block, Cell, Chart, Heading, Mark, Panel, Paragraph, Row, SideBySide, Table
 from corral.report.example_lists import Example, Item, Listed
+from corral.report.matching import Matched
 from corral.report.number_text import NOTHING, count, decimal
 
 # Targets shown: a wholesaler takes a hundred items at once.
@@ -27,8 +31,10 @@ def examples_panel(examples: Sequence[Example], fused: bool) -> Panel:
             Mark.NOTE,
         )
     ]
-    for example in examples:
+    for number, example in enumerate(examples):
         blocks += _example(example, fused)
+        if example.matched is not None:
+            blocks.append(_matching(f"matching-{number}", example.matched))
     if not examples:
         blocks = [Paragraph("None were asked for.", Mark.NOTE)]
     return Panel("examples", "Examples", blocks)
@@ -135,6 +141,34 @@ def _example(example: Example, fused: bool) -> list[Block]:
             ]
         ),
     ]
+
+
+def _matching(name: str, found: Matched) -> Chart:
+    """The matching matrix as a heat map; names that stand twice are numbered."""
+    users = [f"user {user}" for user in found.users]
+    items = [f"{place}. {title}" for place, title in enumerate(found.items, 1)]
+    cells = [
+        {"user": user, "item": item, "interest": float(found.matrix[row, column])}
+        for row, user in enumerate(users)
+        for column, item in enumerate(items)
+    ]
+    row, column = (int(place) for place in np.unravel_index(found.matrix.argmax(), found.matrix.shape))
+    label = (
+        f"The matching matrix for {found.item}, the first of the served list: {len(users)} look-alike users by "
+        f"{len(items)} recall items; the greatest interest, {decimal(float(found.matrix[row, column]), 3)}, is "
+        f"{users[row]}'s in {found.items[column]}."
+    )
+    spec = charts.heat_map(
+        cells,
+        "item",
+        "user",
+        "interest",
+        label=label,
+        x_title="recall items",
+        y_title="look-alike users",
+        value_title="interest, G",
+    )
+    return Chart(name, f"Whom and what the ranker asked about {found.item}, and what it made of them", label, spec)
 
 
 def _mark(entry: Listed) -> Mark:

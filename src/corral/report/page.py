@@ -22,12 +22,14 @@ from corral.report.learning_panel import learning_panel
 from corral.report.protocol_panel import protocol_panel, settings_panel, time_panel
 from corral.report.run_report import RunReport
 from corral.report.slices_panel import lists_panel, slices_panel
+from corral.report.stages_panel import stages_panel
 
 # The panels of every run, in their order on the page.
 PANELS = (
     "summary",
     "funnel",
     "losses",
+    "stages",
     "slices",
     "lists",
     "clicks",
@@ -47,6 +49,7 @@ def run_panels(run: RunReport) -> list[Panel]:
         summary_panel(evaluation),
         funnel_panel(evaluation),
         losses_panel(evaluation),
+        stages_panel(evaluation, run.probe),
         slices_panel(evaluation),
         lists_panel(evaluation),
         clicks_panel(evaluation, run.clicks),

@@ -11,6 +11,7 @@ from corral.evaluation.calibration import Calibration
 from corral.evaluation.result import Evaluation
 from corral.report.data_summary import DataSummary
 from corral.report.example_lists import Example
+from corral.report.stage_probe import StageProbe
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RunReport:
         logs: records of each stage that was trained, one an epoch, by stage.
         watched: the validation metric that chose each stage's epoch, by stage.
         examples: lists of real users.
+        probe: both stages looked at closer, where there are two.
         clicks: where the data has click labels.
         settings: all of them, nested.
         settings_text: the same as YAML.
@@ -55,6 +57,7 @@ class RunReport:
     logs: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     watched: Mapping[str, str] = field(default_factory=dict)
     examples: Sequence[Example] = ()
+    probe: StageProbe | None = None
     clicks: ClickResults | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     settings_text: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from corral.evaluation.result import Evaluation, Stage
 from corral.report.data_summary import data_summary
 from corral.report.example_lists import example_lists
 from corral.report.run_report import ClickResults, RunReport
+from corral.report.stage_probe import stage_probe
 from corral.retrieval.channels import RetrieverChannel
 from corral.retrieval.index import ExactIndex
 
@@ -124,6 +126,9 @@ def described(
             ranker,  # type: ignore[arg-type]
             mixture,
         ),
+        probe=None
+        if ranker is None
+        else stage_probe(system.targets, system.channel, ranker, mixture, system.evaluation.served, N),  # type: ignore[arg-type]
         clicks=ClickResults(labels, logits, fit_calibration(logits, labels)) if clicks else None,
         settings={"seed": 0, "retriever": {"kind": "last", "size": 6}},
         settings_text="seed: 0\nnote: </code><script>\n",
@@ -156,6 +161,12 @@ def bare(dataset: Dataset) -> RunReport:
 @pytest.fixture(scope="session")
 def system(dataset: Dataset) -> Judged:
     return judged(dataset, RowOrder(), Stage.RANKER)
+
+
+@pytest.fixture(scope="session")
+def judge(dataset: Dataset) -> Callable[[nn.Module | None, Stage], Judged]:
+    """Judges the system with another ranker, or another order served."""
+    return lambda ranker, served: judged(dataset, ranker, served)
 
 
 @pytest.fixture

@@ -91,8 +91,8 @@ def test_charts_follow_what_there_is(full: RunReport, bare: RunReport, untitled:
     assert common <= ids(untitled)
     assert not ids(untitled) & (learning | {"calibration"})
     assert common | learning <= ids(bare)
-    assert "ranker-loss" not in ids(bare)
-    assert common | learning | {"ranker-loss", "ranker-metrics", "calibration"} <= ids(full)
+    assert not ids(bare) & {"ranker-loss", "agreement", "candidates"}
+    assert common | learning | {"ranker-loss", "ranker-metrics", "calibration", "agreement", "candidates"} <= ids(full)
 
 
 def test_words_of_the_data_stay_words(full: RunReport) -> None:

@@ -5,11 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 pytest.importorskip("altair")
 
+from corral.data.batches import Query
 from corral.data.dataset import Dataset
 from corral.data.split import Part, time_cut
+from corral.evaluation.mixture import Mixture
+from corral.evaluation.result import Stage
 from corral.report.blocks import Block, Chart, Mark, Paragraph, Table
 from corral.report.comparison_panel import comparison_panel, flattened
 from corral.report.data_summary import data_summary
@@ -18,6 +23,7 @@ from corral.report.examples_panel import examples_panel
 from corral.report.funnel_panel import losses_panel, recall_curve
 from corral.report.learning_panel import learning_panel
 from corral.report.run_report import RunReport
+from corral.report.stage_probe import stage_probe
 
 
 def tables(blocks: Any) -> list[Table]:
@@ -147,3 +153,44 @@ def test_a_joint_training_shows_every_loss_and_every_stage() -> None:
     charts = [chart for block in panel.blocks for chart in getattr(block, "blocks", ()) if isinstance(chart, Chart)]
     assert "distillation: from 0.5" in charts[0].label
     assert "retriever/ndcg@10: from 0.1" in charts[1].label
+
+
+class Order(nn.Module):
+    """A ranker: items with small rows first, or stage 1's order, or that turned round."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, query: Query, items: Tensor) -> Tensor:
+        if self.kind == "rows":
+            return -items.float() / 10.0
+        places = torch.arange(items.shape[1]).expand(items.shape).float()
+        return -places if self.kind == "same" else places
+
+
+@pytest.mark.parametrize("served", [Stage.RANKER, Stage.FUSED])
+def test_the_probe_measures_what_evaluation_does(judge: Any, served: Stage) -> None:
+    """Asked about all queries, with longer lists: at the served number of candidates, the same numbers."""
+    ranker: Any = Order("rows")
+    system = judge(ranker, served)
+    metrics, n = system.evaluation.metrics, system.evaluation.num_candidates
+    mixture = Mixture(0.5) if served is Stage.FUSED else None
+    found = stage_probe(system.targets, system.channel, ranker, mixture, served, n, queries=10**6, batch_size=7)
+    here = found.counts.index(n)
+    assert found.num_queries == len(system.targets)
+    assert found.values[here] == pytest.approx(metrics["ndcg@10"])
+    assert found.ceilings[found.counts.index(10)] == pytest.approx(metrics["retriever/recall@10"])
+    assert np.nanmean(found.spearman) == pytest.approx(metrics["agreement/spearman"])
+    assert list(found.ceilings) == sorted(found.ceilings)
+    assert found.places.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("same", 1.0), ("reverse", -1.0)])
+def test_places_are_on_the_diagonal_only_where_the_stages_agree(judge: Any, kind: str, sign: float) -> None:
+    ranker: Any = Order(kind)
+    system = judge(ranker, Stage.RANKER)
+    # 10 candidates: one to each tenth.
+    found = stage_probe(system.targets, system.channel, ranker, None, Stage.RANKER, 10)
+    np.testing.assert_allclose(found.places, np.eye(10)[:: int(sign)] / 10)
+    assert np.nanmean(found.spearman) == pytest.approx(sign)

@@ -27,7 +27,7 @@ function theme() {
     axisX: { grid: false, tickCount: 6 },
     axisY: { tickCount: 6 },
     legend: { ...text, orient: "top", direction: "horizontal", columns: window.innerWidth < 600 ? 1 : 5, labelLimit: 220, symbolType: "square" },
-    range: { category: palette },
+    range: { category: palette, heatmap: [line, palette[0]] },
     mark: { color: palette[0] },
     line: { strokeWidth: 2 },
     point: { size: 36 },

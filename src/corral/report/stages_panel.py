@@ -1,0 +1,87 @@
+"""Panel: how alike the two stages order the candidates, and how many candidates are worth it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from corral.evaluation.result import Evaluation
+from corral.report import charts
+from corral.report.blocks import Block, Chart, Heading, Mark, Panel, Paragraph, Row, Table
+from corral.report.number_text import count, decimal, percent
+from corral.report.stage_probe import BINS, StageProbe
+
+
+def stages_panel(evaluation: Evaluation, probe: StageProbe | None) -> Panel:
+    """The agreement of both orders as a picture, and nDCG@10 against the number of candidates."""
+    if probe is None:
+        return Panel("stages", "The two stages", [Paragraph("This run has one stage only.", Mark.NOTE)])
+    blocks = [*_agreement(probe), *_candidates(evaluation, probe)]
+    note = f"Of {count(probe.num_queries)} queries of the part, drawn by a fixed seed."
+    return Panel("stages", "The two stages", [Paragraph(note, Mark.NOTE), *blocks])
+
+
+def _agreement(probe: StageProbe) -> list[Block]:
+    known = probe.spearman[np.isfinite(probe.spearman)]
+    low, middle, high = np.quantile(known, (0.1, 0.5, 0.9)) if len(known) else (np.nan,) * 3
+    stays, jumps = float(np.trace(probe.places)), float(probe.places[BINS // 2 :, 0].sum()) * BINS
+    label = (
+        f"Where candidates stand by stage 1 and by stage 2, in tenths of the list: {percent(stays)} stay in their "
+        f"tenth; {percent(jumps)} of stage 2's first tenth come from the lower half of stage 1's list."
+    )
+    names = [f"{tenth * 100 // BINS}-{(tenth + 1) * 100 // BINS} %" for tenth in range(BINS)]
+    cells = [
+        {"stage 1": names[first], "stage 2": names[second], "share": float(probe.places[first, second]) * BINS}
+        for first in range(BINS)
+        for second in range(BINS)
+    ]
+    spec = charts.heat_map(
+        cells,
+        "stage 2",
+        "stage 1",
+        "share",
+        label=label,
+        x_title="place by stage 2",
+        y_title="place by stage 1",
+        value_title="share of the row",
+        percent=True,
+    )
+    rows = [Row(("Spearman's correlation of the two orders", *(decimal(float(v)) for v in (low, middle, high))))]
+    columns = ("of a query's candidates", "10 % of queries below", "median", "10 % above")
+    return [
+        Heading("How far they agree"),
+        Chart("agreement", "Places of candidates by both stages; the diagonal is agreement", label, spec),
+        Table("Agreement", columns, rows),
+        Paragraph(
+            "Two stages that always agree are one stage too many; two that never do teach each other nothing.",
+            Mark.NOTE,
+        ),
+    ]
+
+
+def _candidates(evaluation: Evaluation, probe: StageProbe) -> list[Block]:
+    n = evaluation.num_candidates
+    best = int(np.argmax(probe.values))
+    here = probe.values[probe.counts.index(n)]
+    label = (
+        f"nDCG@10 of the served list against the number of candidates that stage 2 sees: {decimal(here)} at {n}, "
+        f"the most, {decimal(probe.values[best])}, at {probe.counts[best]}."
+    )
+    spec = charts.lines(
+        [{"candidates": c, "ndcg": v} for c, v in zip(probe.counts, probe.values, strict=True)],
+        "candidates",
+        "ndcg",
+        label=label,
+        x_title="candidates that stage 2 sees",
+        y_title="nDCG@10, served",
+        log_x=True,
+        reference=(n, f"served: {n}"),
+    )
+    rows = [
+        Row((count(c), decimal(value), decimal(ceiling)), Mark.STRONG if c == n else Mark.NONE)
+        for c, value, ceiling in zip(probe.counts, probe.values, probe.ceilings, strict=True)
+    ]
+    return [
+        Heading("How many candidates"),
+        Chart("candidates", "nDCG@10 of the served list against the number of candidates", label, spec),
+        Table("More and fewer candidates", ("candidates", "nDCG@10", "ceiling, recall of stage 1"), rows),
+    ]
