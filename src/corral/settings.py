@@ -51,6 +51,9 @@ class EvaluationSettings(Strict):
 
     num_candidates: int = Field(100, ge=1)
     batch_size: int = Field(512, ge=1)
+    correction: bool = Field(
+        False, description="fit on validation how far the ranker's evidence is trusted beside what it learned on train"
+    )
     serve_by: Literal["validation", "retriever", "ranker", "fused"] = Field(
         "validation", description="what orders the served list; validation: what is best there"
     )
@@ -71,6 +74,16 @@ class Settings(Strict):
     ranker_training: RankerTrainingSettings = RankerTrainingSettings()
     together: Together | None = Field(None, description="both stages trained at once, instead of one after the other")
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _somebody_reads_the_linear_weights(self) -> Settings:
+        linear = None if self.ranker is None else self.ranker.linear
+        if linear is not None and linear.late and not self.evaluation.correction:
+            raise ValueError(
+                "ranker.linear is read by the correction alone: set evaluation.correction=true, or "
+                "ranker.linear.late=false to read it while training"
+            )
+        return self
 
     @model_validator(mode="after")
     def _together_has_both(self) -> Settings:

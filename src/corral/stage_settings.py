@@ -129,6 +129,7 @@ class LinearSettings(Strict):
     recent: int = Field(5, ge=1, description="latest history items whose weight is an input of its own")
     history_length: int = Field(50, ge=1, description="latest history items that are summed")
     decay: float = Field(0.8, gt=0, le=1, description="weight of each step back, in the decayed sum")
+    late: bool = Field(True, description="read by the correction alone (evaluation.correction), not while training")
 
 
 class AsOfSettings(Strict):

@@ -23,6 +23,7 @@ from corral.cli.ranker_stage import click_logits, new_stages
 from corral.cli.recipes import read_recipe
 from corral.cli.retriever_stage import new_retriever, sampler_for
 from corral.cli.run import build_part, judge, open_models, open_recommender, train_run
+from corral.cli.run_files import CORRECTION_FILE
 from corral.data.batches import Query
 from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
@@ -31,6 +32,7 @@ from corral.data.synthetic import checkerboard_world, markov_world
 from corral.evaluation.result import Evaluation
 from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.joined_evidence import JoinedEvidence
+from corral.ranking.linear_evidence import LinearEvidence
 from corral.sampling.top_k import TopKRandomSampler
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
@@ -149,6 +151,32 @@ def test_the_bundle_answers_as_the_trained_models_did(train: Trainer, recipe: st
     timeless = {name: value for name, value in run.result.metrics.items() if value == value}
     assert {name: again.metrics[name] for name in timeless} == timeless
     assert 0 <= timeless["ndcg@10"] <= 1
+
+
+@pytest.mark.parametrize("recipe", ["corr", "two-stage"])
+def test_a_corrected_ranker_is_served_as_it_was_judged(train: Trainer, recipe: str) -> None:
+    """What validation says of the evidence is part of the ranker: in its bundle, and never in training."""
+    late = "ranker.linear={history_length: 8}"
+    run = train(recipe, "evaluation.correction=true", "evaluation.serve_by=ranker", late)
+    found = json.loads((run.experiment.directory / CORRECTION_FILE).read_text())
+    ranker = run.recommender.ranker
+    assert isinstance(ranker, EvidenceRanker)
+    assert isinstance(ranker.late, LinearEvidence)
+    assert bool(ranker.correction.weight.any()) is found["used"]
+    assert found["used"] is (found["after, cross-validated"] > found["before"])
+    ranker.correction.set(torch.tensor(0.5), torch.linspace(-1, 1, len(ranker.correction.weight)))
+    save_bundle(run.experiment.directory / "again", run.recommender, data_name="walks", data_hash="")
+    assert_same_answers(run.recommender, load_bundle(run.experiment.directory / "again", build_part))
+    query = Query(torch.tensor([2]), torch.tensor([-1]), torch.tensor([[3, 5]]), torch.tensor([0]))
+    items, scores = torch.tensor([[4, 6]]), torch.tensor([[0.3, 0.1]])
+    ranker.ranker.eval()
+    corrected = ranker.eval()(query, items, scores)
+    ranker.train()
+    ranker.ranker.eval()
+    plain = ranker(query, items, scores)
+    torch.testing.assert_close(corrected, ranker.correction(plain, ranker.inputs(query, items, scores)))
+    assert not torch.allclose(corrected, plain)
+    ranker.eval()
 
 
 @pytest.mark.parametrize("recipe", ["corr", "two-stage", "corr-general"])
@@ -277,7 +305,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
 def with_features(train: Trainer) -> Run:
     """CoRR over a two-tower retriever and a DeepFM with evidence of both kinds, on items with features."""
     tower = "retriever={kind: two-tower, size: 8, hidden: [8], history_length: 6}"
-    return train("corr-general", tower, "ranker.linear={history_length: 8}", name="towers")
+    return train("corr-general", tower, "ranker.linear={history_length: 8, late: false}", name="towers")
 
 
 def new_items(number: int) -> pl.DataFrame:

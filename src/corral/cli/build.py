@@ -182,7 +182,9 @@ def make_ranker(
         id_dropout=spec["id_dropout"],
         sparse=spec.get("sparse", True),
     )
-    parts = list((empty_evidence(spec, users, items) if inputs is None else inputs.evidence).values())
+    named = empty_evidence(spec, users, items) if inputs is None else dict(inputs.evidence)
+    late = named.pop("linear") if (spec.get("linear") or {}).get("late") else None
+    parts = list(named.values())
     known = JoinedEvidence(parts) if len(parts) > 1 else parts[0] if parts else None
     evidence_size = 0 if known is None else cast(Evidence, known).size
     score = bool(spec.get("evidence") and spec["evidence"]["score"])
@@ -201,8 +203,8 @@ def make_ranker(
         fields, ctr, embedding_dropout=spec["embedding_dropout"], history_length=spec["history_length"]
     )
     if enrichment:
-        return enrichment.around(EvidenceRanker(ranker, known, score=score))
-    return ranker if known is None else EvidenceRanker(ranker, known, score=score)
+        return enrichment.around(EvidenceRanker(ranker, known, score=score, late=late))
+    return ranker if known is None and late is None else EvidenceRanker(ranker, known, score=score, late=late)
 
 
 def choose_device(name: str) -> torch.device:

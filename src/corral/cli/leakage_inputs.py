@@ -66,8 +66,8 @@ def _columns(evidence: nn.Module) -> list[str]:
         names = [f"{what} the latest item but {r - 1}" for what in ("after", "before") for r in steps]
         return [*names, "decayed sum", "decayed sum by count", "steps met", "item count", "strongest"]
     if isinstance(evidence, LinearEvidence):
-        latest = [f"weight of the latest item but {step}" for step in range(evidence.recent - 1, -1, -1)]
-        return [*latest, "sum of weights", "decayed sum of weights", "greatest weight"]
+        latest = [f"log weight of the latest item but {step}" for step in range(evidence.recent - 1, -1, -1)]
+        return [*latest, "log sum of weights", "log decayed sum", "log greatest weight"]
     return list(evidence.statistics.names) if isinstance(evidence, AsOfEvidence) else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -15,6 +16,7 @@ from corral.cli.fit_objective import Validate, event_loader, fit_objective
 from corral.cli.progress import progress
 from corral.cli.rar_stage import joint_ranker
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
+from corral.cli.run_files import CORRECTION_FILE, write_text
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
 from corral.data.batches import Batch
@@ -22,6 +24,7 @@ from corral.data.examples import Examples
 from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
+from corral.evaluation.correction import fit_correction
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
 from corral.ranking.ranker import FieldRanker
@@ -187,6 +190,29 @@ def train_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     fit_objective(experiment, "ranker", objective, loader, chosen, judge)
     experiment.share_unknown(ranker)
     return ranker
+
+
+def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> None:
+    """Fits the ranker's correction on validation, where the recipe wants one; kept only where it helps."""
+    inner = ranker.ranker if isinstance(ranker, RarRanker) else ranker
+    settings = experiment.settings.evaluation
+    if not settings.correction or experiment.has_clicks or not isinstance(inner, EvidenceRanker):
+        return
+    if not len(inner.correction.weight):  # it reads no evidence
+        return
+    found = fit_correction(
+        validation_queries(experiment),
+        served_channel(experiment, retriever),
+        ranker,
+        inner.inputs,
+        num_candidates=settings.num_candidates,
+        batch_size=settings.batch_size,
+        device=experiment.device,
+    )
+    if found.helps:
+        inner.correction.set(found.scale, found.weight)
+    written = {"before": found.before, "after, cross-validated": found.after, "used": found.helps}
+    write_text(experiment.directory / CORRECTION_FILE, json.dumps({**written, "scale": float(found.scale)}))
 
 
 def tune(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> MixtureTuning:

@@ -13,7 +13,7 @@ from torch import nn
 from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.progress import progress
-from corral.cli.ranker_stage import click_logits, train_ranker, tune
+from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
 from corral.cli.retriever_stage import item_index, served_channel, train_retriever
 from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
 from corral.cli.together_stage import train_together
@@ -57,6 +57,7 @@ def train_models(experiment: Experiment) -> Models:
             return Models(retriever, None, None, Stage.RETRIEVER)
         ranker = train_ranker(experiment, retriever)
     with progress("Mixture", quiet=experiment.quiet):
+        correct(experiment, retriever, ranker)
         tuning = tune(experiment, retriever, ranker)
     return Models(retriever, ranker, tuning.mixture, _served(experiment, tuning))
 

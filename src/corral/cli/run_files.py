@@ -17,7 +17,7 @@ from corral import __version__
 from corral.settings import Settings, dump_settings, load_settings
 
 SETTINGS_FILE, DATA_FILE, MANIFEST_FILE = "settings.yaml", "data_hash.txt", "manifest.json"
-BUNDLE, EVALUATION = "bundle", "evaluation"
+BUNDLE, EVALUATION, CORRECTION_FILE = "bundle", "evaluation", "correction.json"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ Shape letters: B queries, N items per query, R latest history items, E inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
 from corral.ranking.fields import Fields
+from corral.ranking.held_out_correction import HeldOutCorrection
 from corral.ranking.ranker import EncodedQuery, FieldRanker
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.retriever import Retriever
@@ -122,17 +123,28 @@ class EvidenceRanker(nn.Module):
     The score comes in twice: as an input of the CTR model, and added to the logit with one learned factor
     (1 at the start), so that the ranker begins as a correction of the order it is given and need not learn
     that order anew. No gradient goes to the retriever.
+    Out of training logits are corrected by what was fitted on held-out queries, if it was: ``HeldOutCorrection``.
 
     Args:
         ranker: its CTR model is built with ``num_extra`` = the evidence's size, + 1 with ``score``.
         evidence: of the pair; None: the retriever's score alone.
         score: read the retriever's score; :meth:`connect` names the retriever, or the caller passes scores.
+        late: further evidence that the correction alone reads: it costs nothing in training.
     """
 
-    def __init__(self, ranker: FieldRanker, evidence: nn.Module | None, *, score: bool = False) -> None:
+    def __init__(
+        self,
+        ranker: FieldRanker,
+        evidence: nn.Module | None,
+        *,
+        score: bool = False,
+        late: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.ranker, self.evidence = ranker, evidence
+        self.ranker, self.evidence, self.late = ranker, evidence, late
         self.factor = nn.Parameter(torch.ones(())) if score else None
+        sizes = (cast(Evidence, part).size for part in (evidence, late) if part is not None)
+        self.correction = HeldOutCorrection(sum(sizes) + int(score))
         self._retriever: Callable[[], Retriever] | None = None
         self._remembered: Callable[[Query, Tensor], Tensor | None] | None = None
 
@@ -199,16 +211,33 @@ class EvidenceRanker(nn.Module):
         extra: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, N] of queries already encoded; ``more`` and ``extra`` are added to the inputs of the pair."""
-        inputs = [] if self.evidence is None else [self._known(query, items)]
-        if extra is not None:
-            inputs.append(extra)
-        if self.factor is None:
-            return self.ranker.logits(encoded, items, torch.cat(inputs, -1) if inputs else None, more)
-        if scores is None:
-            scores = self._scores(query, items)
-        scores = scores.detach()
-        inputs.append(scores[..., None] / 8)
-        return self.ranker.logits(encoded, items, torch.cat(inputs, -1), more) + self.factor * scores
+        known = self._read(query, items, scores)
+        both = [part for part in (extra, known) if part is not None]
+        logits = self.ranker.logits(encoded, items, torch.cat(both, -1) if both else None, more)
+        if self.factor is not None:
+            assert known is not None
+            logits = logits + self.factor * (8 * known[..., -1])
+        # Training is on rows that everything learned has seen: what was fitted elsewhere does not belong there.
+        if self.training or not self.correction.fitted:
+            return logits
+        return cast(Tensor, self.correction(logits, self._with_late(known, query, items)))
+
+    def inputs(self, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor | None:
+        """What the correction may weigh [B, N, E]: all evidence, an eighth of the retriever's score; None: nothing."""
+        return self._with_late(self._read(query, items, scores), query, items)
+
+    def _with_late(self, known: Tensor | None, query: Query, items: Tensor) -> Tensor | None:
+        found = [known] if self.late is None else [known, self.late(query, items)]
+        there = [part for part in found if part is not None]
+        return torch.cat(there, -1) if there else None
+
+    def _read(self, query: Query, items: Tensor, scores: Tensor | None) -> Tensor | None:
+        """What the CTR model reads: evidence, and last the score."""
+        found = [] if self.evidence is None else [self._known(query, items)]
+        if self.factor is not None:
+            scores = self._scores(query, items) if scores is None else scores.detach()
+            found.append(scores[..., None] / 8)
+        return torch.cat(found, -1) if found else None
 
     @torch.no_grad()
     def _scores(self, query: Query, items: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from corral.retrieval.linear_items import LinearItems
 class LinearEvidence(nn.Module):
     """Weights of ``LinearItems`` between history and candidate, the user's own events taken out.
 
-    Of no paper: corral's own choice. The factor 4 brings weights to about unit scale. One input a step back,
-    r = 1 .. R, so that the ranker learns what recency is worth; then the sum over the whole history (EASE's score),
-    the same with a decay, and the strongest weight.
+    Of no paper: corral's own choice. One input a step back, r = 1 .. R, so that the ranker learns what recency is
+    worth; then the sum over the whole history (EASE's score), the same with a decay, and the strongest weight. Each is
+    log(1 + 10 max(w, 0)): of about unit scale, and what speaks against an item counts as nothing.
 
     Args:
         table: the weights, of train events.
@@ -44,11 +44,11 @@ class LinearEvidence(nn.Module):
         length = history.shape[1]
         if length < self.recent:
             history = torch.cat([history.new_zeros(len(query), self.recent - length), history], 1)
-        weights = 4 * self.table.between(query.user, history, items)
+        weights = self.table.between(query.user, history, items)
         # Not a product of matrices: autocast would make it in bfloat16, in training and not in service.
         decayed = (weights * self.decays[-weights.shape[2] :]).sum(-1)
         sums = torch.stack([weights.sum(-1), decayed, weights.amax(-1)], -1)
-        return torch.cat([weights[..., -self.recent :], sums], -1)
+        return torch.log1p(10 * torch.cat([weights[..., -self.recent :], sums], -1).clamp(min=0))
 
     def renumber(self, moved: Tensor, items: FeatureTable) -> None:
         """See ``HoldsItemRows``."""

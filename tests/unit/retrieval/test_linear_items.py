@@ -115,9 +115,11 @@ def test_evidence_by_hand_and_after_loading(world: tuple[Dataset, Split]) -> Non
     query = Query(torch.tensor([2, 1]), torch.tensor([-1, -1]), history, torch.zeros(2).long())
     items = torch.tensor([[6, 5, 0], [7, 1, 4]])
     found = evidence(query, items)
-    weights = 4 * evidence.table.between(query.user, history[:, 1:], items)
+    weights = evidence.table.between(query.user, history[:, 1:], items)
     sums = [weights.sum(-1), weights @ torch.tensor([0.25, 0.5, 1.0]), weights.amax(-1)]
-    torch.testing.assert_close(found, torch.cat([weights[..., 1:], torch.stack(sums, -1)], -1))
+    columns = torch.cat([weights[..., 1:], torch.stack(sums, -1)], -1)
+    assert (columns < 0).any()
+    torch.testing.assert_close(found, torch.log1p(10 * columns.clamp(min=0)))
     assert found.shape[-1] == evidence.size
     assert found[0, :2].any()
     assert not found[0, 2].any()  # padding

@@ -1,0 +1,133 @@
+"""The held-out correction: its weights against another solver, what it puts right, and what it leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from corral.data.batches import Query
+from corral.data.dataset import Dataset
+from corral.data.interactions import Interactions
+from corral.data.split import Part, time_cut
+from corral.data.targets import Targets, targets
+from corral.evaluation.correction import Correction, fit_correction
+from corral.evaluation.metrics import list_metrics, ranks_by_score, relevant_counts
+from corral.ranking.held_out_correction import HeldOutCorrection
+from corral.retrieval.popularity import PopularityChannel
+
+N, PENALTY = 15, 0.01
+
+
+class World:
+    """Who takes what is decided by a taste that one of three inputs knows; logits know a part of it."""
+
+    def __init__(self, folder: Path, known: float) -> None:
+        random = np.random.default_rng(0)
+        users, items = 120, 20
+        self.taste = torch.from_numpy(random.normal(size=(users + 2, items + 2))).float()
+        self.noise = torch.from_numpy(random.normal(size=(3, users + 2, items + 2))).float()
+        self.known = known
+        rows = []
+        for user in range(users):
+            chance = np.exp(2 * self.taste[user + 2, 2:].numpy())
+            # Baskets of two at the end: more than one target in a query.
+            for time, count in ((0, 3), (1, 2), (2, 2)):
+                taken = random.choice(items, count, replace=False, p=chance / chance.sum())
+                rows += [(user, item, 1000 * time + user) for item in taken]
+        frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+        dataset = Dataset.write(folder / f"world-{known}", Interactions.of(frame, source="made up"))
+        split = time_cut(dataset, valid_from=1000, test_from=2000)
+        self.targets: Targets = targets(dataset, split, Part.VALID, history_length=3, repeats=True)
+        self.channel = PopularityChannel(torch.from_numpy(split.train_counts(dataset)))
+
+    def logits(self, query: Query, items: Tensor) -> Tensor:
+        user = query.user[:, None]
+        return self.known * self.taste[user, items] + self.noise[0, user, items]
+
+    def inputs(self, query: Query, items: Tensor, scores: Tensor) -> Tensor:
+        """What is worth something (in a unit of its own), and two columns of noise."""
+        user = query.user[:, None]
+        columns = [50 * self.taste[user, items], self.noise[1, user, items], self.noise[2, user, items]]
+        return torch.stack(columns, -1)
+
+    def fit(self, inputs: Any = None) -> Correction:
+        return fit_correction(
+            self.targets, self.channel, self.logits, inputs or self.inputs, num_candidates=N, penalty=PENALTY
+        )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("correction"), known=0.3)
+
+
+def candidates(world: World) -> tuple[Query, Tensor, Tensor, Tensor]:
+    (batch,) = list(world.targets.batches(10**6))
+    return batch.query, world.channel.recall(batch.query, N, batch.exclude).items, batch.item, batch.owner
+
+
+def test_weights_minimise_the_objective_as_another_solver_sees_it(world: World) -> None:
+    found = world.fit()
+    query, items, target, owner = candidates(world)
+    logits, inputs = world.logits(query, items).double(), world.inputs(query, items, items).double()
+    deviation = inputs[items != 0].std(0).numpy()
+
+    def loss(parameters: np.ndarray) -> float:
+        scale, weight = parameters[0], torch.from_numpy(parameters[1:] / deviation)
+        values, losses = scale * logits + inputs @ weight, []
+        for one, query_number in zip(target.tolist(), owner.tolist(), strict=True):
+            wanted = set(target[owner == query_number].tolist())
+            row = items[query_number].tolist()
+            if one in row:
+                others = [n for n, item in enumerate(row) if item and (item == one or item not in wanted)]
+                losses.append(values[query_number, others].logsumexp(0) - values[query_number, row.index(one)])
+        return float(torch.stack(losses).mean()) + PENALTY * float((parameters[1:] ** 2).sum() + (scale - 1) ** 2)
+
+    best = minimize(loss, np.array([1.0, 0, 0, 0]), method="BFGS")
+    np.testing.assert_allclose(float(found.scale), best.x[0], atol=2e-3)
+    np.testing.assert_allclose(found.weight.numpy() * deviation, best.x[1:], atol=2e-3)
+
+
+def test_what_the_logits_miss_is_put_right_on_other_queries_too(world: World) -> None:
+    found = world.fit()
+    assert found.helps
+    assert found.after > found.before + 0.05
+    weights = found.weight * torch.tensor([50.0, 1, 1])
+    assert weights[0] > 5 * weights[1:].abs().max()
+    # What it says of the ranker as it is, is what the ranker is worth.
+    query, items, target, owner = candidates(world)
+    rank = ranks_by_score(items, world.logits(query, items), target, owner)
+    values = list_metrics(rank, owner, relevant_counts(owner, len(items)), [10])["ndcg@10"]
+    assert found.before == pytest.approx(float(values.mean()))
+
+
+def test_noise_does_not_help(tmp_path: Path) -> None:
+    """Logits that know all there is, and inputs that know nothing: on the other half there is nothing to gain."""
+    complete = World(tmp_path, known=2.0)
+    found = complete.fit(lambda query, items, scores: complete.inputs(query, items, scores)[..., 1:])
+    assert found.after < found.before + 0.01
+    assert (found.weight.abs() < 0.3).all()
+
+
+def test_the_module_is_the_logit_until_it_is_fitted_and_after_an_old_save() -> None:
+    correction, logits, inputs = HeldOutCorrection(2), torch.randn(3, 4), torch.randn(3, 4, 2)
+    torch.testing.assert_close(correction(logits, inputs), logits, rtol=0, atol=0)
+    assert not correction.fitted
+    correction.set(torch.tensor(2.0), torch.tensor([0.5, -1.0]))
+    wanted = 2 * logits + 0.5 * inputs[..., 0] - inputs[..., 1]
+    torch.testing.assert_close(correction(logits, inputs), wanted)
+    assert correction.fitted
+    saved, again = correction.state_dict(), HeldOutCorrection(2)
+    again.load_state_dict(saved)
+    assert again.fitted
+    torch.testing.assert_close(again(logits, inputs), wanted)
+    fresh = HeldOutCorrection(2)
+    fresh.load_state_dict({})
+    torch.testing.assert_close(fresh(logits, inputs), logits, rtol=0, atol=0)
