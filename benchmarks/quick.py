@@ -123,7 +123,7 @@ TIMED = {
         "--seeds",
         "0",
         "--steps",
-        "1",
+        "3",
         "--no-memory",
         "--folder",
     ),

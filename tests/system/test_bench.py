@@ -60,7 +60,7 @@ def test_a_published_number_that_is_not_what_the_program_computes_is_told(tmp_pa
     agreed = quick("estimator")
     assert (agreed.returncode, agreed.stdout.count(": agrees")) == (0, 3), agreed.stderr
     published = json.loads((RESULTS / "estimator.json").read_text())
-    for row in published["rows"]:
+    for row in (row for row in published["rows"] if "estimate" in row["metrics"]):
         row["metrics"]["estimate"] += 0.002
     (tmp_path / "estimator.json").write_text(json.dumps(published))
     told = quick("estimator", "--results", str(tmp_path))
