@@ -19,7 +19,7 @@ def tune(
         int | None, typer.Option(min=1, help="Trials of the study in all; none: no bound.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the study goes [default: runs/tune-RECIPE].", show_default=False)
+        Path | None, typer.Option(help="Where the study goes; if not given, runs/tune-RECIPE.", show_default=False)
     ] = None,
     search: Annotated[
         Path | None, typer.Option(help="A YAML file: what to search; else see below.", show_default=False)
