@@ -71,7 +71,7 @@ tree: $(DEV_READY)  ## write the tree in ARCHITECTURE.md anew from the modules' 
 	$(BIN)/python tests/test_architecture.py
 
 bench: $(DEV_READY)  ## benchmarks/bench_$BENCH.py, resumable; writes docs/results
-	for name in $(BENCH); do $(BIN)/python benchmarks/bench_$$name.py $(BENCH_ARGS) || exit; done
+	$(BIN)/corral bench $(BENCH) --args "$(BENCH_ARGS)"
 
 clean:  ## back to a fresh clone; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info

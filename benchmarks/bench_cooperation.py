@@ -21,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -209,11 +210,17 @@ class Training:
         self.optimizer.step()
 
 
-def steps_part(seed: int, steps: int) -> list[Row]:
-    """Examples a second, and the cooperative step over the sum of both alone; systems take turns."""
+def steps_part(seed: int, steps: int, wanted: str = "") -> list[Row]:
+    """Examples a second, and the cooperative step over the sum of both alone; systems take turns.
+
+    Args:
+        seed: of the batches.
+        steps: that are measured.
+        wanted: only shapes whose name contains this.
+    """
     rows = []
     for size, (_, _, _, goal) in SIZES.items():
-        for name, shape in SHAPES.items():
+        for name, shape in ((name, shape) for name, shape in SHAPES.items() if wanted in name):
             for precision, low in PRECISIONS.items():
                 items = CATALOGUES[0]
                 both = cooperative(shape, size, items)
@@ -581,10 +588,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--shapes", default="", help="part steps: only those whose name contains this")
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    work = {"steps": steps_part, "growth": growth_part, "profile": profile_part, "sampler": sampler_part}
+    steps_of = partial(steps_part, wanted=options.shapes)
+    work = {"steps": steps_of, "growth": growth_part, "profile": profile_part, "sampler": sampler_part}
     rows: list[Row] = []
     for seed in options.seeds:
         for part in options.parts:

@@ -53,6 +53,8 @@ COLUMNS = (
     "mixture_weight",
     "train_minutes",
 )
+# What co-visitation may choose from.
+DECAYS, POWERS = (0.4, 0.5, 0.6, 0.7, 0.8), (0.0, 0.3, 0.5)
 TUNED_ON = ("amazon-beauty-7core", 0)
 
 
@@ -102,12 +104,14 @@ def take_trial(dataset: str, system: str, seed: int, folder: Path, chosen: tuple
         copy_whole(made, folder)
 
 
-def co_visitation(experiment: Experiment) -> tuple[Evaluation, dict[str, float]]:
+def co_visitation(
+    experiment: Experiment, decays: Sequence[float] = DECAYS, powers: Sequence[float] = POWERS
+) -> tuple[Evaluation, dict[str, float]]:
     """Counts alone; decay and power chosen on validation."""
     counts = CoVisitation.of(experiment.dataset, experiment.split)
     best: tuple[float, CoVisitationChannel | None] = (-1.0, None)
-    for decay in (0.4, 0.5, 0.6, 0.7, 0.8):
-        for power in (0.0, 0.3, 0.5):
+    for decay in decays:
+        for power in powers:
             channel = CoVisitationChannel(counts, recent=20, decay=decay, power=power)
             found = evaluate(experiment.validation, channel, cutoffs=(10,), recall_cutoffs=(100,)).metrics["ndcg@10"]
             best = max(best, (found, channel), key=lambda pair: pair[0])

@@ -116,11 +116,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--datasets", nargs="+", choices=("tables", "ml-1m"), default=["tables", "ml-1m"])
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="rows of each table, part tables")
+    parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[Row] = []
     for seed in options.seeds:
-        for size in SIZES if "tables" in options.datasets else ():
+        for size in options.sizes if "tables" in options.datasets else ():
             for system in ("sparse", "dense"):
                 found = table_step(size, system == "sparse", seed, options.steps)
                 rows.append(result_row(f"tables of {size:,} rows", system, seed, found))
@@ -136,7 +138,7 @@ def main() -> None:
         lines += ["", *table(funnel, list(funnel[0]["metrics"]), digits=2)]
         lines += ["", "Goal: the funnel at 100 candidates for all users within a quarter of an epoch."]
     protocol = {"threads": 1, "time": "CPU", "batch": BATCH, "negatives": NEGATIVES, "d": SIZE}
-    write_results("training", rows, protocol, lines)
+    write_results("training", rows, protocol, lines, options.folder)
     print("\n".join(lines))
 
 

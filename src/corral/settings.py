@@ -114,6 +114,12 @@ def watchable(settings: Settings) -> dict[str, tuple[str, ...]]:
     return watched
 
 
+def last_training(settings: Settings) -> tuple[str, str]:
+    """The name of a run's last training ("retriever", "ranker" or "together"), and the metric it watches."""
+    stage = list(watchable(settings))[-1]
+    return stage.removesuffix("_training"), getattr(settings, stage).metric
+
+
 def _check_watched(settings: Settings, source: str) -> None:
     """A metric that validation does not give would be found out only after the first epoch.
 

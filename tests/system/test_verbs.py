@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import statistics
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -171,3 +172,75 @@ def test_a_run_is_not_mixed_with_another(runs: tuple[Path, Path], capsys: pytest
     recipe = runs[0].parent / "small.yaml"
     said = refused(capsys, "train", recipe, "seed=5", "--run", runs[0])
     assert "holds a run with other settings" in said
+
+
+def other_system(runs: tuple[Path, Path], folder: Path) -> list[Path]:
+    """The same two runs under other settings, with better lists of some users."""
+    copies = []
+    for run in runs:
+        copy = folder / run.name.replace("run", "wide")
+        shutil.copytree(run, copy)
+        settings = (copy / "settings.yaml").read_text()
+        (copy / "settings.yaml").write_text(settings.replace("  size: 8", "  size: 16"))
+        copies.append(copy)
+    return copies
+
+
+def test_seeds_are_one_system_and_systems_are_compared(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    wide = other_system(runs, tmp_path)
+    found = json.loads(corral(capsys, "compare", *runs, wide[1], "--metric", "ndcg@10", "--json"))
+    assert [(one["system"], one["seeds"]) for one in found["systems"]] == [("run", [0, 1]), ("wide-1", [1])]
+    judged = [json.loads((run / "evaluation" / "evaluation.json").read_text())["metrics"]["ndcg@10"] for run in runs]
+    assert found["systems"][0]["metrics"]["ndcg@10"] == pytest.approx(
+        {"mean": statistics.mean(judged), "sd": statistics.stdev(judged)}
+    )
+    assert found["systems"][1]["metrics"]["ndcg@10"] == {"mean": pytest.approx(judged[1]), "sd": None}
+    (pair,) = found["differences"]
+    assert (pair["system"], pair["against"], pair["metric"]) == ("wide-1", "run", "ndcg@10")
+    assert pair["difference"] == pytest.approx(judged[1] - statistics.mean(judged))
+    said = corral(capsys, "compare", *runs, *wide)
+    assert "run " in said
+    assert "wide " in said
+    assert "not told apart" in said  # the same lists
+    assert "NOT COMPARABLE" not in said
+
+
+def test_the_same_seeds_again_are_another_system(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for run in runs:
+        shutil.copytree(run, tmp_path / run.name)
+    again = [tmp_path / run.name for run in runs]
+    found = json.loads(corral(capsys, "compare", *runs, *again, "--json"))
+    assert [one["runs"] for one in found["systems"]] == [[str(run) for run in runs], [str(run) for run in again]]
+    assert len({one["system"] for one in found["systems"]}) == 2
+    assert {pair["difference"] for pair in found["differences"]} == {0.0}
+
+
+def test_other_rules_are_flagged_and_not_compared(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    wide = other_system(runs, tmp_path)
+    file = wide[1] / "evaluation" / "evaluation.json"  # one seed is enough
+    judged = json.loads(file.read_text())
+    judged["protocol"]["history_rule"] = "another"
+    file.write_text(json.dumps(judged))
+    found = json.loads(corral(capsys, "compare", *runs, *wide, "--json"))
+    assert (found["differences"], found["not_comparable"]) == ([], {"wide": ["history_rule"]})
+    said = " ".join(corral(capsys, "compare", *runs, *wide).split())
+    assert "NOT COMPARABLE: wide was judged by other rules than run" in said
+    assert "another" in said
+    assert "(other rules)" in said
+    assert "Differences to" not in said
+
+
+def test_what_cannot_be_compared_is_refused(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert f"{tmp_path}: no run (no settings.yaml)" in refused(capsys, "compare", runs[0], tmp_path)
+    shutil.copytree(runs[1], tmp_path / "half", ignore=shutil.ignore_patterns("evaluation"))
+    assert "half: the run is not finished (no evaluation)" in refused(capsys, "compare", runs[0], tmp_path / "half")
+    assert "the same run twice" in refused(capsys, "compare", runs[0], runs[0])
+    assert "did you mean 'ndcg@10'?" in refused(capsys, "compare", *runs, "--metric", "ndgc@10")

@@ -25,12 +25,11 @@ def evaluate(
 
     from corral.cli.experiment import Experiment
     from corral.cli.run import judge, open_models
-    from corral.cli.run_files import MANIFEST_FILE
+    from corral.cli.run_files import MANIFEST_FILE, check_finished
     from corral.cli.show import evaluation_json, show_evaluation
     from corral.data.split import Part
 
-    if not (run / MANIFEST_FILE).is_file():
-        raise ValueError(f"{run}: not a finished run; give its recipe to corral train again to finish it")
+    check_finished(run, MANIFEST_FILE)
     experiment = Experiment.open(run, quiet=quiet)
     result = judge(experiment, open_models(run, experiment.settings.device), Part[part.upper()])
     if out is not None:

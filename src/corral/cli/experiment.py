@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,9 @@ from corral.retrieval.cold_ids import HasIdTables, share_unknown
 from corral.retrieval.popularity import PopularityChannel
 from corral.settings import Settings
 from corral.stage_settings import CorrSettings
+from corral.training.fit import FitState
 
+OnEpoch = Callable[[str, FitState], None]
 # From so many rows on, gradients of embedding tables are kept sparse: below, a dense step is cheaper than sorting
 # the rows that repeat (benchmarks/bench_training.py).
 SPARSE_FROM = 200_000
@@ -41,6 +44,8 @@ class Experiment:
         dataset: the events.
         split: their parts.
         quiet: no progress bars.
+        on_epoch: called after every epoch of every training with its name ("retriever", "ranker", "together") and
+            state, when its checkpoint is written: it may end the run by raising.
     """
 
     settings: Settings
@@ -48,9 +53,17 @@ class Experiment:
     dataset: Dataset
     split: Split
     quiet: bool = False
+    on_epoch: OnEpoch = lambda training, state: None
 
     @classmethod
-    def start(cls, settings: Settings, directory: Path, *, quiet: bool = False) -> Experiment:
+    def start(
+        cls,
+        settings: Settings,
+        directory: Path,
+        *,
+        quiet: bool = False,
+        on_epoch: OnEpoch = lambda training, state: None,
+    ) -> Experiment:
         """A new run, or one that goes on, in ``directory``.
 
         Raises:
@@ -60,7 +73,7 @@ class Experiment:
         with progress("Data", quiet=quiet):
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
-        experiment = cls(settings, directory, dataset, split, quiet)
+        experiment = cls(settings, directory, dataset, split, quiet, on_epoch)
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
         run_files.begin(directory, settings, dataset.name, dataset.hash)

@@ -72,6 +72,7 @@ def fit_objective(
             add_to_tensorboard(last)
             value = last.get(chosen.metric)
             advance(0, f"epoch {state.epoch}" + ("" if value is None else f", {chosen.metric} {value:.4f}"))
+            experiment.on_epoch(name, state)
 
         return fit(
             objective,

@@ -53,14 +53,17 @@ def report(
     """
     import json
 
-    from corral.cli.show import comparison_values
+    from corral.cli.show import comparison_values, metric_values
+    from corral.evaluation.comparison import compare_with_first
 
     where = out or (runs[0] / PAGE if len(runs) == 1 else Path(COMPARISON))
     found = gather(runs, examples=examples, quiet=quiet)
     page = write_report(found, where)
     if as_json:
         judged = {str(run): report.evaluation for run, report in zip(runs, found, strict=True)}
-        print(json.dumps({"page": str(page), **comparison_values(judged)}, indent=1))
+        metrics = [{"run": run, "metrics": metric_values(one.metrics)} for run, one in judged.items()]
+        compared = comparison_values(compare_with_first({run: [one] for run, one in judged.items()}))
+        print(json.dumps({"page": str(page), "runs": metrics, **compared}, indent=1))
         return
     print(page)
 
@@ -72,10 +75,11 @@ def gather(runs: Sequence[Path], *, examples: int = 6, quiet: bool = False) -> l
         ModuleNotFoundError: altair or vl-convert-python is not installed.
         ValueError: a run is not there or not finished, or is given twice.
     """
+    from corral.cli.run_files import run_names
     from corral.report.charts import require_altair
 
     require_altair()
-    return [_gather(run, name, examples, quiet) for run, name in zip(runs, _names(runs), strict=True)]
+    return [_gather(run, name, examples, quiet) for run, name in zip(runs, run_names(runs), strict=True)]
 
 
 def write_report(found: Sequence[RunReport], out: Path) -> Path:
@@ -86,16 +90,6 @@ def write_report(found: Sequence[RunReport], out: Path) -> Path:
     return write_page(report_page(found, f"Made by corral {__version__}. This page makes no network request."), out)
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
-    """The folders' names; with the folders above where two are the same."""
-    names = [run.resolve().name for run in runs]
-    if len(set(names)) == len(names):
-        return names
-    if len({run.resolve() for run in runs}) < len(runs):
-        raise ValueError(f"{', '.join(map(str, runs))}: the same run twice")
-    return [str(run) for run in runs]
-
-
 def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     """Reads a finished run, and asks its trained models for examples; nothing is trained."""
     import json
@@ -103,7 +97,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     from corral.cli.experiment import Experiment
     from corral.cli.progress import progress
     from corral.cli.run import open_recommender
-    from corral.cli.run_files import BUNDLE, EVALUATION, MANIFEST_FILE, SETTINGS_FILE
+    from corral.cli.run_files import BUNDLE, EVALUATION, MANIFEST_FILE, SETTINGS_FILE, check_finished, read_log
     from corral.data.split import Part
     from corral.evaluation.result import Evaluation
     from corral.report.data_summary import data_summary
@@ -113,9 +107,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     from corral.retrieval.channels import RetrieverChannel
 
     experiment = Experiment.open(run, quiet=quiet)
-    for part in (BUNDLE, EVALUATION, MANIFEST_FILE):
-        if not (run / part).exists():
-            raise ValueError(f"{run}: the run is not finished (no {part}); give its corral train command again")
+    check_finished(run, BUNDLE, EVALUATION, MANIFEST_FILE)
     evaluation = Evaluation.open(run / EVALUATION)
     manifest = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))
     with progress(f"Report on {name}", quiet=quiet):
@@ -142,7 +134,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
                 evaluation.num_candidates,
                 device=recommender.device,
             )
-        logs = {stage: _log(run / stage / "log.jsonl") for stage in STAGES if (run / stage).is_dir()}
+        logs = {stage: read_log(run / stage) for stage in STAGES if (run / stage).is_dir()}
         settings = experiment.settings
         return RunReport(
             name=name,
@@ -164,14 +156,6 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
             seconds=_seconds(logs, manifest.get("seconds", {}), evaluation),
             written=str(manifest.get("time", "")),
         )
-
-
-def _log(path: Path) -> list[dict[str, float]]:
-    import json
-
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def _clicks(experiment: Experiment, recommender: TwoStageRecommender) -> ClickResults | None:

@@ -47,15 +47,19 @@ def _served(experiment: Experiment, tuning: MixtureTuning) -> Stage:
     return Stage(wish)
 
 
-def train_models(experiment: Experiment) -> Models:
-    """Both stages; phases that are finished are loaded, interrupted ones go on."""
+def train_stages(experiment: Experiment) -> tuple[nn.Module, nn.Module | None]:
+    """Retriever and ranker, if there is one; trainings that are finished are loaded, interrupted ones go on."""
     if experiment.settings.together is not None:
-        retriever, ranker = train_together(experiment)
-    else:
-        retriever = train_retriever(experiment)
-        if experiment.settings.ranker is None:
-            return Models(retriever, None, None, Stage.RETRIEVER)
-        ranker = train_ranker(experiment, retriever)
+        return train_together(experiment)
+    retriever = train_retriever(experiment)
+    return retriever, train_ranker(experiment, retriever) if experiment.settings.ranker else None
+
+
+def train_models(experiment: Experiment) -> Models:
+    """Both stages, and their mixture."""
+    retriever, ranker = train_stages(experiment)
+    if ranker is None:
+        return Models(retriever, None, None, Stage.RETRIEVER)
     with progress("Mixture", quiet=experiment.quiet):
         correct(experiment, retriever, ranker)
         tuning = tune(experiment, retriever, ranker)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,55 @@ def read_settings(directory: Path) -> Settings:
     Raises:
         ValueError: there is none.
     """
+    check_run(directory)
     path = directory / SETTINGS_FILE
-    if not path.is_file():
-        raise ValueError(f"{directory}: no run (no {SETTINGS_FILE}); make one with corral train")
     return load_settings(path.read_text(encoding="utf-8"), str(path))
+
+
+def check_run(directory: Path) -> None:
+    """Whether a directory holds a run.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not (directory / SETTINGS_FILE).is_file():
+        raise ValueError(f"{directory}: no run (no {SETTINGS_FILE}); make one with corral train")
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names; with the folders above where two are the same.
+
+    Raises:
+        ValueError: a run is given twice.
+    """
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise ValueError(f"{', '.join(map(str, runs))}: the same run twice")
+    return [str(run) for run in runs]
+
+
+def check_finished(run: Path, *parts: str) -> None:
+    """Whether a run has what its end leaves behind.
+
+    Args:
+        run: its directory.
+        parts: files or folders in it that are needed.
+
+    Raises:
+        ValueError: it is no run, or a part is not there.
+    """
+    check_run(run)
+    for part in parts:
+        if not (run / part).exists():
+            raise ValueError(f"{run}: the run is not finished (no {part}); give its corral train command again")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The records of a phase, one an epoch; none before its first."""
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def check_settings(directory: Path, settings: Settings) -> None:

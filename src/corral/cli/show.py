@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from corral.evaluation.comparison import Comparison
 from corral.evaluation.funnel_table import funnel_columns, funnel_table
-from corral.evaluation.result import Evaluation, differing_rules
-from corral.evaluation.significance import compare
-from corral.report.comparison_panel import COMPARED
+from corral.evaluation.result import Evaluation
 
 
-def _values(metrics: Mapping[str, float]) -> dict[str, float | None]:
+def metric_values(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """JSON knows no NaN: metrics that do not exist are null."""
     return {name: None if value != value else value for name, value in metrics.items()}
 
@@ -25,33 +24,25 @@ def _values(metrics: Mapping[str, float]) -> dict[str, float | None]:
 def evaluation_json(evaluation: Evaluation) -> str:
     """Metrics, protocol and system as JSON."""
     found = {
-        "metrics": _values(evaluation.metrics),
+        "metrics": metric_values(evaluation.metrics),
         "protocol": evaluation.protocol,
         "system": evaluation.system,
     }
     return json.dumps(found, indent=1)
 
 
-def comparison_values(judged: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """The numbers of a report as JSON values.
-
-    Args:
-        judged: evaluations by the name of their run.
+def comparison_values(found: Comparison) -> dict[str, Any]:
+    """A comparison as JSON values.
 
     Returns:
-        ``runs``: the metrics of each; ``differences``: the fields of ``PairedDifference`` for the first run and
-        each of the others; ``not_comparable``: the rules that differ, by run, where there are any.
+        ``differences``: the fields of ``PairedDifference`` by system and metric; ``not_comparable``: the rules that
+        differ, by system, where there are any.
     """
-    (name, first), *others = judged.items()
-    strange = {run: rules for run, other in others if (rules := differing_rules(first.protocol, other.protocol))}
     differences = [
-        {"first_run": name, "second_run": run, "metric": metric, **asdict(compare([first], [other], metric))}
-        for run, other in others
-        for metric in COMPARED
-        if run not in strange and metric in first.per_query and metric in other.per_query
+        {"system": system, "against": found.first, "metric": metric, **asdict(pair)}
+        for (system, metric), pair in found.differences.items()
     ]
-    runs = [{"run": run, "metrics": _values(evaluation.metrics)} for run, evaluation in judged.items()]
-    return {"runs": runs, "differences": differences, "not_comparable": strange}
+    return {"differences": differences, "not_comparable": found.strange}
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -49,6 +49,11 @@ class PairedDifference:
         """Whether the interval says that the systems differ."""
         return self.low > 0.0 or self.high < 0.0
 
+    @property
+    def verdict(self) -> str:
+        """The interval in words, of the second system."""
+        return "better" if self.low > 0.0 else "worse" if self.high < 0.0 else "not told apart"
+
 
 def paired_difference(
     first: np.ndarray,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from corral.evaluation.result import differing_rules
-from corral.evaluation.significance import PairedDifference, compare
+from corral.evaluation.comparison import Comparison, compare_with_first
 from corral.report import charts
 from corral.report.blocks import Block, Chart, Heading, Mark, Panel, Paragraph, Row, Table
-from corral.report.number_text import NOTHING, decimal, plain, signed
+from corral.report.number_text import NOTHING, decimal, p_value, plain, signed
 from corral.report.run_report import RunReport
 
 METRICS = ("ndcg@10", "recall@10", "mrr@10", "ndcg@20", "recall@20")
 LISTS = ("coverage@10", "gini@10", "novelty@10", "popularity_bias@10")
-COMPARED = ("ndcg@10", "recall@10")
 
 
 def comparison_panel(runs: Sequence[RunReport]) -> Panel:
@@ -23,30 +21,18 @@ def comparison_panel(runs: Sequence[RunReport]) -> Panel:
         runs: at least two; names should differ.
     """
     blocks: list[Block] = []
-    first, *others = runs
-    strange = {
-        run.name: rules
-        for run in others
-        if (rules := differing_rules(first.evaluation.protocol, run.evaluation.protocol))
-    }
-    if strange:
-        blocks += _flagged(runs, strange)
-    blocks.append(_table(runs, strange))
-    differences = {
-        (run.name, metric): compare([first.evaluation], [run.evaluation], metric)
-        for run in others
-        if run.name not in strange
-        for metric in COMPARED
-        if metric in first.evaluation.per_query and metric in run.evaluation.per_query
-    }
-    if differences:
-        blocks += _differences(first.name, differences)
+    found = compare_with_first({run.name: [run.evaluation] for run in runs})
+    if found.strange:
+        blocks += _flagged(runs, found)
+    blocks.append(_table(runs, found.strange))
+    if found.differences:
+        blocks += _differences(found)
     blocks += _settings(runs)
     return Panel("comparison", "Comparison", blocks)
 
 
-def _flagged(runs: Sequence[RunReport], strange: Mapping[str, Sequence[str]]) -> list[Block]:
-    names = sorted({rule for rules in strange.values() for rule in rules})
+def _flagged(runs: Sequence[RunReport], found: Comparison) -> list[Block]:
+    names = sorted({rule for rules in found.strange.values() for rule in rules})
     rows = [
         Row(
             (rule.replace("_", " "), *(plain(run.evaluation.protocol.get(rule)) for run in runs)),
@@ -55,11 +41,7 @@ def _flagged(runs: Sequence[RunReport], strange: Mapping[str, Sequence[str]]) ->
         for rule in names
     ]
     columns = ("rule", *(run.name for run in runs))
-    words = (
-        f"NOT COMPARABLE: {', '.join(strange)} was judged by other rules than {runs[0].name}. The numbers "
-        "below stand beside each other, but a difference between them says nothing about the systems."
-    )
-    return [Paragraph(words, Mark.WARNING), Table("Rules that differ", columns, rows, frozenset(columns))]
+    return [Paragraph(found.warning, Mark.WARNING), Table("Rules that differ", columns, rows, frozenset(columns))]
 
 
 def _table(runs: Sequence[RunReport], strange: Mapping[str, Sequence[str]]) -> Table:
@@ -84,14 +66,13 @@ def _table(runs: Sequence[RunReport], strange: Mapping[str, Sequence[str]]) -> T
     return Table("The runs, served lists on the test part", columns, rows, frozenset({"serves"}))
 
 
-def _differences(first: str, found: Mapping[tuple[str, str], PairedDifference]) -> list[Block]:
+def _differences(comparison: Comparison) -> list[Block]:
     import altair
 
+    first, found = comparison.first, comparison.differences
     one = next(iter(found.values()))
     rows, points = [], []
     for (name, metric), pair in found.items():
-        p = f"{pair.p:.4f}" if pair.p >= 0.0001 else "< 0.0001"
-        sure = "better" if pair.low > 0 else "worse" if pair.high < 0 else "not told apart"
         cells = (
             name,
             metric,
@@ -99,8 +80,8 @@ def _differences(first: str, found: Mapping[tuple[str, str], PairedDifference]) 
             decimal(pair.second),
             signed(pair.difference),
             f"{signed(pair.low)} to {signed(pair.high)}",
-            p,
-            sure,
+            p_value(pair.p),
+            pair.verdict,
         )
         rows.append(Row(cells, Mark.STRONG if pair.excludes_zero else Mark.NONE))
         points.append(

@@ -22,6 +22,11 @@ def signed(value: float | None, places: int = 4) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{value:+,.{places}f}"
 
 
+def p_value(value: float) -> str:
+    """A probability of a test; resamples say nothing beyond the fourth decimal."""
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
+
+
 def percent(value: float | None, places: int = 1) -> str:
     """A share of one as a percentage."""
     return NOTHING if value is None or math.isnan(value) else f"{100.0 * value:.{places}f} %"
