@@ -56,7 +56,13 @@ DATASETS: dict[str, Data] = {
     ),
 }
 # Ids and history only, as the paper has it; served by the ranker only.
-PLAIN = ("ranker.evidence=null", "evaluation.serve_by=ranker", "ranker.field_size=32")
+PLAIN = (
+    "ranker.evidence=null",
+    "ranker.linear=null",
+    "evaluation.correction=false",
+    "evaluation.serve_by=ranker",
+    "ranker.field_size=32",
+)
 # The form that converges to the full softmax, for everybody who samples.
 UNIFORM = (
     "retriever_training.loss=sampled-softmax",
@@ -147,7 +153,10 @@ ABLATIONS = {
     "sampled": ("together.full_softmax=false",),
     "shared-table": ("together.shared_table=true", "ranker.field_size=128"),
     "alternating": ("together.alternating=true",),
-    "no-evidence": ("ranker.evidence=null",),
+    "no-evidence": ("ranker.evidence=null", "ranker.linear=null", "evaluation.correction=false"),
+    "no-linear": ("ranker.linear=null",),
+    "no-correction": ("ranker.linear=null", "evaluation.correction=false"),
+    "early-linear": ("ranker.linear.late=false",),
     "no-score": ("ranker.evidence.score=false",),
     "clean-teacher": ("together.clean_teacher=true",),
 }

@@ -3,29 +3,34 @@
     features: all evidence columns, the retriever's score, its distance to the list's best and mean, the rank by it,
     the history's length.
 
-It is trained on lists of train events, with the clicked item added where the retriever missed it.
+It is trained on lists of train events, with the clicked item added where the retriever missed it; or on lists of
+validation queries, which the retriever was not trained on either: validation, then by halves, says which is better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import lightgbm
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from corral.cli.experiment import Experiment
 from corral.cli.retriever_stage import item_index, served_channel
 from corral.data.batches import Query
 from corral.data.examples import Examples
 from corral.data.split import Part
+from corral.data.targets import Targets
 from corral.evaluation.mixture import tune_mixture
 from corral.ranking.evidence import CoVisitationEvidence
-from corral.retrieval.channels import RetrieverChannel
+from corral.ranking.joined_evidence import JoinedEvidence
+from corral.ranking.linear_evidence import LinearEvidence
+from corral.retrieval.channels import RecallChannel, RetrieverChannel
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.evaluation_mode import evaluation_mode
+from corral.retrieval.linear_items import LinearItems
 
 
 class GbdtRanker:
@@ -40,7 +45,7 @@ class GbdtRanker:
     """
 
     def __init__(
-        self, retriever: Any, evidence: CoVisitationEvidence, parameters: Mapping[str, Any], *, noisy: bool = False
+        self, retriever: Any, evidence: nn.Module, parameters: Mapping[str, Any], *, noisy: bool = False
     ) -> None:
         self.retriever, self.evidence, self.noisy = retriever, evidence, noisy
         self.parameters = {
@@ -67,25 +72,12 @@ class GbdtRanker:
         listwise = torch.stack([scores, scores - best, scores - mean, rank, length], -1)
         return torch.cat([self.evidence(query, items), listwise], -1).nan_to_num(neginf=-1e6)
 
-    def lists(
-        self, examples: Examples, at: np.ndarray, channel: RetrieverChannel, n: int, history_length: int
-    ) -> Iterator[tuple[Query, Tensor, Tensor]]:
-        """(query, candidates [B, n], which one was clicked [B, n]) of train events; items of the past left out."""
-        for start in range(0, len(at), 512):
-            batch = examples.batch(at[start : start + 512], history_length)
-            found = channel.recall(batch.query, n, batch.query.history).items
-            missed = ~(found == batch.item[:, None]).any(1)
-            found[missed, -1] = batch.item[missed]
-            yield batch.query, found, found == batch.item[:, None]
-
-    def fit(
-        self, examples: Examples, at: np.ndarray, channel: RetrieverChannel, *, n: int = 100, history_length: int = 50
-    ) -> None:
-        """Trains on the lists of the examples at positions ``at``."""
+    def fit(self, lists: Iterable[tuple[Query, Tensor, Tensor]]) -> None:
+        """Trains on (query, candidates [B, n], which one was clicked [B, n])."""
         rows, labels, groups = [], [], []
         with evaluation_mode(self.retriever):
             self.retriever.train(self.noisy)
-            for query, items, clicked in self.lists(examples, at, channel, n, history_length):
+            for query, items, clicked in lists:
                 there = items != 0
                 rows.append(self.features(query, items)[there].numpy())
                 labels.append(clicked[there].numpy())
@@ -105,31 +97,76 @@ class GbdtRanker:
         return torch.from_numpy(scores).float().view(items.shape)
 
 
+def train_lists(
+    examples: Examples, at: np.ndarray, channel: RecallChannel, n: int, history_length: int
+) -> Iterator[tuple[Query, Tensor, Tensor]]:
+    """(query, candidates [B, n], which one was clicked [B, n]) of train events; items of the past left out."""
+    for start in range(0, len(at), 512):
+        batch = examples.batch(at[start : start + 512], history_length)
+        found = channel.recall(batch.query, n, batch.query.history).items
+        missed = ~(found == batch.item[:, None]).any(1)
+        found[missed, -1] = batch.item[missed]
+        yield batch.query, found, found == batch.item[:, None]
+
+
+def held_out_lists(targets: Targets, channel: RecallChannel, n: int) -> Iterator[tuple[Query, Tensor, Tensor]]:
+    """The same of validation queries, as they are served."""
+    for batch in targets.batches(512):
+        found = channel.recall(batch.query, n, batch.exclude).items
+        hit = (found[batch.owner] == batch.item[:, None]).int()
+        clicked = torch.zeros(found.shape, dtype=torch.int32).index_add_(0, batch.owner, hit) > 0
+        yield batch.query, found, clicked
+
+
 LAST_EVENTS = 2  # train lists are made for so many latest train events of each user
 
 
 def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, float, dict[str, float]]:
     """The trees that are best on validation, alone or mixed with the retriever; what they reached, and settings."""
-    evidence = CoVisitationEvidence(CoVisitation.of(experiment.dataset, experiment.split), recent=10)
-    examples = Examples.of(experiment.dataset, experiment.split, Part.TRAIN)
+    dataset, split = experiment.dataset, experiment.split
+    evidence = JoinedEvidence(
+        [
+            CoVisitationEvidence(CoVisitation.of(dataset, split), recent=10),
+            LinearEvidence(LinearItems.of(dataset, split)),
+        ]
+    )
+    examples = Examples.of(dataset, split, Part.TRAIN)
     last = np.append(np.flatnonzero(np.diff(examples.user)), len(examples) - 1)
     at = np.unique(np.concatenate([np.maximum(last - back, 0) for back in range(LAST_EVENTS)]))
     at = at[examples.batch(at, 1).query.history[:, -1].numpy() != 0]
     channel = RetrieverChannel(retriever, item_index(experiment, retriever))
-    served = served_channel(experiment, retriever)
-    best: tuple[float, GbdtRanker | None, int] = (-1.0, None, 0)
-    for noisy in (False, True):
-        for leaves in (15, 31):
-            parameters = {"num_leaves": leaves, "learning_rate": 0.05, "min_data_in_leaf": 50, "rounds": 300}
-            ranker = GbdtRanker(retriever, evidence, parameters, noisy=noisy)
-            torch.manual_seed(experiment.settings.seed)
-            ranker.fit(examples, at, channel, history_length=experiment.history_length)
+    served, valid, n = served_channel(experiment, retriever), experiment.validation, experiment.settings.evaluation
+    parts = [np.arange(start, len(valid), 2) for start in (0, 1)]
+    halves = [valid.only(part) for part in parts]
+
+    def trained(leaves: int, noisy: bool, lists: Iterable[tuple[Query, Tensor, Tensor]]) -> GbdtRanker:
+        parameters = {"num_leaves": leaves, "learning_rate": 0.05, "min_data_in_leaf": 50, "rounds": 300}
+        ranker = GbdtRanker(retriever, evidence, parameters, noisy=noisy)
+        torch.manual_seed(experiment.settings.seed)
+        ranker.fit(lists)
+        return ranker
+
+    found: list[tuple[float, int, GbdtRanker, bool]] = []
+    for leaves in (15, 31):
+        for noisy in (False, True):
+            ranker = trained(
+                leaves, noisy, train_lists(examples, at, channel, n.num_candidates, experiment.history_length)
+            )
             for rounds in (50, 100, 300):
                 ranker.rounds = rounds
-                value = tune_mixture(experiment.validation, served, ranker).fused_value
-                if value > best[0]:
-                    best = (value, ranker, rounds)
-    value, found, rounds = best
-    assert found is not None
-    found.rounds = rounds
-    return found, value, {"rounds": rounds, "leaves": found.parameters["num_leaves"], "noisy": float(found.noisy)}
+                found.append((tune_mixture(valid, served, ranker).fused_value, rounds, ranker, False))
+        # On validation queries: judged on the half that it has not seen.
+        rankers = [trained(leaves, False, held_out_lists(half, channel, n.num_candidates)) for half in halves]
+        for rounds in (25, 50, 100):
+            values = []
+            for ranker, other in zip(rankers, halves[::-1], strict=True):
+                ranker.rounds = rounds
+                values.append(tune_mixture(other, served, ranker).fused_value * len(other) / len(valid))
+            found.append((sum(values), rounds, rankers[0], True))
+    value, rounds, best, held_out = max(found, key=lambda one: one[0])
+    leaves = best.parameters["num_leaves"]
+    if held_out:
+        best = trained(leaves, False, held_out_lists(valid, channel, n.num_candidates))
+    best.rounds = rounds
+    facts = {"rounds": rounds, "leaves": leaves, "noisy": float(best.noisy), "held_out": float(held_out)}
+    return best, value, facts

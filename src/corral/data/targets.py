@@ -94,7 +94,10 @@ class Targets:
         """At most ``queries`` of the queries, drawn once from ``seed`` (for cheap validation)."""
         if queries >= len(self):
             return self
-        keep = np.sort(np.random.default_rng(seed).choice(len(self), queries, replace=False))
+        return self.only(np.sort(np.random.default_rng(seed).choice(len(self), queries, replace=False)))
+
+    def only(self, keep: np.ndarray) -> Targets:
+        """The queries at positions ``keep``, ascending int64."""
         counts = np.diff(self.offsets)[keep]
         rows = np.repeat(self.offsets[keep], counts) + (
             np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

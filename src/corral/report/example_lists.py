@@ -6,7 +6,7 @@ Histories are as of the judged event, not the latest ones: these are queries of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ def example_lists(
     names, found = _Names(dataset), []
     funnel = Funnel(channel, ranker, evaluation.num_candidates)
     for query, reason in choose(evaluation, n):
-        one = _only(targets, query)
+        one = targets.only(np.array([query]))
         scored = next(iter(funnel.run(one, evaluation.num_candidates, 1, device)))
         candidates, logits = scored.candidates, scored.logits
         final = final_scores(evaluation.served, candidates, logits, mixture)
@@ -198,21 +198,6 @@ def example_lists(
             )
         )
     return found
-
-
-def _only(targets: Targets, query: int) -> Targets:
-    """Targets with one query."""
-    start, end = targets.offsets[query], targets.offsets[query + 1]
-    here = slice(query, query + 1)
-    return replace(
-        targets,
-        user=targets.user[here],
-        event=targets.event[here],
-        time=targets.time[here],
-        end=targets.end[here],
-        offsets=np.array([0, end - start]),
-        items=targets.items[start:end],
-    )
 
 
 def _matched(
