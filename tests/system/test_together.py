@@ -42,7 +42,7 @@ from corral.settings import Settings, load_settings
 from corral.training.fit import FitState, fit
 
 USERS, LATE = 40, 900  # user 900 has events after the training part only
-NO_EVIDENCE = "ranker.evidence=null"
+NO_EVIDENCE = ("ranker.evidence=null", "ranker.linear=null", "evaluation.correction=false")
 SMALL = ("ranker.field_size=4", "ranker.hidden=[6]", "ranker.history_length=6", "evaluation.num_candidates=10")
 SASREC = "retriever={kind: sasrec, size: 8, blocks: 1, dropout: 0.2, max_length: 8}"
 JOINT = ("together.epochs=2", "together.num_negatives=6", "together.warmup_steps=2")
@@ -141,7 +141,7 @@ def assert_same_answers(one: TwoStageRecommender, other: TwoStageRecommender) ->
 @pytest.mark.parametrize("evidence", [True, False], ids=["evidence", "plain"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_bundle_answers_as_the_trained_models_did(train: Trainer, recipe: str, evidence: bool) -> None:
-    run = train(recipe, *(() if evidence else (NO_EVIDENCE,)))
+    run = train(recipe, *(() if evidence else NO_EVIDENCE))
     assert isinstance(run.recommender.ranker, EvidenceRanker) is evidence
     opened = open_recommender(run.experiment.directory)
     assert opened is not run.recommender
@@ -207,7 +207,7 @@ def test_nobody_is_left_without_a_list(train: Trainer, recipe: str) -> None:
 
 def test_the_ranker_in_service_reads_the_retriever_it_was_trained_beside(train: Trainer) -> None:
     """Another retriever behind the same ranker changes its logits; without evidence it does not."""
-    for overrides, reads in (((), True), ((NO_EVIDENCE,), False)):
+    for overrides, reads in (((), True), (NO_EVIDENCE, False)):
         recommender = open_recommender(train("corr", *overrides).experiment.directory)
         users, items = [0] * 4, [1, 2, 3, 4]
         before = recommender.predict(users, items).values
@@ -360,9 +360,11 @@ def test_the_one_that_was_given_stays_as_it_is(with_features: Run) -> None:
 
 def test_a_history_is_as_long_in_training_as_in_service(train: Trainer) -> None:
     """The evidence looks further back than the CTR model: every example must bring that much."""
-    settings = train.settings("corr", "ranker.history_length=2", "ranker.evidence.recent=5", "retriever.max_length=4")
+    short = ("ranker.history_length=2", "ranker.evidence.recent=5", "retriever.max_length=4")
+    settings = train.settings("corr", *short, "ranker.linear.history_length=7")
     experiment = Experiment.start(settings, train.folder / "never trained", quiet=True)
-    assert experiment.history_length == 5
+    # What the correction alone reads is asked for in service only.
+    assert experiment.history_length == 7
     assert new_stages(experiment, nn.Identity(), nn.Identity(), 0).history_length == 5
 
 

@@ -184,6 +184,7 @@ def make_ranker(
     )
     named = empty_evidence(spec, users, items) if inputs is None else dict(inputs.evidence)
     late = named.pop("linear") if (spec.get("linear") or {}).get("late") else None
+    bare = not named and late is None
     parts = list(named.values())
     known = JoinedEvidence(parts) if len(parts) > 1 else parts[0] if parts else None
     evidence_size = 0 if known is None else cast(Evidence, known).size
@@ -202,9 +203,11 @@ def make_ranker(
     ranker = FieldRanker(
         fields, ctr, embedding_dropout=spec["embedding_dropout"], history_length=spec["history_length"]
     )
-    if enrichment:
-        return enrichment.around(EvidenceRanker(ranker, known, score=score, late=late))
-    return ranker if known is None and late is None else EvidenceRanker(ranker, known, score=score, late=late)
+    if bare and not enrichment:
+        return ranker
+    # What is read late comes to a ranker in training when that is over.
+    informed = EvidenceRanker(ranker, known, score=score, late=late if inputs is None else None)
+    return enrichment.around(informed) if enrichment else informed
 
 
 def choose_device(name: str) -> torch.device:

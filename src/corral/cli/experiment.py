@@ -116,19 +116,19 @@ class Experiment:
     def history_length(self) -> int:
         """L of the queries: the longest that a stage reads."""
         lengths = [getattr(self.settings.retriever, name, 0) for name in ("max_length", "history_length")]
-        return max(*lengths, self.ranker_history_length, 1)
+        linear = self.settings.ranker and self.settings.ranker.linear
+        return max(*lengths, self.ranker_history_length, linear.history_length if linear else 0, 1)
 
     @property
     def ranker_history_length(self) -> int:
-        """The longest history that the ranker reads, its evidence included; 0 without a ranker."""
+        """The longest history that the ranker reads while training, its evidence included; 0 without a ranker."""
         ranker = self.settings.ranker
         if ranker is None:
             return 0
+        early = None if ranker.linear is None or ranker.linear.late else ranker.linear
         longest = max(ranker.history_length, ranker.evidence.recent if ranker.evidence else 0)
         return max(
-            longest,
-            *(part.history_length for part in (ranker.linear, ranker.behaviour, ranker.similar_rows) if part),
-            0,
+            longest, *(part.history_length for part in (early, ranker.behaviour, ranker.similar_rows) if part), 0
         )
 
     @cached_property

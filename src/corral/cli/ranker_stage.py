@@ -198,6 +198,10 @@ def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> 
     settings = experiment.settings.evaluation
     if not settings.correction or experiment.has_clicks or not isinstance(inner, EvidenceRanker):
         return
+    linear, inputs = experiment.settings.ranker and experiment.settings.ranker.linear, experiment.inputs
+    if linear and linear.late and inputs is not None:
+        inner.read_late(inputs.evidence["linear"])
+        inner.to(experiment.device)
     if not len(inner.correction.weight):  # it reads no evidence
         return
     found = fit_correction(

@@ -129,7 +129,7 @@ class EvidenceRanker(nn.Module):
         ranker: its CTR model is built with ``num_extra`` = the evidence's size, + 1 with ``score``.
         evidence: of the pair; None: the retriever's score alone.
         score: read the retriever's score; :meth:`connect` names the retriever, or the caller passes scores.
-        late: further evidence that the correction alone reads: it costs nothing in training.
+        late: further evidence that the correction alone reads; see :meth:`read_late`.
     """
 
     def __init__(
@@ -141,10 +141,12 @@ class EvidenceRanker(nn.Module):
         late: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.ranker, self.evidence, self.late = ranker, evidence, late
+        self.ranker, self.evidence = ranker, evidence
+        self.late: nn.Module | None = None
         self.factor = nn.Parameter(torch.ones(())) if score else None
-        sizes = (cast(Evidence, part).size for part in (evidence, late) if part is not None)
-        self.correction = HeldOutCorrection(sum(sizes) + int(score))
+        self.correction = HeldOutCorrection((0 if evidence is None else cast(Evidence, evidence).size) + int(score))
+        if late is not None:
+            self.read_late(late)
         self._retriever: Callable[[], Retriever] | None = None
         self._remembered: Callable[[Query, Tensor], Tensor | None] | None = None
 
@@ -170,6 +172,11 @@ class EvidenceRanker(nn.Module):
         it from ``nn.Module``'s bookkeeping.
         """
         self._retriever = lambda: retriever
+
+    def read_late(self, late: nn.Module) -> None:
+        """Takes evidence that the correction alone reads, once training is over: it costs nothing there."""
+        self.late = late
+        self.correction = HeldOutCorrection(len(self.correction.weight) + cast(Evidence, late).size)
 
     def remember(self, remembered: Callable[[Query, Tensor], Tensor | None] | None) -> None:
         """Asks here for evidence first, and works it out only where None is answered; not saved with the ranker."""
