@@ -76,17 +76,6 @@ class Settings(Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
-    def _somebody_reads_the_linear_weights(self) -> Settings:
-        linear = None if self.ranker is None else self.ranker.linear
-        corrected = self.evaluation.correction and self.ranker_training.loss != "clicks"
-        if linear is not None and linear.late and not corrected:
-            raise ValueError(
-                "ranker.linear is read by the correction alone, of a ranker that orders candidates: set "
-                "evaluation.correction=true, or ranker.linear.late=false to read it while training"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _together_has_both(self) -> Settings:
         if self.together is None:
             return self
@@ -96,6 +85,17 @@ class Settings(Strict):
             )
         if self.retriever.kind == "popularity":
             raise ValueError("together trains a retriever and a ranker: the popularity retriever learns nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_reads_the_linear_weights(self) -> Settings:
+        linear = None if self.ranker is None else self.ranker.linear
+        corrected = self.evaluation.correction and self.ranker_training.loss != "clicks"
+        if linear is not None and linear.late and not corrected:
+            raise ValueError(
+                "ranker.linear is read by the correction alone, of a ranker that orders candidates: set "
+                "evaluation.correction=true, or ranker.linear.late=false to read it while training"
+            )
         return self
 
 
