@@ -55,11 +55,13 @@ class SqliteEvents:
 
     def append(self, events: Sequence[Event]) -> None:
         """See ``LiveEvents``; all of them or none."""
+        # Not OR IGNORE, which would also pass over what may not be null.
+        added = "INSERT INTO events (user, item, time) VALUES (?, ?, ?) ON CONFLICT (user, time, item) DO NOTHING"
         rows = [(event.user, event.item, event.time) for event in events]
         with self._connection("write") as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                connection.executemany("INSERT OR IGNORE INTO events (user, item, time) VALUES (?, ?, ?)", rows)
+                connection.executemany(added, rows)
                 connection.execute("COMMIT")
             except sqlite3.Error:
                 if connection.in_transaction:
