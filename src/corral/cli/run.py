@@ -94,7 +94,8 @@ def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Eva
     return result
 
 
-def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
+def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
+    """What a run's bundle holds: its models over all that the data set knows."""
     dataset = experiment.dataset
     calibration = Calibration()
     if models.ranker is not None and experiment.has_clicks:
@@ -132,7 +133,7 @@ def train_run(experiment: Experiment) -> Evaluation:
     began = time.perf_counter()
     models = train_models(experiment)
     trained = time.perf_counter()
-    recommender = _recommender(experiment, models)
+    recommender = new_recommender(experiment, models)
     save_bundle(
         experiment.directory / BUNDLE,
         recommender,
