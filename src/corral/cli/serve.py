@@ -66,8 +66,15 @@ def serve(
     try:
         app = service_app(bundle, store, known, limits, device)
         log_to_stderr()
-        # Kept-alive connections that say nothing are closed after a while; the access log would name users.
-        uvicorn.run(app, host=host, port=port, log_config=None, access_log=False, server_header=False)
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,  # it would hold what clients write into paths
+            server_header=False,
+            timeout_graceful_shutdown=round(2 * timeout) + 1,
+        )
     finally:
         store.close()
 

@@ -49,7 +49,7 @@ class RequestFeatures:
             ValueError: a feature is unknown or absent, or a code out of range.
         """
         if set(given) != set(self.names):
-            raise ValueError(f"need exactly the request features {self.names}; the bundle was trained with them")
+            raise ValueError(f"request features: this bundle takes exactly {', '.join(self.names) or 'none'}")
         for name, size in self.codes.items():
             code = given[name]
             if code is not None and not (code == int(code) and 0 <= code < size):

@@ -42,7 +42,8 @@ class LoadedBundle:
     def warm(self) -> None:
         """One answer of each kind, so that no request pays for what is encoded once."""
         nobody = [None]
-        self.recommender.recommend(nobody, 1, explain=True)
+        features = self.features.tensors([dict.fromkeys(self.features.names)])
+        self.recommender.recommend(nobody, 1, features=features, explain=True)
         self.recommender.similar_items(nobody, 1)
         self.recommender.similar_users(nobody, 1)
 
