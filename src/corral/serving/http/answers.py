@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from corral.serving.http.live_events import Id
 from corral.serving.recommendations import PredictionKind, ServedBy
-
-Id = int | str
 
 
 class Problem(BaseModel):
