@@ -36,6 +36,8 @@ CORE = {
 # ... and what each extra adds.
 EXTRAS = {
     "ann": {"faiss-cpu": "faiss"},
+    "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"},
+    "redis": {"redis": "redis"},
     "report": {"altair": "altair", "vl-convert-python": "vl_convert", "tensorboard": "tensorboard"},
     "tune": {"optuna": "optuna"},
 }

@@ -17,7 +17,20 @@ from corral.cli.examination import EXTRAS
 
 # The order of `corral --help`. A verb's module holds either `app`, a group of commands, or a function of the
 # verb's name. It imports heavy libraries inside its functions, never at its top: help comes up at once.
-VERBS = ("demo", "data", "train", "tune", "evaluate", "recommend", "report", "compare", "leakage", "bench", "doctor")
+VERBS = (
+    "demo",
+    "data",
+    "train",
+    "tune",
+    "evaluate",
+    "recommend",
+    "serve",
+    "report",
+    "compare",
+    "leakage",
+    "bench",
+    "doctor",
+)
 EXTRA_OF_MODULE = {module: extra for extra, parts in EXTRAS.items() for module in parts.values()}
 DEBUG = "--debug"
 

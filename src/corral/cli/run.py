@@ -99,7 +99,8 @@ def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Eva
     return result
 
 
-def _recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
+def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
+    """What a run's bundle holds: its models over all that the data set knows."""
     dataset = experiment.dataset
     calibration = Calibration()
     if models.ranker is not None and experiment.has_clicks:
@@ -137,7 +138,7 @@ def train_run(experiment: Experiment) -> Evaluation:
     began = time.perf_counter()
     models = train_models(experiment)
     trained = time.perf_counter()
-    recommender = _recommender(experiment, models)
+    recommender = new_recommender(experiment, models)
     save_bundle(
         experiment.directory / BUNDLE,
         recommender,
@@ -167,15 +168,24 @@ def build_part(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
     return build.make_retriever(whole, tables.user_features, tables.item_features, counts)
 
 
-def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
-    """The recommender of a bundle, or of a run directory that holds one.
+def bundle_folder(path: Path) -> Path:
+    """The bundle that a path means: itself, or the one of a run directory.
 
     Raises:
-        ValueError: neither, or the bundle is damaged; the message names the file.
+        ValueError: there is none.
     """
     folder = path / BUNDLE if (path / BUNDLE).is_dir() else path
     if folder == path and (path / SETTINGS_FILE).is_file():
         raise ValueError(f"{path}: the run has no bundle yet; give its recipe to corral train again to finish it")
     if not is_bundle(folder):
         raise ValueError(f"{path}: neither a bundle nor a run with one; make one with corral train")
-    return load_bundle(folder, build_part, build.choose_device(device))
+    return folder
+
+
+def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
+    """The recommender of a bundle, or of a run directory that holds one.
+
+    Raises:
+        ValueError: neither, or the bundle is damaged; the message names the file.
+    """
+    return load_bundle(bundle_folder(path), build_part, build.choose_device(device))

@@ -61,6 +61,6 @@ class GivenHistories:
         self._rows = rows[known]
         self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
 
-    def gather(self, users: slice, length: int | None) -> np.ndarray:
-        """The last ``length`` known items (None = all) of a slice of the users; see ``last_items``."""
+    def gather(self, users: slice | np.ndarray, length: int | None) -> np.ndarray:
+        """The last ``length`` known items (None = all) of some of the users; see ``last_items``."""
         return last_items(self._rows, self._offsets[:-1][users], self._offsets[1:][users], length)

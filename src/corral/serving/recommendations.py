@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from corral.serving.explanation import Explanation
+
 ServedBy = Literal["retriever", "ranker", "fused"]
 PredictionKind = Literal["probability", "logit", "score"]
 
@@ -31,8 +33,8 @@ class Recommendations:
         fallback: [B] bool, True where nothing is known of the user (neither stored nor given history that
             names a known item): the list is the most popular items, its scores numbers of train events.
         ignored_history: items of the history given in the call which the catalogue does not have [B], int64.
-        retriever_scores: stage 1's score of each item [B, T] (NaN where there is none); only if explained.
-        ranker_logits: stage 2's logit of each item [B, T], likewise; None without a ranker.
+        explanation: what each stage said of each item; only if explained.
+        closest_ids: the ids of ``explanation.closest``, None for padding.
     """
 
     user_ids: list[Any]
@@ -43,8 +45,18 @@ class Recommendations:
     served_by: ServedBy
     fallback: np.ndarray
     ignored_history: np.ndarray
-    retriever_scores: np.ndarray | None = None
-    ranker_logits: np.ndarray | None = None
+    explanation: Explanation | None = None
+    closest_ids: list[list[list[Any]]] | None = None
+
+    @property
+    def retriever_scores(self) -> np.ndarray | None:
+        """Stage 1's score of each item [B, T] (NaN where there is none); None unless explained."""
+        return None if self.explanation is None else self.explanation.retriever_scores
+
+    @property
+    def ranker_logits(self) -> np.ndarray | None:
+        """Stage 2's logit of each item [B, T], likewise; None without a ranker."""
+        return None if self.explanation is None else self.explanation.ranker_logits
 
     def __len__(self) -> int:
         return len(self.user_ids)

@@ -28,6 +28,7 @@ from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ItemIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
+from corral.serving.explanation import Explanation
 from corral.serving.filters import GivenHistories, Ids, allow_mask
 from corral.serving.histories import UserHistories
 from corral.serving.pair_blocks import pair_blocks
@@ -73,6 +74,7 @@ class TwoStageRecommender:
     - A given history takes the place of the stored one for the models; ``filter_seen`` hides the items of
       both. Items of it that the catalogue lacks are ignored and counted. If none is left, or None is given
       for a user, the stored one is used.
+    - Recent events of a user, known or not, follow the stored ones; ``filter_seen`` hides their items too.
     - k above what is left by the filters: what there is; lists end in None, ``counts`` and ``short`` say so.
       k below 1: ValueError. While k items remain, k are returned, whatever is filtered.
     - Users and items have features that are missing: the models' own missing values, never an error.
@@ -170,6 +172,7 @@ class TwoStageRecommender:
         allow: Ids | None = None,
         deny: Ids | None = None,
         history: Sequence[Sequence[Any] | None] | None = None,
+        recent: Mapping[Any, Sequence[Any]] | None = None,
         time: int | None = None,
         features: Mapping[str, Tensor] | None = None,
         explain: bool = False,
@@ -184,9 +187,11 @@ class TwoStageRecommender:
             allow: external item ids; only these are recommended. None = all.
             deny: external item ids never recommended; wins over ``allow``.
             history: for each user the external item ids of a history, oldest first, or None.
+            recent: by external user id, the item ids of events after the export, oldest first; those that the
+                catalogue lacks are ignored.
             time: of the request, in the data set's unit; None = the time of the export's latest event.
             features: request features by name, each [B, ...], for rankers that were trained with them.
-            explain: keep both stages' scores of each item.
+            explain: keep what both stages said of each item, and the history items closest to it.
 
         Raises:
             ValueError: k below 1, ids of the wrong type, or one history a user is not what was given.
@@ -195,30 +200,31 @@ class TwoStageRecommender:
         hide_seen = not self.repeats if filter_seen is None else filter_seen
         user_ids, rows = _numbered(self.tables.users, users)
         given = GivenHistories(self.tables.items, history, len(rows))
+        later = self._later(user_ids, recent)
         width = min(k, len(self.tables.items) - FIRST_ROW)
         items = np.zeros((len(rows), width), dtype=np.int64)
         scores = np.full((len(rows), width), -np.inf)
-        stage_scores = np.full((2, len(rows), width), np.nan) if explain else None
+        explanations = []
         fallback = np.zeros(len(rows), dtype=bool)
         mask = allow_mask(self.tables.items, allow, deny)
         with evaluation_mode(self.retriever, self.ranker):
             for start in range(0, len(rows) if width else 0, self.batch_size):
                 block = slice(start, start + self.batch_size)
-                recent = self._stored(rows[block])
+                latest = self._latest(rows[block], later, block)
                 replaced = given.lengths[block] > 0
                 if replaced.any():
-                    recent[replaced] = given.gather(block, self.history_length)[replaced]
+                    latest[replaced] = given.gather(block, self.history_length)[replaced]
                 own = {name: value[block] for name, value in (features or {}).items()}
-                query = self._query(rows[block], recent, time, own)
-                exclude = self._seen(rows[block], given, block) if hide_seen else None
+                query = self._query(rows[block], latest, time, own)
+                exclude = self._seen(rows[block], (later, given), block) if hide_seen else None
                 fallback[block] = ColdStartChannel.cold(query).numpy()
-                lists, both = self._two_stages(query, width, exclude, mask, explain)
+                lists, explanation = self._two_stages(query, width, exclude, mask, explain)
                 items[block], scores[block] = lists.items.numpy(), lists.scores.numpy()
-                if stage_scores is not None:
-                    stage_scores[:, block] = both
+                if explanation is not None:
+                    explanations.append(explanation)
         counts = (items != 0).sum(axis=1)
         longest = int(counts.max(initial=0))
-        kept = None if stage_scores is None else stage_scores[:, :, :longest]
+        explained = Explanation.joined(explanations, longest) if explanations else None
         return Recommendations(
             user_ids=user_ids,
             item_ids=_external(self.tables.items, items[:, :longest]),
@@ -228,14 +234,14 @@ class TwoStageRecommender:
             served_by=self.serve_by.value,
             fallback=fallback,
             ignored_history=given.ignored,
-            retriever_scores=None if kept is None else kept[0],
-            ranker_logits=None if stage_scores is None or self.ranker is None else stage_scores[1, :, :longest],
+            explanation=explained,
+            closest_ids=None if explained is None else _external_nested(self.tables.items, explained.closest),
         )
 
     def _two_stages(
         self, query: Query, k: int, exclude: Tensor | None, mask: Tensor | None, explain: bool
-    ) -> tuple[Candidates, np.ndarray | None]:
-        """The served lists [B, k], on the CPU in float64, and both stages' scores of them [2, B, k]."""
+    ) -> tuple[Candidates, Explanation | None]:
+        """The served lists [B, k], on the CPU in float64, and what is to be said of them."""
         query = query.to(self.device)
         wide = min(max(k, self.num_candidates), len(self.tables.items) - FIRST_ROW)
         hidden = None if exclude is None else exclude.to(self.device)
@@ -254,14 +260,25 @@ class TwoStageRecommender:
         served = Candidates(found.items.gather(1, order).cpu(), final.gather(1, order).cpu())
         if not explain:
             return served, None
-        nothing = torch.full_like(found.scores, torch.nan)
-        both = torch.stack([found.scores, nothing if logits is None else logits.float()])
-        both = both.masked_fill(~found.mask, torch.nan).gather(2, order.expand(2, -1, -1))
-        return served, both.cpu().numpy()
+        return served, Explanation.of(self.retriever, query.history, found, logits, order)
 
     def _stored(self, rows: np.ndarray) -> np.ndarray:
         """The stored histories [B, L] of user rows [B]."""
         return self.tables.histories.gather(rows, self.history_length)
+
+    def _later(self, user_ids: Sequence[Any], recent: Mapping[Any, Sequence[Any]] | None) -> GivenHistories:
+        """Recent events by the users of a call."""
+        lists = None if recent is None else [recent.get(user) for user in user_ids]
+        return GivenHistories(self.tables.items, lists, len(user_ids))
+
+    def _latest(self, rows: np.ndarray, later: GivenHistories, block: slice | np.ndarray) -> np.ndarray:
+        """The stored histories [B, L] of user rows [B], and what came later."""
+        stored = self._stored(rows)
+        if not later.lengths[block].any():
+            return stored
+        joined = np.concatenate([stored, later.gather(block, self.history_length)], axis=1)
+        padding_first = np.argsort(joined != 0, axis=1, kind="stable")
+        return np.take_along_axis(joined, padding_first, axis=1)[:, -self.history_length :]
 
     def _query(self, rows: np.ndarray, history: np.ndarray, time: int | None, features: Mapping[str, Tensor]) -> Query:
         """What the models are asked, on the CPU."""
@@ -274,10 +291,10 @@ class TwoStageRecommender:
             features=features,
         )
 
-    def _seen(self, rows: np.ndarray, given: GivenHistories, block: slice) -> Tensor:
-        """Items to hide [b, E], 0-padded: the stored history's, and the given one's."""
+    def _seen(self, rows: np.ndarray, others: Sequence[GivenHistories], block: slice) -> Tensor:
+        """Items to hide [b, E], 0-padded: the stored history's, and the others'."""
         stored = self.tables.histories.gather(rows, None)
-        return torch.from_numpy(np.concatenate([stored, given.gather(block, None)], axis=1))
+        return torch.from_numpy(np.concatenate([stored, *(one.gather(block, None) for one in others)], axis=1))
 
     @torch.no_grad()
     def predict(
@@ -285,6 +302,7 @@ class TwoStageRecommender:
         users: Ids,
         items: Ids | None = None,
         *,
+        recent: Mapping[Any, Sequence[Any]] | None = None,
         time: int | None = None,
         features: Mapping[str, Tensor] | None = None,
     ) -> Predictions:
@@ -293,6 +311,7 @@ class TwoStageRecommender:
         Args:
             users: external user ids [P]; or, without ``items``, P pairs (user id, item id).
             items: external item ids [P].
+            recent: events after the export; as in ``recommend``.
             time: of the request; as in ``recommend``.
             features: request features by name, each [P, ...].
 
@@ -309,13 +328,17 @@ class TwoStageRecommender:
         if len(user_ids) != len(item_ids):
             raise ValueError(f"predict: {len(user_ids)} users, but {len(item_ids)} items")
         values = np.empty(len(user_rows))
-        # pairs of one user share a query, unless each pair brings its own request
-        keys = np.arange(len(user_rows)) if features else user_rows
+        later = self._later(user_ids, recent)
+        # Pairs of one user share the query of their first pair, unless each pair brings its own request. Unknown
+        # users share a row, but not what they did since.
+        _, first, inverse = np.unique(user_rows, return_index=True, return_inverse=True)
+        apart = (user_rows == UNKNOWN) & (recent is not None) | bool(features)
+        keys = np.where(apart, np.arange(len(user_rows)), first[inverse])
         with evaluation_mode(self.retriever, self.ranker):
             for block in pair_blocks(keys, item_rows, self.batch_size):
                 own = {name: value[block.queries] for name, value in (features or {}).items()}
-                rows = user_rows[block.queries] if features else block.queries
-                query = self._query(rows, self._stored(rows), time, own).to(self.device)
+                rows = user_rows[block.queries]
+                query = self._query(rows, self._latest(rows, later, block.queries), time, own).to(self.device)
                 answer = self._answer(query, torch.from_numpy(block.items).to(self.device))
                 values[block.pairs] = answer.double().cpu().numpy()[block.owner, block.column]
         kind: PredictionKind = "probability" if self.calibration.n_labels else "logit"
@@ -388,6 +411,11 @@ def _external(vocabulary: Vocabulary, rows: np.ndarray) -> list[list[Any]]:
     """External ids of rows [B, T], None for padding."""
     flat, width = vocabulary.external(rows.reshape(-1)), rows.shape[1]
     return [flat[start * width : (start + 1) * width] for start in range(len(rows))]
+
+
+def _external_nested(vocabulary: Vocabulary, rows: np.ndarray) -> list[list[list[Any]]]:
+    """External ids of rows [B, T, C], None for padding."""
+    return [_external(vocabulary, one) for one in rows]
 
 
 def _neighbours(vocabulary: Vocabulary, ids: Ids, k: int, cosines: Cosines) -> Neighbours:

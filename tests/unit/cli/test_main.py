@@ -8,7 +8,7 @@ import pytest
 from corral import __version__
 from corral.cli import main as command_line
 
-HEAVY = ("torch", "numpy", "polars", "pyarrow", "pydantic", "faiss", "altair", "tensorboard")
+HEAVY = ("torch", "numpy", "polars", "pyarrow", "pydantic", "faiss", "altair", "tensorboard", "fastapi", "uvicorn")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

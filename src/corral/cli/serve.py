@@ -1,0 +1,126 @@
+"""corral serve: a bundle behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from corral.serving.http.limits import Limits
+    from corral.serving.http.live_events import LiveEvents
+    from corral.serving.http.served_bundle import LoadedBundle
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+TOKENS = "CORRAL_TOKENS"
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run directory that holds one.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need tokens.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0: any free one; the log says which.", min=0, max=65535)] = 8000,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            help="Where users' live events are kept: a file (SQLite), or redis://HOST:PORT/NUMBER "
+            "[default: BUNDLE.events.sqlite, beside the bundle].",
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"File of bearer tokens, one a line; or set {TOKENS} [default: none needed].", show_default=False
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to answer a request, at most.")] = 5.0,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request's body, at most.")] = 1 << 20,
+    max_waiting: Annotated[int, typer.Option(help="Lists waiting to be made; beyond it the answer is 503.")] = 2_000,
+    gather_ms: Annotated[
+        float, typer.Option(help="Milliseconds an idle server waits for requests to answer together.")
+    ] = 1.0,
+    device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda ...")] = "cpu",
+) -> None:
+    """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
+
+    The log, a line of JSON a request, goes to stderr and says nothing of users. The API's description is at
+    /openapi.json, figures for Prometheus at /metrics. One server uses one core.
+    """
+    import torch
+    import uvicorn
+
+    from corral.serving.http.limits import Limits
+    from corral.serving.http.request_log import log_to_stderr
+
+    known = _tokens(tokens)
+    if host not in LOOPBACK and not known:
+        raise ValueError(f"--host {host} opens the service to others: say who may use it with --tokens FILE")
+    limits = Limits(body_bytes=max_body, seconds=timeout, waiting_users=max_waiting, gather_seconds=gather_ms / 1000.0)
+    torch.set_num_threads(1)
+    store = _store(events, bundle, timeout)
+    try:
+        app = service_app(bundle, store, known, limits, device)
+        log_to_stderr()
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,  # it would hold what clients write into paths
+            server_header=False,
+            timeout_graceful_shutdown=round(2 * timeout) + 1,
+        )
+    finally:
+        store.close()
+
+
+def service_app(
+    bundle: Path, store: LiveEvents, tokens: tuple[str, ...] = (), limits: Limits | None = None, device: str = "cpu"
+) -> FastAPI:
+    """The service of a bundle, or of a run directory that holds one, as an ASGI application.
+
+    Raises:
+        ValueError: there is no bundle, or it is damaged.
+    """
+    from corral.serving.http.app import make_app
+    from corral.serving.http.served_bundle import ServedBundle
+
+    return make_app(ServedBundle(lambda: _load(bundle, device)), store, tokens=tokens, limits=limits)
+
+
+def _load(path: Path, device: str) -> LoadedBundle:
+    """The bundle as it is now."""
+    from corral.cli.run import bundle_folder, open_recommender
+    from corral.serving.http.served_bundle import LoadedBundle
+    from corral.serving.manifest import read_manifest
+
+    folder = bundle_folder(path)
+    manifest = read_manifest(folder)
+    recommender = open_recommender(path, device)
+    if read_manifest(folder) != manifest:
+        raise ValueError(f"{folder}: was replaced while it was read; reload again")
+    return LoadedBundle(recommender, manifest)
+
+
+def _tokens(file: Path | None) -> tuple[str, ...]:
+    import os
+
+    from corral.serving.http.tokens import read_tokens
+
+    if file is not None:
+        return read_tokens(file.read_text(encoding="utf-8"), str(file))
+    return read_tokens(os.environ[TOKENS], TOKENS) if TOKENS in os.environ else ()
+
+
+def _store(events: str | None, bundle: Path, timeout: float) -> LiveEvents:
+    from corral.serving.http.redis_events import RedisEvents
+    from corral.serving.http.sqlite_events import SqliteEvents
+
+    if events is not None and events.startswith(("redis://", "rediss://")):
+        return RedisEvents.at(events, timeout)
+    return SqliteEvents(Path(f"{bundle.absolute()}.events.sqlite") if events is None else Path(events))

@@ -1,0 +1,1 @@
+"""The service of `corral serve`: a bundle behind HTTP, with live events"""

@@ -1,0 +1,107 @@
+"""Bodies of requests: strict types, every length bounded, unknown keys refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MOST_USERS = 1_000
+MOST_K = 1_000
+MOST_ANSWERED = 50_000
+MOST_HISTORY = 1_000
+MOST_IDS = 10_000
+MOST_EVENTS = 1_000
+MOST_FEATURES = 100
+
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Id = Int64 | Annotated[str, Field(min_length=1, max_length=256)]
+Features = Annotated[
+    dict[Annotated[str, Field(max_length=100)], Annotated[float, Field(allow_inf_nan=False)] | None],
+    Field(max_length=MOST_FEATURES),
+]
+K = Annotated[int, Field(ge=1, le=MOST_K, description="Length of the lists.")]
+Time = Annotated[Int64, Field(description="In the data set's unit.")]
+# The models know the latest moment of the bundle's own events where a request names none.
+RequestTime = Annotated[
+    Int64 | None, Field(description="Of the request, in the data set's unit; by default the bundle's latest moment.")
+]
+
+
+class Body(BaseModel):
+    """What all bodies share; a refusal never repeats what was sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class UserRequest(Body):
+    """For whom a list is wanted."""
+
+    user_id: Annotated[Id | None, Field(description="Null: somebody without an id.")] = None
+    history: Annotated[
+        list[Id] | None,
+        Field(max_length=MOST_HISTORY, description="Item ids, oldest first, in place of what is known of the user."),
+    ] = None
+    features: Annotated[Features, Field(description="Of the request, by name; null is missing.")] = {}
+
+
+class RecommendBody(Body):
+    """Lists for one user or many."""
+
+    users: Annotated[list[UserRequest], Field(min_length=1, max_length=MOST_USERS)]
+    k: K = 10
+    filter_seen: Annotated[
+        bool | None, Field(description="Hide what the user had before; by default as the bundle was judged.")
+    ] = None
+    allow: Annotated[list[Id] | None, Field(max_length=MOST_IDS, description="Only these items.")] = None
+    deny: Annotated[list[Id] | None, Field(max_length=MOST_IDS, description="Never these items.")] = None
+    time: RequestTime = None
+    explain: Annotated[bool, Field(description="Say what each stage said of each item.")] = False
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if len(self.users) * self.k > MOST_ANSWERED:
+            raise ValueError(f"users times k must be at most {MOST_ANSWERED}: ask for fewer at a time")
+        return self
+
+
+class Pair(Body):
+    """A user and an item."""
+
+    user_id: Id
+    item_id: Id
+    features: Features = {}
+
+
+class PredictBody(Body):
+    """What does the ranker say of these pairs?"""
+
+    pairs: Annotated[list[Pair], Field(min_length=1, max_length=MOST_IDS)]
+    time: RequestTime = None
+
+
+class SimilarBody(Body):
+    """The neighbours of these items, or users."""
+
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_USERS)]
+    k: K = 10
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if len(self.ids) * self.k > MOST_ANSWERED:
+            raise ValueError(f"ids times k must be at most {MOST_ANSWERED}: ask for fewer at a time")
+        return self
+
+
+class EventBody(Body):
+    """A user had something to do with an item."""
+
+    user_id: Id
+    item_id: Id
+    time: Time
+
+
+class EventsBody(Body):
+    """New events, of one user or many."""
+
+    events: Annotated[list[EventBody], Field(min_length=1, max_length=MOST_EVENTS)]

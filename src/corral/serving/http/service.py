@@ -1,0 +1,204 @@
+"""Service: what the endpoints do. One thread computes, one writes events; the event loop only waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from corral.data.vocabulary import UNKNOWN
+from corral.serving.http import checks
+from corral.serving.http.answers import (
+    BundleAnswer,
+    EventsAnswer,
+    Neighbour,
+    NeighbourList,
+    PredictAnswer,
+    Prediction,
+    RecommendAnswer,
+    SimilarAnswer,
+)
+from corral.serving.http.bodies import MOST_HISTORY, EventsBody, PredictBody, RecommendBody, SimilarBody
+from corral.serving.http.limits import Limits
+from corral.serving.http.live_events import Event, LiveEvents
+from corral.serving.http.metrics import Metrics
+from corral.serving.http.micro_batches import MicroBatches
+from corral.serving.http.recommend_batch import RecommendJob, recommend_batch
+from corral.serving.http.served_bundle import LoadedBundle, ServedBundle
+from corral.serving.recommendations import Neighbours
+
+Answer = TypeVar("Answer")
+# Rows of events in one commit.
+MOST_COMMITTED = 10_000
+
+
+class Service:
+    """Answers checked bodies.
+
+    Args:
+        bundles: what answers.
+        events: where live events are kept.
+        limits: of time and of waiting.
+        metrics: where everything is counted.
+    """
+
+    def __init__(self, bundles: ServedBundle, events: LiveEvents, limits: Limits, metrics: Metrics) -> None:
+        self.bundles, self.events, self.limits, self.metrics = bundles, events, limits, metrics
+        # Of one thread: models are not safe to share, and one core works best without another thread's.
+        self._models = ThreadPoolExecutor(1, "models")
+        self._writer = ThreadPoolExecutor(1, "events")
+        self._recommends = MicroBatches[RecommendJob, RecommendAnswer](
+            partial(recommend_batch, events=events, metrics=metrics),
+            self._models,
+            most=limits.batch_users,
+            gather_seconds=limits.gather_seconds,
+            most_waiting=limits.waiting_users,
+        )
+        self._calls = MicroBatches[Callable[[], Any], Any](
+            lambda calls: [call() for call in calls],
+            self._models,
+            most=1,
+            gather_seconds=0.0,
+            most_waiting=limits.waiting_users,
+        )
+        self._appends = MicroBatches[Sequence[Event], None](
+            self._append,
+            self._writer,
+            most=MOST_COMMITTED,
+            gather_seconds=0.0,
+            most_waiting=10 * MOST_COMMITTED,
+        )
+        self._note(bundles.current)
+
+    async def recommend(self, body: RecommendBody) -> RecommendAnswer:
+        """Lists, made together with those of other requests."""
+        bundle = self.bundles.current
+        checks.check_recommend(bundle, body)
+        return await self._within(self._recommends.ask(RecommendJob(bundle, body), len(body.users)))
+
+    async def predict(self, body: PredictBody) -> PredictAnswer:
+        """What the ranker says of pairs."""
+        bundle = self.bundles.current
+        checks.check_predict(bundle, body)
+        size = 1 + len(body.pairs) // bundle.recommender.num_candidates
+        return await self._call(partial(_predict, bundle, body, self.events), size)
+
+    async def similar_items(self, body: SimilarBody) -> SimilarAnswer:
+        """Items like others."""
+        bundle = self.bundles.current
+        checks.check_similar(bundle.recommender.tables.items, body, "item")
+        return await self._call(partial(_similar, bundle, bundle.recommender.similar_items, body), len(body.ids))
+
+    async def similar_users(self, body: SimilarBody) -> SimilarAnswer:
+        """Users like others, as of the export."""
+        bundle = self.bundles.current
+        checks.check_similar(bundle.recommender.tables.users, body, "user")
+        return await self._call(partial(_similar, bundle, bundle.recommender.similar_users, body), len(body.ids))
+
+    async def append(self, body: EventsBody) -> EventsAnswer:
+        """Keeps events; they are used by every answer that is begun after this one."""
+        bundle = self.bundles.current
+        checks.check_events(bundle, body)
+        events = [Event(event.user_id, event.item_id, event.time) for event in body.events]
+        await self._within(self._appends.ask(events, len(events)))
+        self.metrics.events.inc(len(events))
+        tables = bundle.recommender.tables
+        known = tables.items.rows([event.item for event in events]) > UNKNOWN
+        used = sum(bool(one) and event.time > tables.histories.as_of for one, event in zip(known, events, strict=True))
+        return EventsAnswer(stored=len(events), used=used)
+
+    async def reload(self) -> BundleAnswer:
+        """Serves the bundle that is on the disk now; the old one answers until then, and if this fails."""
+        try:
+            bundle = await asyncio.to_thread(self.bundles.reload)
+        except Exception:
+            self.metrics.reloads.labels("refused").inc()
+            raise
+        self.metrics.reloads.labels("served").inc()
+        self._note(bundle)
+        return self.bundle()
+
+    def bundle(self) -> BundleAnswer:
+        """What is served."""
+        bundle, recommender = self.bundles.current, self.bundles.current.recommender
+        return BundleAnswer(
+            version=bundle.version,
+            corral=bundle.manifest.corral,
+            data=dict(bundle.manifest.data),
+            loaded=bundle.loaded.isoformat(timespec="seconds"),
+            users=len(recommender.tables.users.ids),
+            items=len(recommender.tables.items.ids),
+            user_ids=recommender.tables.users.id_type,
+            item_ids=recommender.tables.items.id_type,
+            latest_event=recommender.tables.histories.as_of,
+            served_by=recommender.serve_by.value,
+            num_candidates=recommender.num_candidates,
+            history_length=recommender.history_length,
+            repeats=recommender.repeats,
+            request_features=bundle.features.names,
+        )
+
+    async def check(self) -> None:
+        """Raises unless requests can be answered."""
+        await self._within(asyncio.to_thread(self.events.check))
+
+    def close(self) -> None:
+        """Ends the threads, when they have finished what they do."""
+        self._models.shutdown(cancel_futures=True)
+        self._writer.shutdown()
+
+    def _append(self, jobs: Sequence[Sequence[Event]]) -> list[None]:
+        self.events.append([event for events in jobs for event in events])
+        return [None] * len(jobs)
+
+    async def _call(self, call: Callable[[], Answer], size: int) -> Answer:
+        return await self._within(self._calls.ask(call, size))
+
+    async def _within(self, answer: Awaitable[Answer]) -> Answer:
+        async with asyncio.timeout(self.limits.seconds):
+            return await answer
+
+    def _note(self, bundle: LoadedBundle) -> None:
+        self.metrics.serving(bundle.version, bundle.loaded.timestamp())
+
+
+def _predict(bundle: LoadedBundle, body: PredictBody, events: LiveEvents) -> PredictAnswer:
+    users = [pair.user_id for pair in body.pairs]
+    as_of = bundle.recommender.tables.histories.as_of
+    found = bundle.recommender.predict(
+        users,
+        [pair.item_id for pair in body.pairs],
+        recent=events.since(list(dict.fromkeys(users)), as_of, MOST_HISTORY),
+        time=body.time,
+        features=bundle.features.tensors([pair.features for pair in body.pairs]),
+    )
+    predictions = [
+        Prediction(
+            user_id=pair.user_id, item_id=pair.item_id, value=value, known_user=known_user, known_item=known_item
+        )
+        for pair, value, known_user, known_item in zip(
+            body.pairs, found.values.tolist(), found.known_users.tolist(), found.known_items.tolist(), strict=True
+        )
+    ]
+    return PredictAnswer(predictions=predictions, kind=found.kind, bundle=bundle.version)
+
+
+def _similar(
+    bundle: LoadedBundle, search: Callable[[list[int | str], int], Neighbours], body: SimilarBody
+) -> SimilarAnswer:
+    found = search(body.ids, body.k)
+    lists = [
+        NeighbourList(
+            id=asked,
+            known=known,
+            neighbours=[
+                Neighbour(id=id_, cosine=cosine) for id_, cosine in zip(ids, cosines, strict=True) if id_ is not None
+            ],
+        )
+        for asked, known, ids, cosines in zip(
+            found.ids, found.known.tolist(), found.neighbour_ids, found.scores.tolist(), strict=True
+        )
+    ]
+    return SimilarAnswer(lists=lists, bundle=bundle.version)
