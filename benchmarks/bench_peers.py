@@ -43,12 +43,12 @@ SCRIPTS = ROOT / "benchmarks" / "peers"
 COST = ("examples_per_second", "evaluation_seconds", "peak_mb", "train_seconds", "epochs")
 LIST_COLUMNS = ("ndcg@10", "recall@10", "recall@100", "coverage@10", *COST)
 CLICK_COLUMNS = ("auc", "gauc", "logloss", *COST)
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 MEMORY = """
 import importlib.util
+import peer_run
 if importlib.util.find_spec("torch"):
     import torch
-import peer_run
 print(peer_run.memory_peak())
 """
 
@@ -91,7 +91,11 @@ def add_model_zoo(python: Path, requirement: str) -> None:
 
 
 def call(command: Sequence[str], log: Path | None = None) -> str:
-    """Runs a command on one thread and returns what it printed; with ``log`` that goes to the file.
+    """Runs a command on one thread and returns what it printed.
+
+    Args:
+        command: and its arguments.
+        log: where what it printed goes too; the command runs in its folder.
 
     Raises:
         RuntimeError: it fails; with its last line.
@@ -99,7 +103,14 @@ def call(command: Sequence[str], log: Path | None = None) -> str:
     paths = [str(path) for path in (SCRIPTS, ROOT / "benchmarks", ROOT / "src")]
     known = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(
-        command, env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+        command,
+        env=known,
+        cwd=None if log is None else log.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if log is not None:
         write_text(log, done.stdout)
@@ -117,25 +128,25 @@ def experiment_of(dataset: str, seed: int, folder: Path) -> Experiment:
 
 
 def split_files(dataset: str, folder: Path) -> Path:
-    """The folder of the split, written if its settings are not those of now."""
-    data, files = DATASETS[dataset], folder / dataset / "files"
-    facts = {"dataset": dataset, "settings": data.settings}
-    known = json.loads((files / FACTS).read_text(encoding="utf-8")) if (files / FACTS).exists() else {}
-    if {name: known.get(name) for name in facts} != facts:
+    """The folder of the split, written once."""
+    files = folder / dataset / "files"
+    if not (files / FACTS).exists():
         with tempfile.TemporaryDirectory() as place:
             experiment = experiment_of(dataset, 0, Path(place))
-            (write_clicks if data.clicks else write_events)(experiment, files, facts)
+            (write_clicks if DATASETS[dataset].clicks else write_events)(experiment, files, dataset)
     return files
 
 
-def run(dataset: str, peer: str, system: str, seed: int, folder: Path) -> Row:
+def run(dataset: str, peer: str, system: str, seed: int, folder: Path, epochs: int | None = None) -> Row:
     """One run, or what it gave before; a failed one says why, and is tried again the next time."""
-    name = f"{peer}/{system}"
+    name, settings = f"{peer}/{system}", DATASETS[dataset].settings
+    if epochs is not None:
+        settings["epochs"] = min(epochs, settings["epochs"])
     place = folder / dataset / f"{peer}-{system}-{seed}"
     done, failed = place / "row.json", place / "failed.json"
     if done.exists():
         row = json.loads(done.read_text(encoding="utf-8"))
-        if row["settings"] == DATASETS[dataset].settings:
+        if row["settings"] == settings:
             return row
         done.unlink()
     place.mkdir(parents=True, exist_ok=True)
@@ -145,8 +156,9 @@ def run(dataset: str, peer: str, system: str, seed: int, folder: Path) -> Row:
         base = int(call([str(python), "-c", MEMORY]))
         script = SCRIPTS / f"peer_{peer}.py"
         files = split_files(dataset, folder)
+        write_text(place / "settings.json", json.dumps(settings, indent=1) + "\n")
         call([str(python), str(script), system, str(files), str(place), str(seed)], place / "log.txt")
-        row = judged(dataset, name, seed, place, base)
+        row = judged(dataset, name, seed, place, base) | {"settings": settings}
     except (RuntimeError, ValueError, OSError) as error:
         row = result_row(dataset, name, seed, {}) | {"failed": str(error)}
         write_text(failed, json.dumps(row))
@@ -176,7 +188,7 @@ def judged(dataset: str, name: str, seed: int, place: Path, base: int) -> Row:
         "epochs": timing["epochs"],
     }
     row = result_row(dataset, name, seed, metrics, data_hash=experiment.dataset.hash, protocol=dict(protocol))
-    return {**row, "settings": DATASETS[dataset].settings, "timing": timing, "memory_of_import": base}
+    return {**row, "timing": timing, "memory_of_import": base}
 
 
 def goal_lines(rows: Sequence[Row], goal: Goal) -> list[str]:
@@ -230,8 +242,14 @@ def write_page(folder: Path) -> None:
     lines = [line for goal in GOALS for line in goal_lines(done, goal)]
     head = "| | data set | model | peer | ours | peer's | factor | goal | |"
     shown += ["## Goals", "", "Factor: how many times better ours is.", "", head, "|---" * 9 + "|", *lines, ""]
+    cut = [row for row in done if row["settings"]["epochs"] < DATASETS[row["dataset"]].settings["epochs"]]
+    shown += ["## Cut short: what they cost, not how good they are", ""] if cut else []
+    shown += [
+        f"- {row['dataset']}, {row['system']}, seed {row['seed']}: at most {row['settings']['epochs']} epochs"
+        for row in cut
+    ]
     failed = [row for row in rows if "failed" in row]
-    shown += ["## Did not run", ""] if failed else []
+    shown += ["", "## Did not run", ""] if failed else []
     shown += [f"- {row['dataset']}, {row['system']}, seed {row['seed']}: {row['failed']}" for row in failed]
     write_results("peers", rows, PROTOCOL, shown, command="python benchmarks/bench_peers.py")
     print("\n".join(shown))
@@ -243,7 +261,8 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=list(DATASETS), default=list(DATASETS))
     parser.add_argument("--peers", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--runs", type=Path, default=RUNS)
+    parser.add_argument("--epochs", type=int, help="a quick look: at most so many; such rows are made anew without it")
+    parser.add_argument("--runs", type=lambda text: Path(text).resolve(), default=RUNS)
     parser.add_argument("--page", action="store_true", help="write the page from the finished runs, run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -251,7 +270,7 @@ def main() -> None:
         for seed in arguments.seeds:
             for peer in arguments.peers:
                 for system in SYSTEMS[peer][DATASETS[dataset].clicks]:
-                    row = run(dataset, peer, system, seed, arguments.runs)
+                    row = run(dataset, peer, system, seed, arguments.runs, arguments.epochs)
                     columns = CLICK_COLUMNS if DATASETS[dataset].clicks else LIST_COLUMNS
                     values = {name: round(row["metrics"][name], 4) for name in columns if name in row["metrics"]}
                     print(dataset, f"{peer}/{system}", seed, row.get("failed", values), flush=True)

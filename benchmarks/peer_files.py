@@ -1,30 +1,28 @@
-"""The split files that every peer reads: internal rows, nothing of the test but its questions.
+"""The split files that every peer reads: arrays of internal rows, nothing of the test but its questions.
 
 Events (leave-last-two-out; lists are asked for):
 
-    train.parquet, valid.parquet    user, item, order (of the event in the log)
-    test.parquet                    user; the history of a query is train and valid
+    train.npz, valid.npz    user, item, order (of the event in the log)
+    test.npz                user; the history of a query is train and valid
 
 Clicks (probabilities are asked for):
 
-    train.parquet, valid.parquet    user, user_id, item, seen, label
-    test.parquet                    the same without label
-    histories.parquet               items: what the user of row u had, oldest first; ``seen`` of them precede an example
+    train.npz, valid.npz    user, user_id, item, seen, label
+    test.npz                the same without label
+    histories.npz           items, offsets: items[offsets[u]:offsets[u + 1]] is what user row u had, oldest first;
+                            ``seen`` of them precede an example
 
-An id without a train event is 1, "unknown", in ``user_id``, ``item`` and ``items``. facts.json: number of user and item
-rows, hash of the data, name of the data set, and the settings that all models of the kind share.
+An id without a train event is 1, "unknown", in ``user_id``, ``item`` and ``items``. facts.json: name of the data set,
+number of user and item rows, hash of the data.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 
 from corral.cli.experiment import Experiment
 from corral.cli.run_files import write_text
@@ -41,7 +39,7 @@ def ids_alone(experiment: Experiment) -> Experiment:
     return replace(experiment, dataset=replace(data, user_features=users, item_features=items))
 
 
-def write_events(experiment: Experiment, folder: Path, facts: Mapping[str, Any]) -> None:
+def write_events(experiment: Experiment, folder: Path, name: str) -> None:
     """The files of events; facts.json last.
 
     Raises:
@@ -56,13 +54,13 @@ def write_events(experiment: Experiment, folder: Path, facts: Mapping[str, Any])
         rows = experiment.split.rows(part)
         # What nobody can be trained on helps nobody as history either.
         rows = rows[experiment.counts[events.item[rows]] > 0]
-        frame = pl.DataFrame({"user": events.user[rows], "item": events.item[rows], "order": rows})
-        frame.write_parquet(folder / f"{part.name.lower()}.parquet")
-    pl.DataFrame({"user": targets.user}).write_parquet(folder / "test.parquet")
-    _write_facts(experiment, folder, facts)
+        user, item = (column[rows].astype(np.int64) for column in (events.user, events.item))
+        np.savez(folder / f"{part.name.lower()}.npz", user=user, item=item, order=rows)
+    np.savez(folder / "test.npz", user=targets.user)
+    _write_facts(experiment, folder, name)
 
 
-def write_clicks(experiment: Experiment, folder: Path, facts: Mapping[str, Any]) -> None:
+def write_clicks(experiment: Experiment, folder: Path, name: str) -> None:
     """The files of click examples; facts.json last."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset = experiment.dataset
@@ -83,14 +81,14 @@ def write_clicks(experiment: Experiment, folder: Path, facts: Mapping[str, Any])
         }
         if part is not Part.TEST:
             columns["label"] = examples.label
-        pl.DataFrame(columns).write_parquet(folder / f"{part.name.lower()}.parquet")
+        np.savez(folder / f"{part.name.lower()}.npz", **columns)
     histories = experiment.examples(Part.TRAIN).histories
-    items = np.split(item_ids(np.asarray(histories.items).astype(np.int64)), histories.offsets[1:-1])
-    pl.DataFrame({"items": items}, schema={"items": pl.List(pl.Int64)}).write_parquet(folder / "histories.parquet")
-    _write_facts(experiment, folder, facts)
+    items = item_ids(np.asarray(histories.items).astype(np.int64))
+    np.savez(folder / "histories.npz", items=items, offsets=histories.offsets)
+    _write_facts(experiment, folder, name)
 
 
-def _write_facts(experiment: Experiment, folder: Path, facts: Mapping[str, Any]) -> None:
+def _write_facts(experiment: Experiment, folder: Path, name: str) -> None:
     data = experiment.dataset
-    sizes = {"users": data.n_users, "items": data.n_items, "data_hash": data.hash}
-    write_text(folder / FACTS, json.dumps({**sizes, **facts}, indent=1) + "\n")
+    facts = {"dataset": name, "users": data.n_users, "items": data.n_items, "data_hash": data.hash}
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Answers of peers judged by our own metrics: the full catalogue, seen items left out, one clock and one code for all."""
+"""Answers of peers judged by our own metrics: the full catalogue, seen items left out, one code for all."""
 
 from __future__ import annotations
 

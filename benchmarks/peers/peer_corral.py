@@ -7,15 +7,16 @@ that the split files hold; answers leave as those of the peers do.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gbdt_ranker import best_gbdt
 from peer_files import ids_alone
 from peer_run import LIST_LENGTH, PeerRun
 from peer_systems import DATASETS
+from torch import Tensor
 
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import event_loader, fit_objective
@@ -28,6 +29,7 @@ from corral.cli.retriever_stage import (
     retriever_objective,
     served_channel,
 )
+from corral.data.batches import Query
 from corral.data.split import Part
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.metrics import ranked
@@ -47,6 +49,13 @@ def start(run: PeerRun, folder: Path, overrides: list[str]) -> Experiment:
     experiment = ids_alone(Experiment.start(settings, folder, quiet=True))
     assert experiment.dataset.hash == run.facts["data_hash"], "the split files are of other data: delete them"
     return experiment
+
+
+def trees(experiment: Experiment, retriever: torch.nn.Module) -> Callable[[Query, Tensor], Tensor]:
+    """LightGBM over the retriever's candidates; what is imported for it weighs on its own line alone."""
+    from gbdt_ranker import best_gbdt
+
+    return best_gbdt(experiment, retriever)[0]
 
 
 def lists(run: PeerRun, folder: Path) -> None:
@@ -79,7 +88,7 @@ def lists(run: PeerRun, folder: Path) -> None:
             run.timed("validate", retriever_judge(experiment, retriever)),
         )
         experiment.share_unknown(retriever)
-        ranker = best_gbdt(experiment, retriever)[0] if run.system == "lightgbm" else None
+        ranker = trees(experiment, retriever) if run.system == "lightgbm" else None
     with run.phase("evaluate"):
         evaluate(
             experiment.validation,
@@ -101,7 +110,7 @@ def lists(run: PeerRun, folder: Path) -> None:
     # A user's first event has nothing before it: ours learns from it too, but nobody else does.
     events = run.columns("train")
     examples = (len(events["user"]) - len(np.unique(events["user"]))) * len(state.records)
-    run.finish(np.concatenate(found), examples=examples, epochs=len(state.records), packages=("torch", "lightgbm"))
+    run.finish(np.concatenate(found), examples=examples, epochs=len(state.records), packages=("torch", "numpy"))
 
 
 def clicks(run: PeerRun, folder: Path) -> None:
@@ -131,7 +140,10 @@ def clicks(run: PeerRun, folder: Path) -> None:
         logits, _, _ = click_logits(experiment, ranker, Part.TEST)
     probabilities = np.exp(-np.logaddexp(0.0, -logits))
     run.finish(
-        probabilities, examples=len(examples) * len(state.records), epochs=len(state.records), packages=("torch",)
+        probabilities,
+        examples=len(examples) * len(state.records),
+        epochs=len(state.records),
+        packages=("torch", "numpy"),
     )
 
 

@@ -21,7 +21,7 @@ from peer_run import PeerRun
 
 def files(run: PeerRun) -> dict[str, str]:
     """The split as its loader wants it: examples, the histories of users, and the fields of items."""
-    items = run.columns("histories")["items"]
+    histories = run.columns("histories")
     paths = {name: str(run.out / f"{name}.parquet") for name in ("train", "valid", "test", "users", "items")}
     for part in ("train", "valid", "test"):
         columns = run.columns(part)
@@ -29,6 +29,7 @@ def files(run: PeerRun) -> dict[str, str]:
         frame["seq_len"] = columns["seen"]
         frame["label"] = columns.get("label", np.zeros(len(columns["user"])))
         pd.DataFrame(frame).astype(np.int64).to_parquet(paths[part])
+    items = np.split(histories["items"], histories["offsets"][1:-1])
     pd.DataFrame({"full_item_seq": items}).to_parquet(paths["users"])
     rows = np.arange(run.facts["items"])
     pd.DataFrame({"item_index": rows, "item_id": rows}).to_parquet(paths["items"])

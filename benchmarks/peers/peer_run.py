@@ -1,10 +1,10 @@
-"""What a peer's script is given and gives back; runs in the peer's own environment, which has numpy and pyarrow.
+"""What a peer's script is given and gives back; runs in the peer's own environment, which has numpy.
 
     python benchmarks/peers/peer_NAME.py SYSTEM FILES OUT SEED     # called by benchmarks/bench_peers.py
 
-FILES holds the split (benchmarks/peer_files.py says what is in it). The script writes OUT/answers.npy (lists of item
-rows of the test queries [Q, 100], 0-padded; or click probabilities of the test examples [n]) and, last,
-OUT/timing.json.
+FILES holds the split (benchmarks/peer_files.py says what is in it), OUT/settings.json what models of a kind share. The
+script writes OUT/answers.npy (lists of item rows of the test queries [Q, 100], 0-padded; or click probabilities of the
+test examples [n]) and, last, OUT/timing.json.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 
 LIST_LENGTH = 100
 
@@ -40,13 +39,15 @@ class PeerRun:
         files: folder of the split.
         out: folder of the answers.
         seed: of all that is random.
-        facts: sizes of the data, and ``settings`` that every peer's model of this kind shares.
+        facts: name and sizes of the data.
+        settings: what models of this kind share: sizes, batch, learning rate, bounds of training.
         seconds: CPU and wall seconds by phase; a phase that begins within another stops that one's clock.
     """
 
     def __init__(self, system: str, files: Path, out: Path, seed: int = 0) -> None:
         self.system, self.files, self.out, self.seed = system, files, out, seed
         self.facts: dict[str, Any] = json.loads((files / "facts.json").read_text(encoding="utf-8"))
+        self.settings: dict[str, Any] = json.loads((out / "settings.json").read_text(encoding="utf-8"))
         self.seconds: dict[str, dict[str, float]] = {}
         self._open: list[str] = []
         self._since = (0.0, 0.0)
@@ -57,25 +58,17 @@ class PeerRun:
         system, files, out, seed = sys.argv[1:]
         return cls(system, Path(files), Path(out), int(seed))
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What models of this kind share: sizes, batch, learning rate, bounds of training."""
-        found: dict[str, Any] = self.facts["settings"]
-        return found
-
     def columns(self, name: str) -> dict[str, np.ndarray]:
         """The columns of a file of the split."""
-        table = pyarrow.parquet.read_table(self.files / f"{name}.parquet")
-        return {column: table[column].to_numpy() for column in table.column_names}
+        with np.load(self.files / f"{name}.npz", allow_pickle=False) as found:
+            return dict(found)
 
     def histories(self, examples: dict[str, np.ndarray], length: int) -> np.ndarray:
         """The last ``length`` items before each click example [n, length], oldest first, 0-padded in front."""
-        items = self.columns("histories")["items"]
-        found = np.zeros((len(examples["user"]), length), np.int64)
-        for row, (user, seen) in enumerate(zip(examples["user"], examples["seen"], strict=True)):
-            latest = items[user][max(seen - length, 0) : seen]
-            found[row, length - len(latest) :] = latest
-        return found
+        known, (user, seen) = self.columns("histories"), (examples["user"], examples["seen"])
+        back = np.arange(length, 0, -1)
+        at = (known["offsets"][user] + seen)[:, None] - back
+        return np.where(back <= seen[:, None], known["items"].take(at, mode="clip"), 0)
 
     def sequences(self, *names: str) -> dict[int, np.ndarray]:
         """The items of each user in these files of events, oldest first."""
