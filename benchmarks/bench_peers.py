@@ -100,8 +100,9 @@ def call(command: Sequence[str], log: Path | None = None) -> str:
     Raises:
         RuntimeError: it fails; with its last line.
     """
-    paths = [str(path) for path in (SCRIPTS, ROOT / "benchmarks", ROOT / "src")]
-    known = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"}
+    # Peers see the scripts; ours sees corral and the other benchmarks too.
+    paths = [SCRIPTS, ROOT / "benchmarks", ROOT / "src"][: 3 if command[0] == sys.executable else 1]
+    known = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(map(str, paths)), "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(
         command,
         env=known,
@@ -221,9 +222,11 @@ PROTOCOL = {
     "settings": "sizes, batch and learning rate shared (benchmarks/peer_systems.py), the rest as each library ships; "
     "nobody is tuned here",
     "examples_per_second": "predictions trained on, over CPU seconds of training, without validation",
-    "evaluation_seconds": "CPU seconds of the library's own judging of validation: lists over the full catalogue and "
-    "their metrics, or click metrics (torch-rechub and two-stage rankers: see the script)",
-    "peak_mb": "peak memory of the whole process above `import torch`, libraries and data included",
+    "evaluation_seconds": "CPU seconds of the library's own judging of validation: full-catalogue lists and their "
+    "metrics, or click metrics; torch-rechub judges no lists: scores, sort and recall@10",
+    "peak_mb": "peak memory of the whole process above `import torch` (`import numpy` where there is no torch): "
+    "libraries, data, training and lists",
+    "time": "CPU seconds, on a machine that did other work besides: compare by ratios",
 }
 
 

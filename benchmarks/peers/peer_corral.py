@@ -36,9 +36,9 @@ from corral.evaluation.metrics import ranked
 from corral.training.ranking_objectives import ClickObjective
 
 
-def training(stage: str, shared: dict[str, Any]) -> list[str]:
-    """Overrides of a stage's training."""
-    names = {"batch": "batch_size", "learning_rate": "learning_rate", "epochs": "epochs", "patience": "patience"}
+def training(stage: str, shared: dict[str, Any], batch: str = "batch") -> list[str]:
+    """Overrides of a stage's training; ``batch`` names the shared size of its batches."""
+    names = {batch: "batch_size", "learning_rate": "learning_rate", "epochs": "epochs", "patience": "patience"}
     return [f"{stage}_training.{ours}={shared[name]}" for name, ours in names.items()]
 
 
@@ -68,13 +68,13 @@ def lists(run: PeerRun, folder: Path) -> None:
             f"retriever_training.num_negatives={shared['negatives']}",
             "retriever_training.loss=sampled-softmax",
             "retriever_training.sampler=uniform",
+            *training("retriever", shared, "prefixes"),
         ]
     else:
         same = {name: shared[name] for name in ("size", "blocks", "heads", "dropout")}
         model = [f"retriever.{name}={value}" for name, value in same.items()]
-        model.append(f"retriever.max_length={shared['length']}")
-    fair = ["retriever_training.low_precision=false"]
-    experiment = start(run, folder, [*model, *training("retriever", shared), *fair])
+        model += [f"retriever.max_length={shared['length']}", *training("retriever", shared)]
+    experiment = start(run, folder, [*model, "retriever_training.low_precision=false"])
     chosen = experiment.settings.retriever_training
     retriever = new_retriever(experiment)
     loader = click_loader(experiment, retriever, chosen, shared["length"])

@@ -30,7 +30,7 @@ def interactions(run: PeerRun, *names: str) -> pd.DataFrame:
     """The events of these files; where they end is part of each file's name."""
     frames = [pd.DataFrame(run.columns(name)).assign(part=name) for name in names]
     frame = pd.concat(frames).rename(columns={"user": Columns.User, "item": Columns.Item})
-    # Times are days in the order of the log: RecTools sorts by time, and knows no other order.
+    # RecTools orders by time alone, where the log has ties: each event gets a second of its own.
     frame[Columns.Datetime] = pd.Timestamp("2000-01-01") + pd.to_timedelta(frame["order"], unit="s")
     frame[Columns.Weight] = 1.0
     return frame.reset_index(drop=True)
