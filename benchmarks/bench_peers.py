@@ -248,7 +248,7 @@ def write_page(folder: Path) -> None:
     cut = [row for row in done if row["settings"]["epochs"] < DATASETS[row["dataset"]].settings["epochs"]]
     shown += ["## Cut short: what they cost, not how good they are", ""] if cut else []
     shown += [
-        f"- {row['dataset']}, {row['system']}, seed {row['seed']}: at most {row['settings']['epochs']} epochs"
+        f"- {row['dataset']}, {row['system']}, seed {row['seed']}: epochs bounded by {row['settings']['epochs']}"
         for row in cut
     ]
     failed = [row for row in rows if "failed" in row]
@@ -263,6 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", nargs="+", choices=list(DATASETS), default=list(DATASETS))
     parser.add_argument("--peers", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", help="for example din; by default all of a peer")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="a quick look: at most so many; such rows are made anew without it")
     parser.add_argument("--runs", type=lambda text: Path(text).resolve(), default=RUNS)
@@ -273,6 +274,8 @@ def main() -> None:
         for seed in arguments.seeds:
             for peer in arguments.peers:
                 for system in SYSTEMS[peer][DATASETS[dataset].clicks]:
+                    if arguments.systems and system not in arguments.systems:
+                        continue
                     row = run(dataset, peer, system, seed, arguments.runs, arguments.epochs)
                     columns = CLICK_COLUMNS if DATASETS[dataset].clicks else LIST_COLUMNS
                     values = {name: round(row["metrics"][name], 4) for name in columns if name in row["metrics"]}
