@@ -92,8 +92,11 @@ SYSTEMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "implicit": (("als",), ()),
 }
 WHAT = {
+    "corral/two-tower": "a tower for the user (id, mean of the history) and one for the item; softmax over all items",
     "corral/lightgbm": "LightGBM over our SASRec's 100 candidates, with co-visitation",
     "rectools/sasrec-catboost": "CandidateRankingModel: SASRec and TF-IDF kNN, re-ranked by CatBoost",
+    "torch_rechub/two-tower": "YoutubeDNN: a tower for the user, a plain embedding for the item; softmax over the "
+    "clicked item and the shared number of random ones, drawn once",
 }
 
 

@@ -65,9 +65,6 @@ def lists(run: PeerRun, folder: Path) -> None:
         model = [
             f"retriever={{kind: two-tower, size: {shared['size']}, hidden: {shared['hidden']}, "
             f"history_length: {shared['length']}}}",
-            f"retriever_training.num_negatives={shared['negatives']}",
-            "retriever_training.loss=sampled-softmax",
-            "retriever_training.sampler=uniform",
             *training("retriever", shared, "prefixes"),
         ]
     else:
