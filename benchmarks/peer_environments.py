@@ -42,7 +42,7 @@ def environment(peer: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     call([sys.executable, "-m", "venv", str(folder)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # The plain wheel of torch carries CUDA, gigabytes of it: the CPU build or nothing (CONTRIBUTING.md says where it is).
+    # The plain wheel of torch carries CUDA, gigabytes of it: the CPU build or nothing (see CONTRIBUTING.md).
     for line in pins.splitlines():
         if line.startswith("torch=="):
             call([*pip, f"{line}+cpu"])
