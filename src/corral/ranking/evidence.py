@@ -227,7 +227,8 @@ class EvidenceRanker(nn.Module):
         # Training is on rows that everything learned has seen: what was fitted elsewhere does not belong there.
         if self.training or not self.correction.fitted:
             return logits
-        return cast(Tensor, self.correction(logits, self._with_late(known, query, items)))
+        weighed = self._with_late(known, query, items)
+        return logits if weighed is None else cast(Tensor, self.correction(logits, weighed))
 
     def inputs(self, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor | None:
         """What the correction may weigh [B, N, E]: all evidence, an eighth of the retriever's score; None: nothing."""
