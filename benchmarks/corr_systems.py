@@ -163,6 +163,19 @@ ABLATIONS = {
 SYSTEMS |= {
     f"corr-{name}": System("corr", (*SYSTEMS["corr"].overrides, *changes)) for name, changes in ABLATIONS.items()
 }
+# Both papers at once, and its controls; RAR needs a field of users, which corr does without.
+RAR = {
+    "corr-rar": (),
+    "corr-rar-random": ("ranker.rar.selector=random",),
+    "corr-rar-zeroed": ("ranker.rar.zeroed=true",),
+    "corr-rar-profile": ("ranker.rar.keys=profile",),
+    "corr-rar-recalled": ("ranker.rar.pool=recalled",),
+    "corr-rar-static": ("ranker.rar.rule=static",),
+    "corr-rar-alpha1": ("ranker.rar.alpha=1",),
+    "corr-rar-plus": ("ranker.behaviour={}",),
+    "corr-rar-users": ("ranker.rar=null",),
+}
+SYSTEMS |= {name: System("corr-rar", changes) for name, changes in RAR.items()}
 LADDER = tuple(name for name in SYSTEMS if name.removesuffix("-plain") in SYSTEMS and not name.startswith("corr-"))
 LADDER += ("corr-plain",)
 FEW = ("retriever-full-softmax", "independent-midx", "two-stage", "lightgbm", "corr")
@@ -171,6 +184,7 @@ TIERS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("amazon-beauty-7core", LADDER, 5),
     ("ml-100k", LADDER, 5),
     ("amazon-beauty-7core", tuple(f"corr-{name}" for name in ABLATIONS), 3),
+    ("amazon-beauty-7core", tuple(RAR), 1),
     ("amazon-beauty", FEW, 3),
     ("ml-1m", FEW, 1),
     ("amazon-sports", ("retriever-full-softmax", "corr"), 1),

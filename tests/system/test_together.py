@@ -33,6 +33,7 @@ from corral.evaluation.result import Evaluation
 from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.joined_evidence import JoinedEvidence
 from corral.ranking.linear_evidence import LinearEvidence
+from corral.rar.ranker import RarRanker
 from corral.sampling.top_k import TopKRandomSampler
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
@@ -56,6 +57,7 @@ APART = (
 # What a world of a few items needs beside that.
 RECIPES: dict[str, tuple[str, ...]] = {
     "corr": (SASREC, *JOINT, "together.num_codewords=3"),
+    "corr-rar": (SASREC, *JOINT, "together.num_codewords=3", "ranker.rar={keys: live, blocks: 3, rerank: 5}"),
     "icc": (SASREC, *JOINT, "together.gate_depth=3"),
     "rankflow": (SASREC, *JOINT, "together.depth=8", "together.best=3"),
     "lcron": (SASREC, *JOINT, "together.depth_retriever=4"),
@@ -142,7 +144,10 @@ def assert_same_answers(one: TwoStageRecommender, other: TwoStageRecommender) ->
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_bundle_answers_as_the_trained_models_did(train: Trainer, recipe: str, evidence: bool) -> None:
     run = train(recipe, *(() if evidence else NO_EVIDENCE))
-    assert isinstance(run.recommender.ranker, EvidenceRanker) is evidence
+    ranker = run.recommender.ranker
+    assert isinstance(ranker, RarRanker if recipe == "corr-rar" else EvidenceRanker) is (
+        evidence or recipe == "corr-rar"
+    )
     opened = open_recommender(run.experiment.directory)
     assert opened is not run.recommender
     assert_same_answers(run.recommender, opened)

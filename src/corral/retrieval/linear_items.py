@@ -16,8 +16,8 @@ from corral.data.split import Part, Split
 from corral.data.tables import Tables
 from corral.data.vocabulary import FIRST_ROW
 
-# Own events of a user looked up together, and users whose share is worked out together.
-_OWN, _USERS = 256, 1024
+# Own events of users looked up together, and users whose share is worked out together.
+_OWN, _USERS = 1 << 13, 1024
 
 
 class LinearItems(Tables):
@@ -112,12 +112,11 @@ class LinearItems(Tables):
         both = torch.cat([past, asked], 1)
         first, stop = self.offsets[user], self.offsets[user + 1]
         own = both.new_zeros(both.shape, dtype=self.inverse.dtype)  # (P x) at past and asked
-        longest = int((stop - first).max()) if len(user) and len(self.own) else 0
-        for start in range(0, longest, _OWN):
-            at = first[:, None] + torch.arange(start, min(start + _OWN, longest), device=user.device)
-            mine = self.own[at.clamp(max=len(self.own) - 1)].masked_fill(at >= stop[:, None], 0)
-            # Row 0 of P adds nothing, but at column 0, which is hidden below.
-            own += self.inverse[mine[:, :, None], both[:, None, :]].sum(1)
+        # Event by event, not padded to the user who has most of them.
+        owner = torch.repeat_interleave(torch.arange(len(user), device=user.device), stop - first)
+        at = torch.arange(len(owner), device=user.device) + (first - (stop - first).cumsum(0) + stop - first)[owner]
+        for rows, places in zip(owner.split(_OWN), self.own[at].split(_OWN), strict=True):
+            own.index_add_(0, rows, self.inverse[places[:, None], both[rows]])
         own = own.masked_fill(both == 0, 0.0)
         past_own, asked_own = own[:, : past.shape[1]], own[:, past.shape[1] :]
         left = 1.0 - self.share[user]
