@@ -29,10 +29,13 @@ LAYERS = (
     ("serving",),
     ("scale",),
     ("report",),
+    ("training_settings",),
+    ("evidence_settings",),
     ("stage_settings",),
     ("settings", "recipes"),
     ("cli",),
 )
+SETTINGS = ("training_settings", "evidence_settings", "stage_settings", "settings")
 DEPTH = {package: depth for depth, layer in enumerate(LAYERS) for package in layer}
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "base", "misc"}
@@ -90,7 +93,7 @@ def import_faults(path: Path, tree: ast.AST) -> Iterator[str]:
             continue
         if not package or DEPTH[target] >= DEPTH[package]:
             yield f"{path}:{line}: {package or 'corral'} may not import {target}: the order is {LAYERS}"
-        elif target in ("settings", "stage_settings") and package not in ("settings", "cli"):
+        elif target in SETTINGS and package not in (*SETTINGS, "cli"):
             yield f"{path}:{line}: only cli knows the settings; pass keywords"
 
 

@@ -15,9 +15,9 @@ from corral.stage_settings import (
     RetrieverSettings,
     RetrieverTrainingSettings,
     SASRecSettings,
-    Strict,
     Together,
 )
+from corral.training_settings import Strict
 
 
 class DataSettings(Strict):

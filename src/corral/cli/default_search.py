@@ -5,7 +5,8 @@ from __future__ import annotations
 from corral.cli.build import CTR_MODELS
 from corral.cli.search_space import Choices, Range, SearchSpace, check_space
 from corral.settings import Settings
-from corral.stage_settings import CorrSettings, SampledTrainingSettings
+from corral.stage_settings import CorrSettings
+from corral.training_settings import SampledTrainingSettings
 
 
 def _around(value: float) -> Range:

@@ -11,10 +11,10 @@ from corral.cli.experiment import Experiment
 from corral.cli.progress import progress
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
-from corral.stage_settings import TrainingSettings
 from corral.training.fit import FitState, Loader, fit
 from corral.training.optimizers import RowWiseAdam, warmup_constant, warmup_cosine
 from corral.training.tensorboard import tensorboard_writer
+from corral.training_settings import TrainingSettings
 
 # Named metrics of the models as they stand, in eval mode; what early stopping watches is among them.
 Validate = Callable[[], Mapping[str, float]]

@@ -16,6 +16,7 @@ from corral.data.as_of import AsOfRule, AsOfStatistics
 from corral.data.dataset import Dataset
 from corral.data.features import FeatureTable
 from corral.data.split import Split
+from corral.evidence_settings import BehaviourSettings, SimilarRowsSettings
 from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence
 from corral.ranking.linear_evidence import LinearEvidence
@@ -30,7 +31,7 @@ from corral.rar.time_rules import Rule, TimeRule
 from corral.rar.train_log import TrainLog
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.linear_items import LinearItems
-from corral.stage_settings import BehaviourSettings, RankerSettings, SimilarRowsSettings
+from corral.stage_settings import RankerSettings
 
 
 def known_rule(spec: Mapping[str, Any]) -> TimeRule:

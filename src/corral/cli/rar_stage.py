@@ -7,12 +7,12 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.rar_keys import LiveKeys, retriever_keys
 from corral.cli.rar_parts import make_selector
+from corral.evidence_settings import RarSettings
 from corral.rar.exposure import PairLog
 from corral.rar.joint_ranker import Exposure, JointRanker
 from corral.rar.keys import GivenKeys, KeySource, OwnTables, feature_keys
 from corral.rar.neighbours import CataloguePools, Neighbours
 from corral.rar.ranker import RarRanker
-from corral.stage_settings import RarSettings
 
 
 def key_source(experiment: Experiment, ranker: RarRanker, retriever: nn.Module, chosen: RarSettings) -> KeySource:

@@ -20,9 +20,9 @@ from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.retriever import CausalRetriever
 from corral.sampling.sampler import Sampler
-from corral.stage_settings import SampledTrainingSettings, TrainingSettings
 from corral.training.fit import Loader
 from corral.training.retrieval_objectives import FullSoftmaxObjective, InBatchObjective, SampledSoftmaxObjective
+from corral.training_settings import SampledTrainingSettings, TrainingSettings
 
 
 def new_retriever(experiment: Experiment) -> nn.Module:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from corral.settings import Settings, dump_settings, last_training, load_settings
-from corral.stage_settings import Strict
+from corral.training_settings import Strict
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
