@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 from torch.nn import functional
 
@@ -76,6 +74,8 @@ class ProfileKeys(Tables):
             history_length: latest events of a pool user's profile.
             seed: of the decompositions.
         """
+        from scipy.sparse import csr_matrix
+
         items = np.zeros((rule.snapshots, num_items, 2, size), dtype=np.float32)
         users = np.zeros((rule.snapshots, num_users, 2, size), dtype=np.float32)
         centres = np.zeros((rule.snapshots, size), dtype=np.float32)
@@ -147,6 +147,10 @@ def spectral_items(
         size: D; padded with zeros where the log is smaller.
         seed: of the random start.
     """
+    # Only fitting needs them: a server does without their hundred megabytes.
+    from scipy.sparse import csr_matrix
+    from sklearn.utils.extmath import randomized_svd
+
     of_users = np.maximum(np.bincount(user, minlength=num_users), 1)
     of_items = np.maximum(np.bincount(item, minlength=num_items), 1)
     weights = (1.0 / np.sqrt(of_users[user] * of_items[item]), value / np.sqrt(of_items[item] + 5.0))

@@ -5,9 +5,10 @@ Shape letters: B queries, L history items, N items per query, m items with weigh
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from corral.data.batches import Query
@@ -15,6 +16,9 @@ from corral.data.dataset import Dataset
 from corral.data.split import Part, Split
 from corral.data.tables import Tables
 from corral.data.vocabulary import FIRST_ROW
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # Own events of users looked up together, and users whose share is worked out together.
 _OWN, _USERS = 1 << 13, 1024
@@ -68,6 +72,8 @@ class LinearItems(Tables):
             regularisation: lambda, > 0: about so many users must agree before a weight is large.
             max_items: m at most.
         """
+        from scipy.sparse import csr_array
+
         if regularisation <= 0.0 or max_items < 1:
             raise ValueError(f"regularisation={regularisation}, max_items={max_items}: both must be positive")
         rows = split.rows(Part.TRAIN)
