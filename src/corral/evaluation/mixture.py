@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corral.data.candidates import Candidates
 from corral.data.targets import Targets
 from corral.evaluation.funnel import Funnel, RankerCall
 from corral.evaluation.metrics import list_metrics, ranks_by_score, relevant_counts
+from corral.evaluation.result import Stage
 from corral.retrieval.channels import RecallChannel
 
 # 0 = the retriever's order, 1 = the ranker's: both ends are in the grid, so fusing never loses on validation.
@@ -69,6 +71,16 @@ class Mixture:
         """As calling, for scores [B, N] that are standardised already."""
         fused = (1.0 - self.weight) * retriever + self.weight * ranker
         return fused.masked_fill(~mask, -torch.inf)
+
+
+def final_scores(stage: Stage, candidates: Candidates, logits: Tensor | None, mixture: Mixture | None) -> Tensor:
+    """What the served list is sorted by [B, N]."""
+    if stage is Stage.RETRIEVER or logits is None:
+        return candidates.scores
+    if stage is Stage.RANKER:
+        return logits.masked_fill(~candidates.mask, -torch.inf)
+    assert mixture is not None
+    return mixture(candidates.scores, logits, candidates.mask)
 
 
 @dataclass(frozen=True)

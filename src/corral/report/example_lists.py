@@ -20,12 +20,11 @@ from corral.data.summary import time_text
 from corral.data.targets import Targets
 from corral.evaluation.funnel import Funnel
 from corral.evaluation.metrics import ranked
-from corral.evaluation.mixture import Mixture
+from corral.evaluation.mixture import Mixture, final_scores
 from corral.evaluation.result import Evaluation
 from corral.ranking.ranker import Ranker
 from corral.rar.ranker import RarRanker
 from corral.report.matching import Matched, matched
-from corral.report.stage_probe import final_scores
 from corral.retrieval.channels import RecallChannel
 
 TOP = 10

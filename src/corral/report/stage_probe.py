@@ -12,7 +12,7 @@ from corral.data.candidates import Candidates
 from corral.data.targets import Targets
 from corral.evaluation.funnel import Funnel
 from corral.evaluation.metrics import list_metrics, rank_agreement, ranking_order, ranks_by_score, relevant_counts
-from corral.evaluation.mixture import Mixture
+from corral.evaluation.mixture import Mixture, final_scores
 from corral.evaluation.result import Stage
 from corral.ranking.ranker import Ranker
 from corral.retrieval.channels import RecallChannel
@@ -41,16 +41,6 @@ class StageProbe:
     counts: tuple[int, ...]
     values: tuple[float, ...]
     ceilings: tuple[float, ...]
-
-
-def final_scores(stage: Stage, candidates: Candidates, logits: Tensor | None, mixture: Mixture | None) -> Tensor:
-    """What the served list is sorted by [B, N]."""
-    if stage is Stage.RETRIEVER or logits is None:
-        return candidates.scores
-    if stage is Stage.RANKER:
-        return logits.masked_fill(~candidates.mask, -torch.inf)
-    assert mixture is not None
-    return mixture(candidates.scores, logits, candidates.mask)
 
 
 def candidate_counts(num_candidates: int) -> tuple[int, ...]:
