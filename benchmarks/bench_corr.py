@@ -21,7 +21,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from corr_systems import APART_RECIPES, DATASETS, SYSTEMS, TIERS
@@ -33,6 +33,7 @@ from corral.cli.retriever_stage import served_channel, train_retriever
 from corral.cli.run import Models, judge, train_models
 from corral.cli.run_files import write_text
 from corral.data.split import Part
+from corral.evaluation.catalogue_auc import catalogue_auc
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import tune_mixture
 from corral.evaluation.result import Evaluation, Stage
@@ -155,6 +156,16 @@ def run(dataset: str, system: str, seed: int, folder: Path) -> Row:
             facts["mixture_weight"] = models.mixture.weight
         facts["valid/ndcg@10"] = best_validation(done.parent)
         result = judge(experiment, models)
+        facts["catalogue/auc"] = catalogue_auc(
+            experiment.targets(Part.TEST),
+            served_channel(experiment, models.retriever),
+            cast(Any, models.ranker),
+            models.mixture,
+            models.served,
+            num_candidates=experiment.settings.evaluation.num_candidates,
+            num_items=len(experiment.catalogue),
+            device=experiment.device,
+        )
     result.save(done.parent / "evaluation")
     facts["train_minutes"] = sum(record["seconds"] for log in logs(done.parent) for record in log) / 60
     metrics = {**{name: value for name, value in result.metrics.items() if value == value}, **facts}
