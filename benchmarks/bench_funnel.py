@@ -2,7 +2,7 @@
 
 Puts together what two other benchmarks have made; it trains nothing:
 
-    python benchmarks/bench_corr.py --systems corr-rar corr two-stage independent-softmax retriever-full-softmax lightgbm
+    python benchmarks/bench_corr.py
     python benchmarks/bench_peers.py
     python benchmarks/bench_funnel.py
 
