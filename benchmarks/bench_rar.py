@@ -1,7 +1,7 @@
 """Does recall-augmented ranking raise any CTR model, and does it survive its controls?
 
 Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper), BACKBONE+rar-plus
-(with what look-alikes did; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL. Seeds are paired; all
+(what look-alikes did, in place of who they are; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL. Seeds are paired; all
 but BACKBONE+plain read the same as-of statistics. Every backbone is tuned bare first (validation AUC); its RAR forms
 take the same settings. Finished runs are skipped.
 
@@ -201,7 +201,8 @@ def write_pages(folder: Path) -> None:
     shown += ["| data set | form | backbones | gain | interval above 0 | median gain |", "|---" * 6 + "|"]
     for dataset in DATASETS:
         for form in ("+plain", "+rar", "+rar-plus"):
-            here = [p for p in pairs if p["dataset"] == dataset and p["system"].split("+", 1)[1] == form[1:]]
+            here = [p for p in pairs if p["dataset"] == dataset and p["system"] == p["against"] + form]
+            here = [p for p in here if p["against"] != "lightgbm"]
             if here:
                 gained, sure = (sum(p[k] > 0 for p in here) for k in ("difference", "low"))
                 median = statistics.median(p["difference"] for p in here)

@@ -58,7 +58,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "": AS_OF,
     "+plain": (),
     "+rar": (*AS_OF, "ranker.rar={}"),
-    "+rar-plus": (*AS_OF, "ranker.rar={}", "ranker.behaviour={}"),
+    "+rar-plus": (*AS_OF, "ranker.behaviour={}"),
 }
 # LightGBM reads the same numbers: as-of statistics, and with them what look-alikes did.
 GBDT: dict[str, tuple[str, ...]] = {"": AS_OF, "+rar-plus": (*AS_OF, "ranker.behaviour={}")}
@@ -73,10 +73,11 @@ CONTROLS: dict[str, tuple[str, ...]] = {
     "+rar-item-exposure": (*AS_OF, "ranker.rar={exposure: item}"),
     "+rar-own-static": (*AS_OF, "ranker.rar={keys: own, rule: static}"),
     "+rar-features": (*AS_OF, "ranker.rar={keys: features}"),
-    "+rar-plus-random": (*AS_OF, "ranker.rar={selector: random}", "ranker.behaviour={shuffle: true}"),
+    "+rar-plus-random": (*AS_OF, "ranker.behaviour={shuffle: true}"),
     "+rar-plus-column": (*AS_OF, "ranker.behaviour={row: false}"),
     "+rar-plus-row": (*AS_OF, "ranker.behaviour={column: false}"),
-    "+rar-plus-alone": (*AS_OF, "ranker.behaviour={}"),
+    # The paper's learned matrix beside the observed one.
+    "+rar-plus-matched": (*AS_OF, "ranker.rar={}", "ranker.behaviour={}"),
     "+rar-exposure-head": (*AS_OF, "ranker_training.exposure_head=0.1"),
     # Other ways to use neighbours: rows with labels, the user's own history searched (another model, its own settings).
     "+similar-rows": (*AS_OF, "ranker.similar_rows={}"),
