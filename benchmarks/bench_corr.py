@@ -35,7 +35,6 @@ from corral.cli.run_files import write_text
 from corral.data.split import Part
 from corral.evaluation.catalogue_auc import catalogue_auc
 from corral.evaluation.evaluate import evaluate
-from corral.evaluation.mixture import tune_mixture
 from corral.evaluation.result import Evaluation, Stage
 from corral.evaluation.significance import compare
 from corral.retrieval.co_visitation import CoVisitation
@@ -132,11 +131,9 @@ def lightgbm(experiment: Experiment) -> tuple[Evaluation, dict[str, float]]:
     from gbdt_ranker import best_gbdt
 
     retriever = train_retriever(experiment)
-    channel = served_channel(experiment, retriever)
-    ranker, value, parameters = best_gbdt(experiment, retriever)
-    tuning = tune_mixture(experiment.validation, channel, ranker)
-    models = Models(retriever, ranker, tuning.mixture, Stage.FUSED)  # type: ignore[arg-type]
-    return judge(experiment, models), {"valid/ndcg@10": max(value, tuning.fused_value), **parameters}
+    ranker, mixture, facts = best_gbdt(experiment, retriever)
+    models = Models(retriever, ranker, mixture, Stage.FUSED)  # type: ignore[arg-type]
+    return judge(experiment, models), facts
 
 
 def run(dataset: str, system: str, seed: int, folder: Path) -> Row:

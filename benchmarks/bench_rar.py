@@ -1,9 +1,9 @@
 """Does recall-augmented ranking raise any CTR model, and does it survive its controls?
 
 Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper), BACKBONE+rar-plus
-(what look-alikes did, in place of who they are; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL. Seeds are paired; all
-but BACKBONE+plain read the same as-of statistics. Every backbone is tuned bare first (validation AUC); its RAR forms
-take the same settings. Finished runs are skipped.
+(what look-alikes did, in place of who they are; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL.
+Seeds are paired; all but BACKBONE+plain read the same as-of statistics. Every backbone is tuned bare first (validation
+AUC); its RAR forms take the same settings. Finished runs are skipped.
 
     python benchmarks/bench_rar.py --tune                                   # one data set and seed, validation only
     python benchmarks/bench_rar.py                                          # everything, one seed of each first

@@ -23,7 +23,7 @@ from corral.data.batches import Query
 from corral.data.examples import Examples
 from corral.data.split import Part
 from corral.data.targets import Targets
-from corral.evaluation.mixture import tune_mixture
+from corral.evaluation.mixture import Mixture, tune_mixture
 from corral.ranking.evidence import CoVisitationEvidence
 from corral.ranking.joined_evidence import JoinedEvidence
 from corral.ranking.linear_evidence import LinearEvidence
@@ -121,8 +121,8 @@ def held_out_lists(targets: Targets, channel: RecallChannel, n: int) -> Iterator
 LAST_EVENTS = 2  # train lists are made for so many latest train events of each user
 
 
-def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, float, dict[str, float]]:
-    """The trees that are best on validation, alone or mixed with the retriever; what they reached, and settings."""
+def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, Mixture, dict[str, float]]:
+    """The trees that are best on validation, their mixture with the retriever, what they reached, and settings."""
     dataset, split = experiment.dataset, experiment.split
     evidence = JoinedEvidence(
         [
@@ -146,7 +146,7 @@ def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, float
         ranker.fit(lists)
         return ranker
 
-    found: list[tuple[float, int, GbdtRanker, bool]] = []
+    found: list[tuple[float, float, int, GbdtRanker, bool]] = []  # value, mixture weight, rounds, trees, held out
     for leaves in (15, 31):
         for noisy in (False, True):
             ranker = trained(
@@ -154,19 +154,28 @@ def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, float
             )
             for rounds in (50, 100, 300):
                 ranker.rounds = rounds
-                found.append((tune_mixture(valid, served, ranker).fused_value, rounds, ranker, False))
+                tuning = tune_mixture(valid, served, ranker)
+                found.append((tuning.fused_value, tuning.mixture.weight, rounds, ranker, False))
         # On validation queries: judged on the half that it has not seen.
         rankers = [trained(leaves, False, held_out_lists(half, channel, n.num_candidates)) for half in halves]
         for rounds in (25, 50, 100):
-            values = []
+            value = weight = 0.0
             for ranker, other in zip(rankers, halves[::-1], strict=True):
                 ranker.rounds = rounds
-                values.append(tune_mixture(other, served, ranker).fused_value * len(other) / len(valid))
-            found.append((sum(values), rounds, rankers[0], True))
-    value, rounds, best, held_out = max(found, key=lambda one: one[0])
+                tuning, share = tune_mixture(other, served, ranker), len(other) / len(valid)
+                value, weight = value + share * tuning.fused_value, weight + share * tuning.mixture.weight
+            found.append((value, weight, rounds, rankers[0], True))
+    value, weight, rounds, best, held_out = max(found, key=lambda one: one[0])
     leaves = best.parameters["num_leaves"]
     if held_out:
         best = trained(leaves, False, held_out_lists(valid, channel, n.num_candidates))
     best.rounds = rounds
-    facts = {"rounds": rounds, "leaves": leaves, "noisy": float(best.noisy), "held_out": float(held_out)}
-    return best, value, facts
+    facts = {
+        "valid/ndcg@10": value,
+        "mixture_weight": weight,
+        "rounds": rounds,
+        "leaves": leaves,
+        "noisy": float(best.noisy),
+        "held_out": float(held_out),
+    }
+    return best, Mixture(min(weight, 1.0)), facts

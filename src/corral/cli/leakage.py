@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from corral.settings import Settings
 
 SplitRule = Literal["time-cut", "leave-last-two-out", "random", "given"]
+# What a ranker on data without a recipe would read.
+RANKER = {"evidence": {}, "linear": {"late": False}, "as_of": {}}
 
 
 def leakage(
@@ -117,7 +119,7 @@ def _of_data(
     from corral.settings import load_settings
 
     def settings(clicks: bool) -> Settings:
-        tree: dict[str, Any] = {"data": data, "ranker": {"evidence": {}, "as_of": {}}, "ranker_training": {}}
+        tree: dict[str, Any] = {"data": data, "ranker": dict(RANKER), "ranker_training": {}}
         if clicks:
             tree["ranker_training"] = {"loss": "clicks"}
         if label_at_least is not None:

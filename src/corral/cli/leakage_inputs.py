@@ -28,6 +28,7 @@ _VALUES = 16
 # For people, by the names of the settings.
 _TITLES = {
     "evidence": "co-visitation",
+    "linear": "linear item weights",
     "as_of": "as-of statistics",
     "behaviour": "look-alikes' behaviour",
     "similar_rows": "similar rows",

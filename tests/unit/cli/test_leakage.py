@@ -20,6 +20,7 @@ from corral.data.synthetic import checkerboard_world
 from corral.settings import load_settings
 
 CHECKS = ["the future", "the row itself", "the label in an input", "overlap of the parts", "the split"]
+CHECKED = ["co-visitation", "linear item weights", "as-of statistics"]
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -69,8 +70,8 @@ def test_clean_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, answer = found(capsys, folder / "clean")
     assert (code, answer["leaks"]) == (0, 0)
     assert list(dict.fromkeys(one["check"] for one in answer["findings"])) == CHECKS
-    inputs = ["history", "co-visitation", "as-of statistics"]
-    assert list(verdicts(answer, "the future"))[:3] == inputs
+    inputs = ["history", *CHECKED]
+    assert list(verdicts(answer, "the future"))[: len(inputs)] == inputs
     assert list(verdicts(answer, "the row itself")) == inputs
     assert verdicts(answer, "the label in an input") == {"all columns": "not checked"}
     assert answer["split"] == "time-cut"
@@ -81,7 +82,7 @@ def test_labels_split_and_settings(folder: Path, capsys: pytest.CaptureFixture[s
     code, answer = found(capsys, folder / "clean", *words)
     assert (code, answer["split"]) == (0, "random")
     groups = verdicts(answer, "the label in an input")
-    assert groups == dict.fromkeys(["user features", "item features", "co-visitation", "as-of statistics"], "clean")
+    assert groups == dict.fromkeys(["user features", "item features", *CHECKED], "clean")
     assert verdicts(answer, "the future")["sampled negatives"] == "clean"
     assert verdicts(answer, "the split")["rule random"] == "told"
 
@@ -152,17 +153,22 @@ def test_an_empty_directory_is_neither_run_nor_data(capsys: pytest.CaptureFixtur
 def test_every_column_of_the_inputs_has_a_name(folder: Path) -> None:
     recipe = f"""
 data: {{path: {folder / "clean"}}}
-ranker: {{evidence: {{recent: 3}}, as_of: {{}}}}
+ranker:
+  {{evidence: {{recent: 3}}, linear: {{recent: 2, late: false}}, as_of: {{}}, behaviour: {{}}, similar_rows: {{}}}}
 ranker_training: {{loss: clicks, label_at_least: 3}}
 """
     dataset = Dataset.open(folder / "clean")
     experiment = Experiment(load_settings(recipe, "test"), folder, dataset, time_cut(dataset), quiet=True)
     train, test = experiment.examples(Part.TRAIN), experiment.examples(Part.TEST)
     columns = input_columns(experiment, train, test, row_inputs(experiment))
-    assert list(columns) == ["user features", "item features", "co-visitation", "as-of statistics"]
+    assert list(columns) == ["user features", "item features", *_TITLES.values()]
     assert [one.name for one in columns["item features"]] == ["shelf", "tags", "price"]
     assert len(columns["co-visitation"]) == 11
     assert columns["co-visitation"][2].name == "after the latest item but 0"
+    assert [one.name for one in columns["linear item weights"][:2]] == [
+        "log weight of the latest item but 1",
+        "log weight of the latest item but 0",
+    ]
     assert experiment.inputs is not None
     assert [one.name for one in columns["as-of statistics"]] == list(
         experiment.inputs.evidence["as_of"].statistics.names

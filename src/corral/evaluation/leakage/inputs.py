@@ -57,12 +57,12 @@ class TableInput:
     of: Callable[[Dataset, Split], Sequence[np.ndarray]]
 
 
-def differing(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def differing(first: np.ndarray, second: np.ndarray, atol: float = 1e-6) -> np.ndarray:
     """Which rows of two arrays [n, ...] differ by more than rounding: bool [n]; all, where the shapes differ."""
     if first.shape != second.shape:
         return np.ones(max(len(first), len(second), 1), dtype=bool)
     if first.dtype.kind == "f":
-        same = np.isclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True)
+        same = np.isclose(first, second, rtol=1e-5, atol=atol, equal_nan=True)
     else:
         same = first == second
     return ~same.reshape(len(first), -1).all(1)
