@@ -161,7 +161,7 @@ ranker_training: {{loss: clicks, label_at_least: 3}}
     experiment = Experiment(load_settings(recipe, "test"), folder, dataset, time_cut(dataset), quiet=True)
     train, test = experiment.examples(Part.TRAIN), experiment.examples(Part.TEST)
     columns = input_columns(experiment, train, test, row_inputs(experiment))
-    assert list(columns) == ["user features", "item features", *_TITLES.values()]
+    assert list(columns) == ["user features", "item features", *CHECKED, "look-alikes' behaviour", "similar rows"]
     assert [one.name for one in columns["item features"]] == ["shelf", "tags", "price"]
     assert len(columns["co-visitation"]) == 11
     assert columns["co-visitation"][2].name == "after the latest item but 0"
