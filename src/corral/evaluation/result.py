@@ -117,7 +117,12 @@ class Evaluation:
         )
 
 
+# As of when a system's inputs are looked up: to read such an input or not is a difference of systems, not of rules.
+INPUT_RULES = frozenset({"as_of_rule", "rar_rule", "behaviour_rule", "similar_rows_rule"})
+
+
 def differing_rules(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
-    """Names of the rules two protocols do not share; seeds are not rules."""
-    names = sorted((set(first) | set(second)) - {"seed", "seeds"})
+    """Names of the rules two protocols do not share; seeds are none, and inputs' are where both have such an input."""
+    both = set(first) & set(second)
+    names = sorted((set(first) | set(second)) - {"seed", "seeds"} - (INPUT_RULES - both))
     return [name for name in names if first.get(name) != second.get(name)]

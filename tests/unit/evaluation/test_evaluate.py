@@ -276,3 +276,11 @@ def test_the_queries_hash_tells_other_targets_apart(world) -> None:
     one = evaluate(targets, channel).protocol
     targets.target_lists[3] = [41]
     assert differing_rules(one, evaluate(targets, channel).protocol) != []
+
+
+def test_to_read_an_input_or_not_is_no_other_rule_but_to_read_it_as_of_another_time_is() -> None:
+    bare, blocks, folds = ({"split": "a", "seed": n} for n in range(3))
+    blocks, folds = {**blocks, "rar_rule": "blocks"}, {**folds, "rar_rule": "folds"}
+    assert differing_rules(bare, blocks) == differing_rules(blocks, bare) == []
+    assert differing_rules(blocks, folds) == ["rar_rule"]
+    assert differing_rules(bare, {**bare, "split": "b"}) == ["split"]
