@@ -29,6 +29,7 @@ LAYERS = (
     ("serving",),
     ("scale",),
     ("report",),
+    ("studio",),
     ("stage_settings",),
     ("settings", "recipes"),
     ("cli",),
