@@ -35,12 +35,15 @@ def studio(
     import torch
 
     from corral.cli.serve import LOOPBACK, event_store, listen, service_app
+    from corral.report.page import chart_library
     from corral.serving.http.limits import Limits
 
     torch.set_num_threads(1)
     store = event_store(events, runs[0], timeout)
     try:
         app = service_app(runs[0], store, limits=Limits(seconds=timeout), device=device, beside=runs[1:])
+        # A person waits for the first page: what takes seconds is made before.
+        chart_library()
         if port:
             print(f"http://{LOOPBACK[0]}:{port}/studio", flush=True)
         listen(app, LOOPBACK[0], port, timeout)

@@ -49,10 +49,10 @@ class ItemNames:
 
 def feature_words(features: FeatureTable, row: int) -> dict[str, str]:
     """What a table says of a row, by column: values that are missing, and the title, are left out."""
-    found = {name: _words(column, row) for name, column in features.columns.items()}
-    return {
-        name: words for name, words in found.items() if words and features.columns[name].texts is not features.titles
-    }
+    titles = features.titles
+    shown = {name: one for name, one in features.columns.items() if titles is None or one.texts is not titles}
+    found = {name: _words(column, row) for name, column in shown.items()}
+    return {name: words for name, words in found.items() if words}
 
 
 def _words(column: FeatureColumn, row: int) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from corral import __version__
-from corral.report.blocks import Page, Panel, Part
+from corral.report.blocks import Page, Part
+from corral.report.item_names import Item
 from corral.report.number_text import count
 from corral.report.templates import asset, security_policy, templates
 from corral.studio.answer import Answer
@@ -23,8 +24,15 @@ from corral.studio.panels import (
 from corral.studio.question import Question
 
 PACKAGE = "corral.studio"
-# The panels of every answer, in their order on the page; "beside" follows where two bundles are compared.
-PANELS = ("history", "recall", "consulted", "matching", "reasons", "list")
+# The panels of every answer by their ids, in their order on the page: what comes out, then what it comes from.
+PANELS = {
+    "list": list_panel,
+    "history": history_panel,
+    "recall": recall_panel,
+    "consulted": consulted_panel,
+    "matching": matching_panel,
+    "reasons": reasons_panel,
+}
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,9 @@ def answer_page(names: Sequence[str], question: Question, answer: Answer, other:
         answer: of the first bundle.
         other: of the bundle that ``question.beside`` names.
     """
-    panels: list[Panel] = [
-        panel(answer)
-        for panel in (history_panel, recall_panel, consulted_panel, matching_panel, reasons_panel, list_panel)
-    ]
+    panels = [panel(answer) for panel in PANELS.values()]
     if other is not None and question.beside is not None:
-        panels.append(beside_panel((names[0], question.beside), (answer, other)))
+        panels.insert(1, beside_panel((names[0], question.beside), (answer, other)))
     who = "Somebody without an id" if question.user_id is None else f"User {question.user_id}"
     consulted = answer.consulted
     controls = Controls(
@@ -97,13 +102,17 @@ def answer_page(names: Sequence[str], question: Question, answer: Answer, other:
         beside=question.beside or "",
         num_candidates=answer.num_candidates,
         item="" if consulted is None else consulted.item.id,
-        items={} if consulted is None else {entry.item.id: entry.item.name for entry in answer.entries},
+        items={} if consulted is None else {entry.item.id: _option(entry.item) for entry in answer.entries},
     )
     lead = (
         f"{names[0]}, bundle {answer.version}: {count(len(answer.entries))} candidates, the list sorted by "
         f"{answer.served_by}{'; something is changed' if answer.changed else ', as it is served'}."
     )
     return _html(Page(who, lead, [Part("", "", panels)], _foot()), controls)
+
+
+def _option(item: Item) -> str:
+    return f"{item.title} ({item.id})" if item.title else item.id
 
 
 def _foot() -> str:

@@ -98,7 +98,7 @@ def consulted_panel(answer: Answer) -> Panel:
         Choice(
             user.id,
             (
-                f"{user.id}, weight {decimal(user.weight, 3)}",
+                f"User {user.id}, weight {decimal(user.weight, 3)}",
                 " · ".join(
                     [
                         *(f"{name}: {words}" for name, words in user.features.items()),
@@ -192,7 +192,9 @@ def _reasons(caption: str, entries: Sequence[Entry]) -> Table | Paragraph:
 def list_panel(answer: Answer) -> Panel:
     """The final list, and what changed in it."""
     shown = answer.entries[:SHOWN]
-    columns = ["item", "place", *(["as served"] if answer.changed else []), "stage 1", "stage 2", answer.served_by]
+    fused = answer.served_by == "fused"
+    columns = ["item", "place", *(["as served"] if answer.changed else []), "stage 1", "stage 2"]
+    columns += ["mixture"] if fused else []
     rows = [
         Row(
             (
@@ -201,7 +203,7 @@ def list_panel(answer: Answer) -> Panel:
                 *([_before(entry)] if answer.changed else []),
                 decimal(entry.retriever_score, 3),
                 decimal(entry.logit, 3),
-                decimal(entry.score, 3),
+                *([decimal(entry.score, 3)] if fused else []),
             ),
             Mark.HIT if answer.changed and entry.before != entry.place else Mark.NONE,
         )
@@ -209,8 +211,8 @@ def list_panel(answer: Answer) -> Panel:
     ]
     blocks: list[Block] = [
         Table(
-            f"The first {len(rows)} of {count(len(answer.entries))}; moved since stage 1 in small letters, the last "
-            f"column is what the list is sorted by{'; coloured: not where it is served' if answer.changed else ''}",
+            f"The first {len(rows)} of {count(len(answer.entries))}; in small letters, places moved since stage 1"
+            f"{'; coloured: not where it is served' if answer.changed else ''}",
             columns,
             rows,
             WORDS,
