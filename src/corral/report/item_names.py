@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
@@ -53,6 +54,13 @@ def feature_words(features: FeatureTable, row: int) -> dict[str, str]:
     shown = {name: one for name, one in features.columns.items() if titles is None or one.texts is not titles}
     found = {name: _words(column, row) for name, column in shown.items()}
     return {name: words for name, words in found.items() if words}
+
+
+def described(item: Item, features: Mapping[str, str], *more: str) -> Cell:
+    """The title, and in small letters the id, the features and what else there is to say."""
+    small = [item.id] if item.title else []
+    small += [f"{name}: {words}" for name, words in features.items()] + [words for words in more if words]
+    return (item.name, " · ".join(small)) if small else item.name
 
 
 def _words(column: FeatureColumn, row: int) -> str:

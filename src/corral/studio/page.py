@@ -11,17 +11,11 @@ from corral.report.item_names import Item
 from corral.report.number_text import count
 from corral.report.templates import asset, security_policy, templates
 from corral.studio.answer import Answer
-from corral.studio.panels import (
-    FORM,
-    beside_panel,
-    consulted_panel,
-    history_panel,
-    list_panel,
-    matching_panel,
-    reasons_panel,
-    recall_panel,
-)
+from corral.studio.form import BUTTON, FORM
+from corral.studio.list_panels import beside_panel, list_panel
 from corral.studio.question import Question
+from corral.studio.ranker_panels import consulted_panel, matching_panel, reasons_panel
+from corral.studio.stage_panels import history_panel, recall_panel
 
 PACKAGE = "corral.studio"
 # The panels of every answer by their ids, in their order on the page: what comes out, then what it comes from.
@@ -129,6 +123,7 @@ def _html(page: Page, controls: Controls) -> str:
             page=page,
             controls=controls,
             form=FORM,
+            button=BUTTON,
             version=__version__,
             css=Markup(asset("page.css") + asset("studio.css", PACKAGE)),
             policy=security_policy("'self'", "'self'"),
