@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("altair", reason="corral[report] is not installed")
@@ -21,7 +22,12 @@ from studio_runs import studio_runs
 
 from corral.cli.run import open_recommender
 from corral.rar.ranker import RarRanker
+from corral.serving.http.served_bundle import LoadedBundle
+from corral.serving.http.sqlite_events import SqliteEvents
+from corral.serving.manifest import read_manifest
+from corral.studio.answer import answer
 from corral.studio.page import PANELS
+from corral.studio.question import Question
 
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="no chromium here: apt-get install chromium chromium-driver"
@@ -163,6 +169,37 @@ def test_titles_that_want_to_be_code_stay_titles(address: str, browser: Browser)
         browser.open(address + question)
         settled(browser)
     assert "dataset.stolen" in browser.run("return document.body.innerText")
+
+
+def test_a_look_alike_left_out_is_a_table_without_it(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """The list that the studio shows is the one of a ranker that never met this look-alike."""
+    recommender, other = open_recommender(runs[0], "cpu"), open_recommender(runs[0], "cpu")
+    bundle, store = LoadedBundle(recommender, read_manifest(runs[0] / "bundle")), SqliteEvents(tmp_path / "events")
+    whole = answer(bundle, Question(user_id=USER), store)
+    assert whole.consulted is not None
+    gone = whole.consulted.look_alikes[0]
+    found = answer(bundle, Question(user_id=USER, unlike=[int(gone.id)], item=7), store)
+    store.close()
+    assert isinstance(other.ranker, RarRanker)
+    row, user = (int(other.tables.users.rows([one])[0]) for one in (int(gone.id), USER))
+    table = other.ranker.neighbours.u2u[:, user]
+    table[table == row] = 0
+    expected = other.recommend([USER], 16, explain=True)
+    assert [entry.item.id for entry in found.entries] == list(map(str, expected.item_ids[0]))
+    assert expected.ranker_logits is not None
+    logits = [entry.logit for entry in found.entries]
+    np.testing.assert_allclose(logits, expected.ranker_logits[0], rtol=1e-5, atol=1e-6)
+    assert logits != [entry.logit for entry in whole.entries]
+    assert found.consulted is not None
+    assert found.consulted.item.id == "7"
+    first = found.consulted.look_alikes[0]
+    assert (first.id, first.left_out, first.weight) == (gone.id, True, 0.0)
+    assert gone.weight > 0
+    assert found.consulted.matched is not None
+    assert len(found.consulted.matched.users) == len(whole.consulted.look_alikes) - 1
+    # What a recall item weighs is what the look-alikes that are left make of it.
+    weights = [weight for _, weight in found.consulted.recalled]
+    np.testing.assert_allclose(weights, found.consulted.matched.matrix.mean(0), rtol=1e-5)
 
 
 def test_it_serves_the_api_and_refuses_in_words(address: str) -> None:

@@ -15,7 +15,7 @@ from corral.serving.http.checks import RefusedError
 from corral.serving.http.live_events import LiveEvents
 from corral.serving.http.served_bundle import LoadedBundle
 from corral.serving.recommendations import Recommendations
-from corral.serving.recommender import ServingTables
+from corral.serving.recommender import ServingTables, TwoStageRecommender
 from corral.studio.consulted import Consulted, consulted, look_alike_rows
 from corral.studio.entries import Entry, candidate_rows, entries
 from corral.studio.masked_ranker import Mask, MaskedRanker
@@ -95,7 +95,7 @@ def answer(bundle: LoadedBundle, question: Question, events: LiveEvents) -> Answ
     tables, ranker = recommender.tables, recommender.ranker
     recent = {} if user is None else events.since([user], tables.histories.as_of, MOST_HISTORY)
     features = bundle.features.tensors([dict.fromkeys(bundle.features.names)])
-    given = [question.history]
+    given: list[Sequence[Id] | None] = [question.history]
     query = recommender.query([user], history=given, recent=recent, features=features)
     rows = [row for row in query.history[0].tolist() if row]
     if user is not None and int(query.user[0]) == UNKNOWN and not rows:
@@ -105,20 +105,21 @@ def answer(bundle: LoadedBundle, question: Question, events: LiveEvents) -> Answ
     kept = [row for row in rows if row not in without]
     if without and not kept:
         raise RefusedError("without its last item there is no history left: leave one in")
-    told = [tables.items.external(kept)] if without else given
+    told: list[Sequence[Id] | None] = [tables.items.external(kept)] if without else given
     alike = look_alike_rows(ranker, query)
     mask = Mask(look_alikes=_chosen(tables.users.rows(question.unlike), alike, "a user to leave out is no look-alike"))
     count = question.num_candidates or recommender.num_candidates
     changed = bool(without or mask.look_alikes) or count != recommender.num_candidates
 
-    other = MaskedRanker(ranker, mask) if ranker is not None and mask.look_alikes else ranker
-    served, found = (
-        one.recommend([user], one.num_candidates, history=history, recent=recent, features=features, explain=True)
-        for one, history in (
-            (recommender, given),
-            (recommender.varied(ranker=other, num_candidates=count), told),
+    def candidates_of(asked: TwoStageRecommender, history: Sequence[Sequence[Id] | None]) -> Recommendations:
+        return asked.recommend(
+            [user], asked.num_candidates, history=history, recent=recent, features=features, explain=True
         )
-    )
+
+    masked = None if ranker is None else MaskedRanker(ranker, mask)
+    served = found = candidates_of(recommender, given)
+    if changed:
+        found = candidates_of(recommender.varied(ranker=masked, num_candidates=count), told)
     query = recommender.query([user], history=told, recent=recent, features=features)
     candidates = candidate_rows(recommender, found)
     reasons = None if ranker is None else what_if(ranker, query, candidates, mask)

@@ -60,10 +60,8 @@ def look_alike_rows(ranker: Ranker | None, query: Query) -> list[int]:
     """User rows that a ranker looks at for one query, 0 where there are no more; empty where it is not RAR's."""
     if not isinstance(ranker, RarRanker):
         return []
-    neighbours = ranker.neighbours
-    found: list[int] = neighbours.look_alike_users(neighbours.rule.snapshot(query.time, query.user), query.user)[
-        0
-    ].tolist()
+    snapshot = ranker.neighbours.rule.snapshot(query.time, query.user)
+    found: list[int] = ranker.neighbours.look_alike_users(snapshot, query.user)[0].tolist()
     return found
 
 
