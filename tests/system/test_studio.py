@@ -205,7 +205,15 @@ def test_a_look_alike_left_out_is_a_table_without_it(runs: tuple[Path, Path], tm
 def test_it_serves_the_api_and_refuses_in_words(address: str) -> None:
     with urllib.request.urlopen(address.replace("/studio", "/ready")) as answer:
         assert answer.status == 200
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{address}?user={USER}&candidates=none")
-    assert refused.value.code == 422
-    assert b'role="alert"' in refused.value.read()
+    for question, status in (
+        (f"user={USER}&candidates=none", 422),
+        (f"user={USER}&without=x", 422),
+        (f"user={USER}&item={'9' * 30}", 422),
+        (f"user={'9' * 5000}", 422),
+        ("history=1.5", 422),
+        ("user=12345", 404),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}?{question}")
+        assert refused.value.code == status, question
+        assert b'role="alert"' in refused.value.read()

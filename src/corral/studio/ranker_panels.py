@@ -82,8 +82,8 @@ def reasons_panel(answer: Answer) -> Panel:
     words = (
         "Each change is the logit less the logit without that source, the others there; "
         "logit = bare + sum + together. Bare is what user, item and request say with nothing of it. "
-        "Together is what the sources say only jointly; below zero where two of them say the same, as look-alikes "
-        "and recall items do, which count only matched to each other."
+        "Together adds what several sources know, none of which is then missed alone, and takes back what only several "
+        "say: look-alikes and recall items count only as they match, so that both changes are the whole."
     )
     return Panel(
         "reasons",

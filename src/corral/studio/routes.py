@@ -65,7 +65,7 @@ def mount_studio(app: FastAPI, name: str, others: Mapping[str, ServedBundle] | N
                 status, controls = 200, replace(controls, users=users_like(tables, ""))
             else:
                 other = None if question.beside is None else beside[question.beside].current
-                size = PASSES * (question.num_candidates or 1) // bundle.recommender.num_candidates + 1
+                size = PASSES * (1 + (question.num_candidates or 0) // bundle.recommender.num_candidates)
                 answers = await service.call(partial(_answers, bundle, other, question, service.events), size)
                 html = await asyncio.to_thread(answer_page, [name, *beside], question, *answers)
                 return HTMLResponse(html, 200, PRIVATE)

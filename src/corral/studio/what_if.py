@@ -45,8 +45,8 @@ class WhatIf:
     def remainder(self) -> Tensor:
         """What the sources bring together beyond the sum of the changes [B, N].
 
-        Below zero where they say the same: what two of them know is then missing from neither alone. Of look-alikes
-        and recall items matched to each other either alone says nothing, so both changes are the whole.
+        It adds what several sources know, of which none is missed alone, and takes back what only several say
+        together, which is in the change of each: look-alikes and recall items count only as they match.
         """
         return self.logits - self.bare - self.total
 
