@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ pytest.importorskip("altair", reason="corral[report] is not installed")
 pytest.importorskip("vl_convert", reason="corral[report] is not installed")
 
 from browser import CHROMIUM, DRIVER, Browser, browsing
+from fastapi.testclient import TestClient
 from studio_runs import studio_runs
 
 from corral.cli.run import open_recommender
+from corral.cli.serve import service_app
 from corral.rar.ranker import RarRanker
 from corral.serving.http.served_bundle import LoadedBundle
 from corral.serving.http.sqlite_events import SqliteEvents
@@ -217,3 +220,14 @@ def test_it_serves_the_api_and_refuses_in_words(address: str) -> None:
             urllib.request.urlopen(f"{address}?{question}")
         assert refused.value.code == status, question
         assert b'role="alert"' in refused.value.read()
+
+
+def test_without_what_draws_charts_the_service_stands_alone(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "altair" else find_spec(name))
+    store = SqliteEvents(tmp_path / "events")
+    with TestClient(service_app(runs[0], store)) as client:
+        assert client.get("/ready").status_code == 200
+        assert client.get("/studio").status_code == 404
+    store.close()

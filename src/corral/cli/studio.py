@@ -16,7 +16,10 @@ def studio(
     port: Annotated[int, typer.Option(help="0: any free one; the log says which.", min=0, max=65535)] = 8000,
     events: Annotated[
         str | None,
-        typer.Option(help="As of corral serve [default: BUNDLE.events.sqlite].", show_default=False),
+        typer.Option(
+            help="Where users' live events are kept, see corral serve; if not given, BUNDLE.events.sqlite.",
+            show_default=False,
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to answer a page, at most.")] = 30.0,
     device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda ...")] = "cpu",
