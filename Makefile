@@ -25,6 +25,9 @@ CORRAL_DATA ?= $(abspath ../shared/data)
 export CORRAL_DATA
 endif
 export PIP_ARGS
+# Where tests keep pictures of pages.
+CORRAL_SCREENSHOTS ?= $(abspath build/screenshots)
+export CORRAL_SCREENSHOTS
 
 .PHONY: help demo test test-all check format docs tree bench clean
 .DEFAULT_GOAL := help

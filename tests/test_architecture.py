@@ -29,6 +29,7 @@ LAYERS = (
     ("serving",),
     ("scale",),
     ("report",),
+    ("studio",),
     ("training_settings",),
     ("evidence_settings",),
     ("stage_settings",),

@@ -25,6 +25,7 @@ VERBS = (
     "evaluate",
     "recommend",
     "serve",
+    "studio",
     "report",
     "compare",
     "leakage",

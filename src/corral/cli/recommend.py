@@ -11,16 +11,6 @@ if TYPE_CHECKING:
     from corral.serving.recommendations import Recommendations
 
 
-def _id(text: str, id_type: str, what: str) -> Any:
-    """An id from the command line in the vocabulary's type."""
-    if id_type == "string":
-        return text
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{what} {text!r}: the ids of this data set are whole numbers") from error
-
-
 def _nobody(users: Any) -> Any:
     """An id that no user has: ids are sorted, so one past the last."""
     last = users.ids[-1].as_py() if len(users.ids) else 0
@@ -66,18 +56,18 @@ def recommend(
     from corral.cli.show import show_list
 
     recommender = open_recommender(bundle)
-    users, items = recommender.tables.users.id_type, recommender.tables.items.id_type
+    users, items = recommender.tables.users, recommender.tables.items
     names = user or ([] if history is None else ["new"])
     if not names:
         raise ValueError("say for whom: --user ID, or --history ID,ID for somebody new")
     if user is None:
         # The models then see the unknown user, with the given history.
-        wanted: list[Any] = [_nobody(recommender.tables.users)]
+        wanted: list[Any] = [_nobody(users)]
     else:
-        wanted = [_id(name, users, "user") for name in names]
+        wanted = [users.parse(name, "user") for name in names]
 
     def several(text: str | None) -> list[Any] | None:
-        return None if text is None else [_id(part, items, "item") for part in text.split(",") if part]
+        return None if text is None else [items.parse(part, "item") for part in text.split(",") if part]
 
     given = several(history)
     found = recommender.recommend(
@@ -111,12 +101,10 @@ def score_columns(found: Recommendations, place: int) -> dict[str, list[float]]:
 
 def item_titles(recommender: Any) -> dict[Any, str]:
     """The first text feature of every item, by external id; empty where there is none."""
-    from corral.data.features import FeatureKind
     from corral.data.vocabulary import FIRST_ROW
 
-    for column in recommender.tables.item_features.columns.values():
-        if column.kind is FeatureKind.TEXT:
-            return dict(
-                zip(recommender.tables.items.ids.to_pylist(), column.texts.to_pylist()[FIRST_ROW:], strict=True)
-            )
-    return {}
+    tables = recommender.tables
+    titles = tables.item_features.titles
+    if titles is None:
+        return {}
+    return dict(zip(tables.items.ids.to_pylist(), titles.to_pylist()[FIRST_ROW:], strict=True))

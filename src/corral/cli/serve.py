@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import FastAPI
 
     from corral.serving.http.limits import Limits
@@ -49,48 +51,81 @@ def serve(
     """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
 
     The log, a line of JSON a request, goes to stderr and says nothing of users. The API's description is at
-    /openapi.json, figures for Prometheus at /metrics. One server uses one core.
+    /openapi.json, figures for Prometheus at /metrics, the studio for people at /studio. One server uses one core.
     """
     import torch
-    import uvicorn
 
     from corral.serving.http.limits import Limits
-    from corral.serving.http.request_log import log_to_stderr
 
     known = _tokens(tokens)
     if host not in LOOPBACK and not known:
         raise ValueError(f"--host {host} opens the service to others: say who may use it with --tokens FILE")
     limits = Limits(body_bytes=max_body, seconds=timeout, waiting_users=max_waiting, gather_seconds=gather_ms / 1000.0)
     torch.set_num_threads(1)
-    store = _store(events, bundle, timeout)
+    store = event_store(events, bundle, timeout)
     try:
-        app = service_app(bundle, store, known, limits, device)
-        log_to_stderr()
-        uvicorn.run(
-            app,
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,  # it would hold what clients write into paths
-            server_header=False,
-            timeout_graceful_shutdown=round(2 * timeout) + 1,
-        )
+        listen(service_app(bundle, store, known, limits, device), host, port, timeout)
     finally:
         store.close()
 
 
+def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:
+    """Serves until it is stopped, its log on stderr."""
+    import uvicorn
+
+    from corral.serving.http.request_log import log_to_stderr
+
+    log_to_stderr()
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,  # it would hold what clients write into paths
+        server_header=False,
+        timeout_graceful_shutdown=round(2 * timeout) + 1,
+    )
+
+
 def service_app(
-    bundle: Path, store: LiveEvents, tokens: tuple[str, ...] = (), limits: Limits | None = None, device: str = "cpu"
+    bundle: Path,
+    store: LiveEvents,
+    tokens: tuple[str, ...] = (),
+    limits: Limits | None = None,
+    device: str = "cpu",
+    beside: Sequence[Path] = (),
 ) -> FastAPI:
     """The service of a bundle, or of a run directory that holds one, as an ASGI application.
 
+    With the studio, where what draws its charts is installed (``corral[report]``).
+
+    Args:
+        bundle: what is served.
+        store: where live events are kept.
+        tokens: who may ask; see ``make_app``.
+        limits: likewise.
+        device: where the models run.
+        beside: bundles that the studio may compare with; asked for, the studio is not optional.
+
     Raises:
+        ModuleNotFoundError: there is something to compare, but no ``corral[report]``.
         ValueError: there is no bundle, or it is damaged.
     """
+    from importlib.util import find_spec
+
+    from corral.cli.run_files import run_names
     from corral.serving.http.app import make_app
     from corral.serving.http.served_bundle import ServedBundle
+    from corral.studio.routes import mount_studio
 
-    return make_app(ServedBundle(lambda: _load(bundle, device)), store, tokens=tokens, limits=limits)
+    def served(path: Path) -> ServedBundle:
+        return ServedBundle(lambda: _load(path, device))
+
+    app = make_app(served(bundle), store, tokens=tokens, limits=limits)
+    if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):
+        name, *others = run_names([bundle, *beside])
+        mount_studio(app, name, {other: served(path) for other, path in zip(others, beside, strict=True)})
+    return app
 
 
 def _load(path: Path, device: str) -> LoadedBundle:
@@ -117,7 +152,8 @@ def _tokens(file: Path | None) -> tuple[str, ...]:
     return read_tokens(os.environ[TOKENS], TOKENS) if TOKENS in os.environ else ()
 
 
-def _store(events: str | None, bundle: Path, timeout: float) -> LiveEvents:
+def event_store(events: str | None, bundle: Path, timeout: float) -> LiveEvents:
+    """Where live events are kept: in a file, in Redis, or beside the bundle."""
     from corral.serving.http.redis_events import RedisEvents
     from corral.serving.http.sqlite_events import SqliteEvents
 

@@ -80,6 +80,11 @@ class FeatureTable:
     rows: int
     columns: Mapping[str, FeatureColumn] = field(default_factory=dict)
 
+    @property
+    def titles(self) -> pa.Array | None:
+        """What people call each row: the first text column, one string a row; None where there is none."""
+        return next((one.texts for one in self.columns.values() if one.kind is FeatureKind.TEXT), None)
+
     @classmethod
     def build(
         cls, frame: pl.DataFrame | None, key: str, vocabulary: Vocabulary, text_columns: Iterable[str] = ()

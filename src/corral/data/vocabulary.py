@@ -62,6 +62,19 @@ class Vocabulary:
         """``"int64"`` or ``"string"``."""
         return "int64" if pa.types.is_int64(self.ids.type) else "string"
 
+    def parse(self, text: str, what: str) -> int | str:
+        """The id that a text of a person means; ``what`` it is of, for the refusal.
+
+        Raises:
+            ValueError: the ids are numbers, and this is none.
+        """
+        if self.id_type == "string":
+            return text
+        try:
+            return int(text)
+        except ValueError as error:
+            raise ValueError(f"{what} {text[:100]!r}: the ids of this data set are whole numbers") from error
+
     @classmethod
     def of(cls, values: pl.Series) -> Vocabulary:
         """The vocabulary of the distinct, non-null values of an integer or string series."""

@@ -139,9 +139,17 @@ class RarRanker(nn.Module):
         towers, vectors, places = self._encoded(rows, *self._user_side())
         return RarQuery(self.ranker.encode(query), snapshot, rows, places.spread(towers), places.spread(vectors))
 
-    def enrich(self, encoded: RarQuery, query: Query, items: Tensor, scores: Tensor | None = None) -> Enriched:
-        """Logits of queries already encoded, and the matching."""
-        rows = self.neighbours.recall_items(encoded.snapshot, query.user, items)
+    def enrich(
+        self,
+        encoded: RarQuery,
+        query: Query,
+        items: Tensor,
+        scores: Tensor | None = None,
+        *,
+        item_rows: Tensor | None = None,
+    ) -> Enriched:
+        """Logits of queries already encoded, and the matching; ``item_rows`` [B, N, Ki]: other recall items."""
+        rows = self.neighbours.recall_items(encoded.snapshot, query.user, items) if item_rows is None else item_rows
         towers, vectors, places = self._encoded(rows, *self._item_side())
         masks = encoded.user_rows > 0, rows > 0
         # A request seldom has padding, and to mask cells takes as long as to match; on a GPU it would take long to ask.

@@ -1,4 +1,4 @@
-"""What a page is made of: panels of paragraphs, facts, tables and charts. Plain data, no HTML."""
+"""What a page is made of: panels of paragraphs, facts, tables, charts and choices. Plain data, no HTML."""
 
 from __future__ import annotations
 
@@ -128,14 +128,49 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Something to tick.
+
+    Attributes:
+        value: what the form then says.
+        label: what a person reads.
+        chosen: it is ticked already.
+    """
+
+    value: str
+    label: Cell
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Boxes to tick, of a form that stands elsewhere on the page; for pages that a server answers.
+
+    Attributes:
+        form: its id.
+        name: what the form calls them.
+        legend: what they are.
+        choices: from the top.
+        button: what sends the form.
+    """
+
+    form: str
+    name: str
+    legend: str
+    choices: Sequence[Choice]
+    button: str
+    kind: str = "choices"
+
+
+@dataclass(frozen=True)
 class SideBySide:
     """Blocks beside each other where the window is wide enough."""
 
-    blocks: Sequence[Facts | Table | Chart]
+    blocks: Sequence[Facts | Table | Chart | Choices]
     kind: str = "side"
 
 
-Block = Heading | Paragraph | Facts | Figures | Table | Chart | Code | SideBySide
+Block = Heading | Paragraph | Facts | Figures | Table | Chart | Code | Choices | SideBySide
 
 
 @dataclass(frozen=True)

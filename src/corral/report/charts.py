@@ -179,9 +179,7 @@ def heat_map(
         .encode(
             altair.X(x, type="nominal", title=x_title, sort=across, axis=axis),
             altair.Y(y, type="nominal", title=y_title, sort=down, axis=altair.Axis(labelLimit=200)),
-            altair.Color(
-                value, type="quantitative", title=value_title, legend=altair.Legend(format=form, orient="right")
-            ),
+            altair.Color(value, type="quantitative", title=value_title, legend=altair.Legend(format=form)),
             tooltip=[
                 altair.Tooltip(y, type="nominal", title=y_title),
                 altair.Tooltip(x, type="nominal", title=x_title),

@@ -15,7 +15,6 @@ from torch import Tensor
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.dataset import Dataset
-from corral.data.features import FeatureKind
 from corral.data.summary import time_text
 from corral.data.targets import Targets
 from corral.evaluation.funnel import Funnel
@@ -24,18 +23,12 @@ from corral.evaluation.mixture import Mixture, final_scores
 from corral.evaluation.result import Evaluation
 from corral.ranking.ranker import Ranker
 from corral.rar.ranker import RarRanker
+from corral.report.item_names import Item, ItemNames
 from corral.report.matching import Matched, matched
 from corral.retrieval.channels import RecallChannel
+from corral.retrieval.evaluation_mode import evaluation_mode
 
 TOP = 10
-
-
-@dataclass(frozen=True)
-class Item:
-    """An item as people know it; the title is "" where it has none."""
-
-    id: str
-    title: str
 
 
 @dataclass(frozen=True)
@@ -168,7 +161,7 @@ def example_lists(
         raise ValueError("the evaluation is not of this data and split; train the run again")
     if n < 1:
         return []
-    names, found = _Names(dataset), []
+    names, found = ItemNames(dataset.items, dataset.item_features), []
     funnel = Funnel(channel, ranker, evaluation.num_candidates)
     for query, reason in choose(evaluation, n):
         one = targets.only(np.array([query]))
@@ -200,36 +193,26 @@ def example_lists(
 
 
 def _matched(
-    ranker: Ranker | None, query: Query, candidates: Candidates, final: Tensor, dataset: Dataset, names: _Names
+    ranker: Ranker | None, query: Query, candidates: Candidates, final: Tensor, dataset: Dataset, names: ItemNames
 ) -> Matched | None:
     """RAR's evidence for the first item of the served list."""
     first = int(ranked(candidates.items, final).items[0, 0])
     if not isinstance(ranker, RarRanker) or first == 0:
         return None
 
-    def item_name(row: int) -> str:
-        item = names.item(row)
-        return item.title or item.id
-
-    return matched(ranker, query, first, lambda row: str(dataset.users.external([row])[0]), item_name)
-
-
-class _Names:
-    """Item rows to ids and titles: the first text feature."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._items = dataset.items
-        texts = [c.texts for c in dataset.item_features.columns.values() if c.kind is FeatureKind.TEXT]
-        self._texts = texts[0] if texts else None
-
-    def item(self, row: int) -> Item:
-        known = self._items.external([row])[0]
-        title = "" if self._texts is None else self._texts[row].as_py() or ""
-        return Item("unknown" if known is None else str(known), title)
+    rows = torch.full((1, 1), first, device=query.user.device)
+    with torch.no_grad(), evaluation_mode(ranker):
+        enriched = ranker.enriched(query, rows)
+    return matched(
+        enriched,
+        names.item(first).name,
+        lambda row: str(dataset.users.external([row])[0]),
+        lambda row: names.item(row).name,
+    )
 
 
 def _listed(
-    names: _Names, candidates: Candidates, logits: Tensor | None, final: Tensor, wanted: set[int]
+    names: ItemNames, candidates: Candidates, logits: Tensor | None, final: Tensor, wanted: set[int]
 ) -> tuple[list[Listed], list[Listed]]:
     """Stage 1's list and the served one."""
     rows = [row for row in candidates.items[0].tolist() if row]

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from corral.report import charts
-from corral.report.blocks import Block, Cell, Chart, Heading, Mark, Panel, Paragraph, Row, SideBySide, Table
-from corral.report.example_lists import Example, Item, Listed
-from corral.report.matching import Matched
-from corral.report.number_text import NOTHING, count, decimal
+from corral.report.blocks import Block, Heading, Mark, Panel, Paragraph, Row, SideBySide, Table
+from corral.report.example_lists import Example, Listed
+from corral.report.number_text import NOTHING, count, decimal, moved
 
 # Targets shown: a wholesaler takes a hundred items at once.
 TARGETS = 12
@@ -34,23 +30,10 @@ def examples_panel(examples: Sequence[Example], fused: bool) -> Panel:
     for number, example in enumerate(examples):
         blocks += _example(example, fused)
         if example.matched is not None:
-            blocks.append(_matching(f"matching-{number}", example.matched))
+            blocks.append(example.matched.chart(f"matching-{number}"))
     if not examples:
         blocks = [Paragraph("None were asked for.", Mark.NOTE)]
     return Panel("examples", "Examples", blocks)
-
-
-def _cell(item: Item) -> Cell:
-    return (item.title, item.id) if item.title else item.id
-
-
-def _name(item: Item) -> str:
-    return item.title or item.id
-
-
-def _moved(entry: Listed) -> str:
-    step = entry.retriever_place - entry.place
-    return f"▲ {step}" if step > 0 else f"▼ {-step}" if step < 0 else "="
 
 
 def _example(example: Example, fused: bool) -> list[Block]:
@@ -60,12 +43,12 @@ def _example(example: Example, fused: bool) -> list[Block]:
         if example.history_length > shown
         else ("all known items" if shown else "none")
     )
-    history = [Row((_cell(item), str(place - shown))) for place, item in enumerate(example.history)]
+    history = [Row((item.cell, str(place - shown))) for place, item in enumerate(example.history)]
     ranked = any(entry.logit is not None for entry in example.served)
     candidates = [
         Row(
             (
-                _cell(entry.item),
+                entry.item.cell,
                 str(entry.place),
                 decimal(entry.retriever_score, 3),
                 "✓" if entry.hit else "",
@@ -85,8 +68,8 @@ def _example(example: Example, fused: bool) -> list[Block]:
     served = [
         Row(
             (
-                _cell(entry.item),
-                (str(entry.place), _moved(entry)),
+                entry.item.cell,
+                (str(entry.place), moved(entry.retriever_place, entry.place)),
                 decimal(entry.retriever_score, 3),
                 *([decimal(entry.logit, 3)] if ranked else []),
                 *([decimal(entry.final_score, 3)] if fused else []),
@@ -104,7 +87,7 @@ def _example(example: Example, fused: bool) -> list[Block]:
     targets = [
         Row(
             (
-                _cell(each.item),
+                each.item.cell,
                 place(each.retriever_place),
                 place(each.served_place) if each.retriever_place else NOTHING,
             ),
@@ -143,40 +126,12 @@ def _example(example: Example, fused: bool) -> list[Block]:
     ]
 
 
-def _matching(name: str, found: Matched) -> Chart:
-    """The matching matrix as a heat map; names that stand twice are numbered."""
-    users = [f"user {user}" for user in found.users]
-    items = [f"{place}. {title}" for place, title in enumerate(found.items, 1)]
-    cells = [
-        {"user": user, "item": item, "interest": float(found.matrix[row, column])}
-        for row, user in enumerate(users)
-        for column, item in enumerate(items)
-    ]
-    row, column = (int(place) for place in np.unravel_index(found.matrix.argmax(), found.matrix.shape))
-    label = (
-        f"The matching matrix for {found.item}, the first of the served list: {len(users)} look-alike users by "
-        f"{len(items)} recall items; the greatest interest, {decimal(float(found.matrix[row, column]), 3)}, is "
-        f"{users[row]}'s in {found.items[column]}."
-    )
-    spec = charts.heat_map(
-        cells,
-        "item",
-        "user",
-        "interest",
-        label=label,
-        x_title="recall items",
-        y_title="look-alike users",
-        value_title="interest, G",
-    )
-    return Chart(name, f"Whom and what the ranker asked about {found.item}, and what it made of them", label, spec)
-
-
 def _mark(entry: Listed) -> Mark:
     return Mark.HIT if entry.hit else Mark.NONE
 
 
 def _hits(example: Example) -> str:
-    names, number = [_name(entry.item) for entry in example.served if entry.hit], len(example.targets)
+    names, number = [entry.item.name for entry in example.served if entry.hit], len(example.targets)
     taken = f"The user then took {count(number)} {'item' if number == 1 else 'items'}"
     if not names:
         return f"{taken}; none stands in the list shown."

@@ -22,6 +22,11 @@ def signed(value: float | None, places: int = 4) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{value:+,.{places}f}"
 
 
+def moved(before: int, now: int) -> str:
+    """How many places something went up or down a list."""
+    return f"▲ {before - now}" if now < before else f"▼ {now - before}" if now > before else "="
+
+
 def p_value(value: float) -> str:
     """A probability of a test; resamples say nothing beyond the fourth decimal."""
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"

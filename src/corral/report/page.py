@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from corral.report.blocks import Page, Panel, Part
@@ -23,6 +21,7 @@ from corral.report.protocol_panel import protocol_panel, settings_panel, time_pa
 from corral.report.run_report import RunReport
 from corral.report.slices_panel import lists_panel, slices_panel
 from corral.report.stages_panel import stages_panel
+from corral.report.templates import asset, security_policy, templates
 
 # The panels of every run, in their order on the page.
 PANELS = (
@@ -93,9 +92,9 @@ def chart_library() -> str:
     return str(vl_convert.javascript_bundle(vl_version=f"v{version}"))  # type: ignore[call-arg]
 
 
-def in_script(text: str) -> str:
-    """JSON that cannot end the script element it stands in, whatever strings it holds."""
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def programs(library: str) -> list[str]:
+    """The scripts that draw a page's charts: the library, and what calls it; each as the text of a script element."""
+    return [_program(library), _program(asset("page.js"))]
 
 
 def _program(source: str) -> str:
@@ -124,29 +123,18 @@ def render(page: Page, library: str) -> str:
         page: what to show.
         library: see :func:`chart_library`.
     """
-    import jinja2
     from markupsafe import Markup
 
-    assets = files("corral.report") / "assets"
-    texts = {name: (assets / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-    def specification(spec: object) -> Markup:
-        return Markup(in_script(json.dumps(spec, allow_nan=False, ensure_ascii=False, separators=(",", ":"))))
-
-    environment.filters["specification"] = specification
-    scripts = [_program(library), _program(texts["page.js"])]
-    policy = (
-        f"default-src 'none'; script-src {' '.join(map(_fingerprint, scripts))}; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    return environment.from_string(texts["page.html"]).render(
-        page=page,
-        css=Markup(texts["page.css"]),
-        scripts=[Markup(script) for script in scripts],
-        policy=policy,
+    scripts = programs(library)
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            page=page,
+            css=Markup(asset("page.css")),
+            scripts=[Markup(script) for script in scripts],
+            policy=security_policy(" ".join(map(_fingerprint, scripts)), "'none'"),
+        )
     )
 
 

@@ -29,6 +29,7 @@ from corral.data.tables import Tables
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
+from corral.ranking.held_out_correction import HeldOutCorrection
 from corral.retrieval.faiss_index import open_index
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files, write_manifest
@@ -172,7 +173,14 @@ def load_weights(path: Path, module: nn.Module) -> None:
         if isinstance(part, Tables)
         for buffer in part._buffers
     }
-    wrong = [f"{name} is not in the file" for name in wanted if name not in weights]
+    # Bundles of before there was a correction have none: it then changes nothing.
+    later = {
+        f"{name}.{buffer}"
+        for name, part in module.named_modules()
+        if isinstance(part, HeldOutCorrection)
+        for buffer in part._buffers
+    }
+    wrong = [f"{name} is not in the file" for name in wanted if name not in weights and name not in later]
     wrong += [f"{name} is not in the module" for name in weights if name not in wanted]
     for name in weights.keys() & wanted.keys():
         mine, theirs = wanted[name], weights[name]

@@ -162,6 +162,38 @@ class TwoStageRecommender:
                     return tensor.device
         return torch.device("cpu")
 
+    def varied(self, *, ranker: Ranker | None, num_candidates: int) -> TwoStageRecommender:
+        """The same parts with another ranker and number of candidates, to be asked and not to be saved."""
+        return TwoStageRecommender(
+            self.tables,
+            self.retriever,
+            self.index,
+            self.popularity,
+            ranker=ranker,
+            mixture=self.mixture,
+            calibration=self.calibration,
+            num_candidates=num_candidates,
+            serve_by=self.serve_by,
+            history_length=self.history_length,
+            batch_size=self.batch_size,
+            repeats=self.repeats,
+        )
+
+    def query(
+        self,
+        users: Ids,
+        *,
+        history: Sequence[Sequence[Any] | None] | None = None,
+        recent: Mapping[Any, Sequence[Any]] | None = None,
+        time: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Query:
+        """What :meth:`recommend` asks the models, of the same arguments; on their device."""
+        user_ids, rows = _numbered(self.tables.users, users)
+        given = GivenHistories(self.tables.items, history, len(rows))
+        known = self._known(rows, self._later(user_ids, recent), given, slice(None))
+        return self._query(rows, known, time, features or {}).to(self.device)
+
     @torch.no_grad()
     def recommend(
         self,
@@ -210,12 +242,8 @@ class TwoStageRecommender:
         with evaluation_mode(self.retriever, self.ranker):
             for start in range(0, len(rows) if width else 0, self.batch_size):
                 block = slice(start, start + self.batch_size)
-                latest = self._latest(rows[block], later, block)
-                replaced = given.lengths[block] > 0
-                if replaced.any():
-                    latest[replaced] = given.gather(block, self.history_length)[replaced]
                 own = {name: value[block] for name, value in (features or {}).items()}
-                query = self._query(rows[block], latest, time, own)
+                query = self._query(rows[block], self._known(rows[block], later, given, block), time, own)
                 exclude = self._seen(rows[block], (later, given), block) if hide_seen else None
                 fallback[block] = ColdStartChannel.cold(query).numpy()
                 lists, explanation = self._two_stages(query, width, exclude, mask, explain)
@@ -279,6 +307,16 @@ class TwoStageRecommender:
         joined = np.concatenate([stored, later.gather(block, self.history_length)], axis=1)
         padding_first = np.argsort(joined != 0, axis=1, kind="stable")
         return np.take_along_axis(joined, padding_first, axis=1)[:, -self.history_length :]
+
+    def _known(
+        self, rows: np.ndarray, later: GivenHistories, given: GivenHistories, block: slice | np.ndarray
+    ) -> np.ndarray:
+        """The histories [B, L] that the models see of user rows [B]: the given ones, or the latest."""
+        latest = self._latest(rows, later, block)
+        replaced = given.lengths[block] > 0
+        if replaced.any():
+            latest[replaced] = given.gather(block, self.history_length)[replaced]
+        return latest
 
     def _query(self, rows: np.ndarray, history: np.ndarray, time: int | None, features: Mapping[str, Tensor]) -> Query:
         """What the models are asked, on the CPU."""

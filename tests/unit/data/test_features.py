@@ -106,3 +106,10 @@ def test_multi_matches_a_plain_loop(lists: list) -> None:
 def test_unusable_types_say_what_to_do(values: list) -> None:
     with pytest.raises(ValueError, match=r"feature column 'bad' has type .* cast it"):
         _build({"bad": values})
+
+
+def test_titles_are_the_first_text() -> None:
+    table = _build({"brand": ["b", "a", "c"], "title": ["z", "x", "y"], "note": ["", "n", ""]}, texts=("title", "note"))
+    assert table.titles is not None
+    assert table.titles.to_pylist() == ["", "", "x", "", "z"]
+    assert _build({"brand": ["b", "a", "c"]}).titles is None

@@ -132,3 +132,10 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"ids\.arrow: damaged"):
         Vocabulary.open(path)
+
+
+def test_the_id_that_a_text_means() -> None:
+    assert Vocabulary.of(pl.Series([5, 7])).parse("7", "item") == 7
+    assert Vocabulary.of(pl.Series(["5", "x"])).parse("7", "item") == "7"
+    with pytest.raises(ValueError, match="item 'x': the ids of this data set are whole numbers"):
+        Vocabulary.of(pl.Series([5, 7])).parse("x", "item")

@@ -380,3 +380,29 @@ def test_repeats_are_recommended_where_the_system_was_judged_with_them(system: S
     shown = system.recommender(repeats=True).recommend(["u03"], everything)
     assert shown.counts[0] == everything > hidden.counts[0]
     assert system.recommender(repeats=True).recommend(["u03"], everything, filter_seen=True).item_ids == hidden.item_ids
+
+
+def test_the_query_is_what_the_models_are_asked(system: SmallSystem) -> None:
+    recommender = system.recommender(history_length=4)
+    query = recommender.query(
+        ["u03", "u04", "nobody"], history=[None, ["i02", "what", "i05"], None], recent={"u03": ["i07"]}, time=9
+    )
+    kept = stored(system, "u03")[-3:]
+    assert query.user.tolist() == [5, 6, 1]
+    assert query.history.tolist() == [[*kept, 9], [0, 0, 4, 7], [0, 0, 0, 0]]
+    assert query.time.tolist() == [9, 9, 9]
+    assert query.event.tolist() == [-1, -1, -1]
+
+
+def test_a_varied_recommender_has_the_same_parts(system: SmallSystem) -> None:
+    whole = system.recommender(num_candidates=10, repeats=True, mixture=Mixture(0.3))
+    few = whole.varied(ranker=whole.ranker, num_candidates=4)
+    first = whole.recommend(USERS, 10, explain=True)
+    found = few.recommend(USERS, 4, explain=True)
+    assert first.explanation is not None
+    for place, items in enumerate(found.item_ids):
+        ranks = first.explanation.retriever_ranks[place]
+        assert set(items) == {item for item, rank in zip(first.item_ids[place], ranks, strict=True) if rank <= 4}
+    assert (found.served_by, whole.num_candidates, few.repeats) == ("fused", 10, True)
+    again = whole.varied(ranker=whole.ranker, num_candidates=10).recommend(USERS, 10)
+    assert again.item_ids == first.item_ids

@@ -21,7 +21,7 @@ from corral.serving.http.answers import (
     SimilarAnswer,
     StateAnswer,
 )
-from corral.serving.http.bodies import EventsBody, PredictBody, RecommendBody, SimilarBody
+from corral.serving.http.bodies import EventsBody, PredictBody, RecommendBody, SimilarBody, faults
 from corral.serving.http.body_limit import BodyLimit
 from corral.serving.http.checks import RefusedError
 from corral.serving.http.limits import Limits
@@ -44,7 +44,6 @@ DAMAGED: dict[int | str, dict[str, Any]] = {
     409: {"model": Problem, "description": "A reload is under way, or the bundle was refused: the old one stays."}
 }
 UNAUTHORISED: dict[int | str, dict[str, Any]] = {401: {"model": Problem, "description": "Without a known token."}}
-MOST_FAULTS, MOST_CHARACTERS = 5, 200
 
 
 def make_app(
@@ -57,6 +56,8 @@ def make_app(
         events: where live events are kept; the caller closes it.
         tokens: bearer tokens, any of which is needed for everything but health and readiness; none = open to all.
         limits: of size, time and waiting.
+
+    Whoever adds pages to the application finds the ``Service`` at ``app.state.service``.
     """
     limits, metrics = limits or Limits(), Metrics()
     service = Service(bundles, events, limits, metrics)
@@ -70,6 +71,7 @@ def make_app(
     app = FastAPI(
         title="corral", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, responses=REFUSALS
     )
+    app.state.service = service
     _answer_errors(app)
     app.add_middleware(BodyLimit, most_bytes=limits.body_bytes, seconds=limits.seconds)
     if tokens:
@@ -139,7 +141,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _problem(422, _faults(error))
+        return _problem(422, faults(error.errors()))
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> JSONResponse:
@@ -176,11 +178,3 @@ def _problem(status: int, detail: str, retry: bool = False) -> JSONResponse:
     # A lone surrogate, which JSON allows, has no bytes.
     text = detail.encode("utf-8", "replace").decode()
     return JSONResponse({"detail": text}, status, {"retry-after": "1"} if retry else None)
-
-
-def _faults(error: RequestValidationError) -> str:
-    """Where a body is wrong and how, in bounded length whatever was sent."""
-    faults = error.errors()
-    lines = [f"{'.'.join(map(str, one['loc']))[:MOST_CHARACTERS]}: {one['msg'][:MOST_CHARACTERS]}" for one in faults]
-    more = f"; and {len(lines) - MOST_FAULTS} more" if len(lines) > MOST_FAULTS else ""
-    return "; ".join(lines[:MOST_FAULTS]) + more

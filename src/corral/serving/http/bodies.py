@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +14,7 @@ MOST_HISTORY = 1_000
 MOST_IDS = 10_000
 MOST_EVENTS = 1_000
 MOST_FEATURES = 100
+MOST_FAULTS, MOST_CHARACTERS = 5, 200
 
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Id = Int64 | Annotated[str, Field(min_length=1, max_length=256)]
@@ -105,3 +107,10 @@ class EventsBody(Body):
     """New events, of one user or many."""
 
     events: Annotated[list[EventBody], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+def faults(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Where a body is wrong and how, in bounded length whatever was sent; of pydantic's errors."""
+    lines = [f"{'.'.join(map(str, one['loc']))[:MOST_CHARACTERS]}: {one['msg'][:MOST_CHARACTERS]}" for one in errors]
+    more = f"; and {len(lines) - MOST_FAULTS} more" if len(lines) > MOST_FAULTS else ""
+    return "; ".join(lines[:MOST_FAULTS]) + more

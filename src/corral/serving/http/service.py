@@ -83,19 +83,19 @@ class Service:
         bundle = self.bundles.current
         checks.check_predict(bundle, body)
         size = 1 + len(body.pairs) // bundle.recommender.num_candidates
-        return await self._call(partial(_predict, bundle, body, self.events), size)
+        return await self.call(partial(_predict, bundle, body, self.events), size)
 
     async def similar_items(self, body: SimilarBody) -> SimilarAnswer:
         """Items like others."""
         bundle = self.bundles.current
         checks.check_similar(bundle.recommender.tables.items, body, "item")
-        return await self._call(partial(_similar, bundle, bundle.recommender.similar_items, body), len(body.ids))
+        return await self.call(partial(_similar, bundle, bundle.recommender.similar_items, body), len(body.ids))
 
     async def similar_users(self, body: SimilarBody) -> SimilarAnswer:
         """Users like others, as of the export."""
         bundle = self.bundles.current
         checks.check_similar(bundle.recommender.tables.users, body, "user")
-        return await self._call(partial(_similar, bundle, bundle.recommender.similar_users, body), len(body.ids))
+        return await self.call(partial(_similar, bundle, bundle.recommender.similar_users, body), len(body.ids))
 
     async def append(self, body: EventsBody) -> EventsAnswer:
         """Keeps events; they are used by every answer that is begun after this one."""
@@ -153,7 +153,12 @@ class Service:
         self.events.append([event for events in jobs for event in events])
         return [None] * len(jobs)
 
-    async def _call(self, call: Callable[[], Answer], size: int) -> Answer:
+    async def call(self, call: Callable[[], Answer], size: int) -> Answer:
+        """What a call answers that asks the models, in their thread; ``size``: how many lists it is worth.
+
+        Raises:
+            BusyError, TimeoutError: there is no answer in time.
+        """
         return await self._within(self._calls.ask(call, size))
 
     async def _within(self, answer: Awaitable[Answer]) -> Answer:

@@ -1,0 +1,1 @@
+"""The studio: one user's list, taken apart and changed, in a browser"""
