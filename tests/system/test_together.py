@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import corral.cli.fit_objective
@@ -31,11 +33,12 @@ from corral.data.split import Part
 from corral.data.synthetic import checkerboard_world, markov_world
 from corral.evaluation.result import Evaluation
 from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.held_out_correction import HeldOutCorrection
 from corral.ranking.joined_evidence import JoinedEvidence
 from corral.ranking.linear_evidence import LinearEvidence
 from corral.rar.ranker import RarRanker
 from corral.sampling.top_k import TopKRandomSampler
-from corral.serving.bundle import load_bundle, save_bundle
+from corral.serving.bundle import load_bundle, load_weights, save_bundle
 from corral.serving.new_items import add_items
 from corral.serving.recommendations import Recommendations
 from corral.serving.recommender import TwoStageRecommender
@@ -172,6 +175,12 @@ def test_a_corrected_ranker_is_served_as_it_was_judged(train: Trainer, recipe: s
     ranker.correction.set(torch.tensor(0.5), torch.linspace(-1, 1, len(ranker.correction.weight)))
     save_bundle(run.experiment.directory / "again", run.recommender, data_name="walks", data_hash="")
     assert_same_answers(run.recommender, load_bundle(run.experiment.directory / "again", build_part))
+    # A bundle of before there was a correction: it changes nothing.
+    old = {name: value for name, value in ranker.state_dict().items() if not name.startswith("correction.")}
+    save_file(old, run.experiment.directory / "old.safetensors")
+    (fresh := copy.deepcopy(ranker)).correction = HeldOutCorrection(len(ranker.correction.weight))
+    load_weights(run.experiment.directory / "old.safetensors", fresh)
+    assert not fresh.correction.fitted
     query = Query(torch.tensor([2]), torch.tensor([-1]), torch.tensor([[3, 5]]), torch.tensor([0]))
     items, scores = torch.tensor([[4, 6]]), torch.tensor([[0.3, 0.1]])
     ranker.ranker.eval()
