@@ -93,7 +93,7 @@ class LinearItems(Tables):
         matrix = csr_array((np.ones(len(own)), own, offsets), shape=(dataset.n_users, len(kept) + 1))
         inverse = _inverse(matrix, regularisation)
         share = np.concatenate([_share(matrix[at : at + _USERS], inverse) for at in range(0, dataset.n_users, _USERS)])
-        found = (inverse.astype(np.float32), place, own, offsets, share.astype(np.float32))
+        found = (np.ascontiguousarray(inverse, np.float32), place, own, offsets, share.astype(np.float32))
         return cls(*(torch.from_numpy(column) for column in found))
 
     @classmethod
