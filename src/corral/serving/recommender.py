@@ -34,6 +34,7 @@ from corral.serving.histories import UserHistories
 from corral.serving.pair_blocks import pair_blocks
 from corral.serving.recommendations import Neighbours, PredictionKind, Predictions, Recommendations
 from corral.serving.similarity import Cosines
+from corral.serving.slate_rules import Slates, SlateRules
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class TwoStageRecommender:
       for a user, the stored one is used.
     - Recent events of a user, known or not, follow the stored ones; ``filter_seen`` hides their items too.
     - k above what is left by the filters: what there is; lists end in None, ``counts`` and ``short`` say so.
-      k below 1: ValueError. While k items remain, k are returned, whatever is filtered.
+      k below 1: ValueError. While k items remain, k are returned, whatever is filtered, and whatever a slate asks.
     - Users and items have features that are missing: the models' own missing values, never an error.
     - New items: see ``add_items``.
     - Equal scores are ordered by item row (that is, by external id) ascending.
@@ -175,6 +176,7 @@ class TwoStageRecommender:
         recent: Mapping[Any, Sequence[Any]] | None = None,
         time: int | None = None,
         features: Mapping[str, Tensor] | None = None,
+        slate: SlateRules | None = None,
         explain: bool = False,
     ) -> Recommendations:
         """The k best items for each user.
@@ -191,6 +193,8 @@ class TwoStageRecommender:
                 catalogue lacks are ignored.
             time: of the request, in the data set's unit; None = the time of the export's latest event.
             features: request features by name, each [B, ...], for rankers that were trained with them.
+            slate: rules for each list as a whole: diversity, at most so many of a kind, so many new items. With
+                diversity a list is in the order of MMR, no longer of its scores.
             explain: keep what both stages said of each item, and the history items closest to it.
 
         Raises:
@@ -207,6 +211,11 @@ class TwoStageRecommender:
         explanations = []
         fallback = np.zeros(len(rows), dtype=bool)
         mask = allow_mask(self.tables.items, allow, deny)
+        mask = None if mask is None else mask.to(self.device)
+        slates = None
+        if slate is not None:
+            counts, indexed = self.popularity.counts, self.index.items.to(self.device)
+            slates = slate.slates(self.tables.items, self.tables.item_features, counts, indexed)
         with evaluation_mode(self.retriever, self.ranker):
             for start in range(0, len(rows) if width else 0, self.batch_size):
                 block = slice(start, start + self.batch_size)
@@ -218,7 +227,7 @@ class TwoStageRecommender:
                 query = self._query(rows[block], latest, time, own)
                 exclude = self._seen(rows[block], (later, given), block) if hide_seen else None
                 fallback[block] = ColdStartChannel.cold(query).numpy()
-                lists, explanation = self._two_stages(query, width, exclude, mask, explain)
+                lists, explanation = self._two_stages(query, width, exclude, mask, slates, explain)
                 items[block], scores[block] = lists.items.numpy(), lists.scores.numpy()
                 if explanation is not None:
                     explanations.append(explanation)
@@ -239,13 +248,34 @@ class TwoStageRecommender:
         )
 
     def _two_stages(
-        self, query: Query, k: int, exclude: Tensor | None, mask: Tensor | None, explain: bool
+        self,
+        query: Query,
+        k: int,
+        exclude: Tensor | None,
+        mask: Tensor | None,
+        slates: Slates | None,
+        explain: bool,
     ) -> tuple[Candidates, Explanation | None]:
         """The served lists [B, k], on the CPU in float64, and what is to be said of them."""
         query = query.to(self.device)
         wide = min(max(k, self.num_candidates), len(self.tables.items) - FIRST_ROW)
         hidden = None if exclude is None else exclude.to(self.device)
-        found = self._channel.recall(query, wide, hidden, None if mask is None else mask.to(self.device))
+        if slates is None:
+            found = self._channel.recall(query, wide, hidden, mask)
+        else:
+            found = slates.pool(self._channel.recall, query, k, wide, hidden, mask)
+        final, logits = self._final_scores(query, found, explain)
+        if slates is None:
+            order = ranking_order(found.items, final)[:, :k]
+        else:
+            order = slates.order(found, final, k, self.retriever)
+        served = Candidates(found.items.gather(1, order).cpu(), final.gather(1, order).cpu())
+        if not explain:
+            return served, None
+        return served, Explanation.of(self.retriever, query.history, found, logits, order)
+
+    def _final_scores(self, query: Query, found: Candidates, explain: bool) -> tuple[Tensor, Tensor | None]:
+        """What lists are ordered by [B, N], float64, -inf at padding; and the ranker's logits where it was asked."""
         logits = None
         final = found.scores.double()
         if self.ranker is not None and (explain or self.serve_by is not Stage.RETRIEVER):
@@ -255,12 +285,7 @@ class TwoStageRecommender:
             elif self.serve_by is Stage.FUSED:
                 assert self.mixture is not None
                 final = self.mixture(found.scores, logits, found.mask).double()
-        final = final.masked_fill(~found.mask, -torch.inf)
-        order = ranking_order(found.items, final)[:, :k]
-        served = Candidates(found.items.gather(1, order).cpu(), final.gather(1, order).cpu())
-        if not explain:
-            return served, None
-        return served, Explanation.of(self.retriever, query.history, found, logits, order)
+        return final.masked_fill(~found.mask, -torch.inf), logits
 
     def _stored(self, rows: np.ndarray) -> np.ndarray:
         """The stored histories [B, L] of user rows [B]."""
@@ -387,12 +412,6 @@ class TwoStageRecommender:
                     vectors.append(self.retriever.encode_queries(query).cpu())
             self._user_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]), torch.from_numpy(rows))
         return _neighbours(self.tables.users, users, k, self._user_cosines)
-
-
-def _some(query: Query, keep: Tensor) -> Query:
-    """The queries where ``keep`` [B] is true."""
-    features = {name: value[keep] for name, value in query.features.items()}
-    return Query(query.user[keep], query.event[keep], query.history[keep], query.time[keep], features)
 
 
 def _checked_k(k: int) -> int:
