@@ -34,7 +34,7 @@ from corral.serving.histories import UserHistories
 from corral.serving.pair_blocks import pair_blocks
 from corral.serving.recommendations import Neighbours, PredictionKind, Predictions, Recommendations
 from corral.serving.similarity import Cosines
-from corral.serving.slate_rules import Slates, SlateRules
+from corral.serving.slate_rules import SlateRules, Slates
 
 
 @dataclass(frozen=True)

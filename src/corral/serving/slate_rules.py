@@ -50,7 +50,9 @@ class SlateRules:
         if not 0.0 <= self.diversity <= 1.0:
             raise ValueError(f"diversity {self.diversity}: must lie in 0..1 (0: the order of the scores)")
         if self.at_most is not None and self.at_most[1] < 1:
-            raise ValueError(f"at_most {self.at_most[0]}={self.at_most[1]}: a list must be allowed at least 1 of a value")
+            raise ValueError(
+                f"at_most {self.at_most[0]}={self.at_most[1]}: a list must be allowed at least 1 of a value"
+            )
         if self.min_new < 0:
             raise ValueError(f"min_new {self.min_new}: must be at least 0")
 

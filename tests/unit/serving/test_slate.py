@@ -113,7 +113,9 @@ def test_mmr_of_three() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_the_scale_of_the_scores_does_not_matter(scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    scores = functional.pad(torch.randn(5, 12, generator=generator).sort(descending=True).values, (0, 1), value=-torch.inf)
+    scores = functional.pad(
+        torch.randn(5, 12, generator=generator).sort(descending=True).values, (0, 1), value=-torch.inf
+    )
     items = functional.pad(torch.arange(2, 14).expand(5, -1), (0, 1))
     vectors = functional.normalize(torch.randn(5, 13, 4, generator=generator), dim=2)
     plain = choose_slate(Candidates(items, scores), 6, diversity=0.5, vectors=vectors)

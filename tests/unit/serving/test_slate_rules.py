@@ -83,7 +83,9 @@ def test_new_items_are_those_without_train_events_unless_named() -> None:
     recommender = system.recommender(num_candidates=3)
     for ids in shown(recommender.recommend(USERS, 4, slate=SlateRules(min_new=3))):
         assert len(set(ids) & fresh) >= 3
-    for ids in shown(recommender.recommend(USERS, 4, slate=SlateRules(min_new=1, new=["i07", "gone"]), filter_seen=False)):
+    for ids in shown(
+        recommender.recommend(USERS, 4, slate=SlateRules(min_new=1, new=["i07", "gone"]), filter_seen=False)
+    ):
         assert "i07" in ids
 
 
