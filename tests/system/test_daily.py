@@ -3,16 +3,21 @@ lists judged."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from corral.cli.experiment import Experiment
 from corral.cli.main import main
-from corral.cli.run import open_recommender
+from corral.cli.retriever_stage import served_channel
+from corral.cli.run import open_models, open_recommender
 from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
+from corral.data.split import Part
 from corral.data.synthetic import markov_world
 
 RECIPE = """
@@ -109,3 +114,110 @@ def test_requests_for_lists_that_are_refused(run: Path, tmp_path: Path, capsys: 
         (("--user", 1, "--new", "1004"), "--min-new"),
     ):
         assert message in corral(capsys, "recommend", run, *words, code=2)
+
+
+def test_candidates_re_ranked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bundle's own candidates come back in its order; strangers get the stated answers."""
+    recommender = open_recommender(run)
+    users = recommender.tables.users.ids.to_pylist()
+    served = recommender.recommend(users, recommender.num_candidates).to_frame()
+    given, out = tmp_path / "theirs.csv", tmp_path / "ours.parquet"
+    served.sample(fraction=1.0, shuffle=True, seed=0).select("user_id", "item_id").write_csv(given)
+    with given.open("a") as stream:
+        stream.write("777777,1003\n777777,9999\n777777,1001\n")
+    said = corral(capsys, "rerank", run, "--candidates", given, "--out", out)
+    assert f"{len(users) + 1} lists, 1 of them of users the bundle does not know" in said
+    found = pl.read_parquet(out)
+    ours = found.filter(pl.col("user_id") != 777777).sort("user_id", "rank")
+    assert ours["item_id"].equals(served.sort("user_id", "rank")["item_id"])
+    stranger = found.filter(pl.col("user_id") == 777777)
+    assert stranger["item_id"].to_list()[2] == 9999
+    assert stranger["score"].null_count() == 1
+    assert stranger["fallback"].all()
+    corral(capsys, "rerank", run, "--candidates", given, "--out", tmp_path / "top.csv", "-k", 3)
+    top = pl.read_csv(tmp_path / "top.csv")
+    assert top.sort("user_id", "rank")["item_id"].equals(
+        found.filter(pl.col("rank") <= 3).sort("user_id", "rank")["item_id"]
+    )
+    given.write_text("user_id,item_id\n5,1003\n5,1003\n")
+    said = corral(capsys, "rerank", run, "--candidates", given, "--out", out, code=2)
+    assert f"{given}, line 3, column 'item_id': '1003': stands twice" in said
+
+
+def test_lists_of_another_system_are_judged_as_the_runs_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lists that hold every target first are perfect; a missing user finds nothing; the targets are the run's."""
+    own = json.loads(corral(capsys, "evaluate", run, "-q", "--json"))
+    experiment = Experiment.open(run, quiet=True)
+    asked = experiment.targets(Part.TEST)
+    users, items = experiment.dataset.users, experiment.dataset.items
+    owner = asked.user.repeat(asked.offsets[1:] - asked.offsets[:-1])
+    rows = pl.DataFrame({"user_id": users.external(owner), "item_id": items.external(asked.items)}).unique()
+    path = tmp_path / "perfect.csv"
+    rows.write_csv(path)
+    perfect = json.loads(corral(capsys, "evaluate", run, "--lists", path, "--json", "--out", tmp_path / "judged", "-q"))
+    assert perfect["protocol"] == own["protocol"]
+    assert perfect["metrics"]["recall@100"] == 1.0
+    assert perfect["system"]["lists"]["asked_without_list"] == 0
+    assert (tmp_path / "judged" / "evaluation.json").is_file()
+    without = rows.filter(pl.col("user_id") != rows["user_id"][0])
+    pl.concat([without, pl.DataFrame({"user_id": [777777], "item_id": [1003]})]).write_csv(path)
+    less = json.loads(corral(capsys, "evaluate", run, "--lists", path, "--json", "-q"))
+    queries = (asked.user == users.rows([rows["user_id"][0]])[0]).sum()
+    assert less["metrics"]["recall@100"] == pytest.approx(1.0 - queries / len(asked))
+    assert less["system"]["lists"] | {"longest_list": 0} == {
+        "file": "perfect.csv",
+        "users": rows["user_id"].n_unique(),
+        "users_not_in_data": 1,
+        "asked_without_list": 1,
+        "skipped_rows": 0,
+        "longest_list": 0,
+    }
+    said = corral(capsys, "evaluate", run, "--lists", path, "-q")
+    assert "The funnel" in said
+    assert "Protocol: " in said
+
+
+def test_the_runs_own_lists_earn_what_the_run_earns(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stage 1 as a file of lists: of users asked once, whose lists are as of that query, every metric is the same."""
+    experiment = Experiment.open(run, quiet=True)
+    models = open_models(run, "cpu")
+    asked = experiment.targets(Part.TEST)
+    first = asked.only(np.unique(asked.user, return_index=True)[1])
+    batch = first.batch(np.arange(len(first)))
+    found = served_channel(experiment, models.retriever).recall(batch.query, ITEMS, batch.exclude)
+    owner, place = found.mask.numpy().nonzero()
+    users, items = experiment.dataset.users, experiment.dataset.items
+    lists = pl.DataFrame(
+        {
+            "user_id": users.external(first.user[owner]),
+            "item_id": items.external(found.items.numpy()[owner, place]),
+            "score": found.scores.numpy()[owner, place].astype(float),
+        }
+    )
+    path = tmp_path / "lists.parquet"
+    lists.write_parquet(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "targets", lambda self, part: first)
+        theirs = json.loads(corral(capsys, "evaluate", run, "--lists", path, "--json", "-q"))["metrics"]
+        ours = json.loads(corral(capsys, "evaluate", run, "--json", "-q"))["metrics"]
+    same = [name for name in theirs if name.startswith("retriever/")]
+    assert len(same) > 20
+    assert {name: theirs[name] for name in same} == pytest.approx({name: ours[name] for name in same})
+
+
+def test_lists_that_cannot_be_judged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lists.csv"
+    for rows, message in (
+        ("1,1003\n1,9999\n", "line 3, column 'item_id': '9999': no such item in the data set"),
+        ("1,1003\n1,1003\n", "line 3, column 'item_id': '1003': stands twice"),
+        ("777777,1003\n", "none of its 1 users is in data, first 777777"),
+    ):
+        path.write_text("user_id,item_id\n" + rows)
+        assert message in corral(capsys, "evaluate", run, "--lists", path, "-q", code=2)
+    path.write_text("user_id,item_id\n1,1003\n1,9999\n")
+    corral(capsys, "evaluate", run, "--lists", path, "-q", "--skip-bad-rows")
+    assert "--skip-bad-rows is for --lists" in corral(capsys, "evaluate", run, "-q", "--skip-bad-rows", code=2)

@@ -18,7 +18,7 @@ from corral.data.candidates import Candidates
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 from corral.evaluation.calibration import Calibration
-from corral.evaluation.metrics import ranking_order
+from corral.evaluation.metrics import ranked, ranking_order
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
 from corral.ranking.evidence import ReadsScores
@@ -287,6 +287,82 @@ class TwoStageRecommender:
                 final = self.mixture(found.scores, logits, found.mask).double()
         return final.masked_fill(~found.mask, -torch.inf), logits
 
+    @torch.no_grad()
+    def rerank(
+        self,
+        users: Ids,
+        candidates: Sequence[Sequence[Any]],
+        k: int | None = None,
+        *,
+        recent: Mapping[Any, Sequence[Any]] | None = None,
+        time: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Recommendations:
+        """Each user's own candidates, from whatever system, in the order in which this one would serve them.
+
+        Stage 1 scores the given items instead of searching; all else is as in ``recommend``: the ranker, the
+        mixture (standardised over the user's candidates), the order of equal scores. The candidates of
+        ``recommend`` come back in its order. Nothing is filtered: who gives a seen item gets it back.
+
+        Fixed answers (all tested): items that the catalogue lacks stand last, in the order given, with score NaN.
+        Users without a history are scored by train counts and the ranker, as in ``recommend``; ``fallback`` says so.
+        Fewer candidates than k: all of them.
+
+        Args:
+            users: external user ids [B].
+            candidates: external item ids for each user, in any order, none twice in a list.
+            k: list length; None = all that is given.
+            recent: events after the export; as in ``recommend``.
+            time: of the request; as in ``recommend``.
+            features: request features by name; as in ``recommend``.
+
+        Raises:
+            ValueError: k below 1, ids of the wrong type, an item twice in a list, or not one list a user.
+        """
+        user_ids, rows = _numbered(self.tables.users, users)
+        given = GivenHistories(self.tables.items, candidates, len(rows), what="candidates")
+        for user, ids in zip(user_ids, candidates, strict=True):
+            if len(set(ids)) < len(ids):
+                raise ValueError(f"candidates of user {user!r}: an item stands in them twice; give each once")
+        lengths = given.lengths + given.ignored
+        longest = int(lengths.max(initial=0))
+        k = max(longest, 1) if k is None else _checked_k(k)
+        width = min(k, longest)
+        later = self._later(user_ids, recent)
+        item_ids: list[list[Any]] = []
+        scores = np.full((len(rows), width), -np.inf)
+        fallback = np.zeros(len(rows), dtype=bool)
+        with evaluation_mode(self.retriever, self.ranker):
+            for start in range(0, len(rows), self.batch_size):
+                block = slice(start, start + self.batch_size)
+                own = {name: value[block] for name, value in (features or {}).items()}
+                query = self._query(rows[block], self._latest(rows[block], later, block), time, own).to(self.device)
+                fallback[block] = ColdStartChannel.cold(query).cpu().numpy()
+                items = torch.from_numpy(given.gather(block, None)).to(self.device)
+                stage1 = self._channel.score(query, items).masked_fill(items == 0, -torch.inf)
+                found = ranked(items, stage1)
+                final, _ = self._final_scores(query, found, explain=False)
+                lists = ranked(found.items, final).top(width)
+                shown = np.zeros((len(query), width), dtype=np.int64)
+                shown[:, : lists.items.shape[1]] = lists.items.cpu().numpy()
+                item_ids += _external(self.tables.items, shown)
+                scores[block, : lists.items.shape[1]] = lists.scores.cpu().numpy()
+        counts = np.minimum(lengths, width)
+        for place, unknown in given.unknown.items():
+            first = min(int(given.lengths[place]), width)
+            item_ids[place][first : counts[place]] = unknown[: counts[place] - first]
+            scores[place, first : counts[place]] = np.nan
+        return Recommendations(
+            user_ids=user_ids,
+            item_ids=item_ids,
+            scores=scores,
+            counts=counts,
+            requested=k,
+            served_by=self.serve_by.value,
+            fallback=fallback,
+            ignored_history=np.zeros(len(rows), dtype=np.int64),
+        )
+
     def _stored(self, rows: np.ndarray) -> np.ndarray:
         """The stored histories [B, L] of user rows [B]."""
         return self.tables.histories.gather(rows, self.history_length)
@@ -375,8 +451,7 @@ class TwoStageRecommender:
     def _answer(self, query: Query, items: Tensor) -> Tensor:
         """Probabilities, logits or scores [B, N] of item rows [B, N]."""
         if self.ranker is None:
-            vectors = self.retriever.encode_items(items)
-            return torch.einsum("bnd,bd->bn", vectors, self.retriever.encode_queries(query))
+            return self._channel.channel.score(query, items)
         return self.calibration(self.ranker(query, items))
 
     @torch.no_grad()
