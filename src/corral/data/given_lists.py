@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from corral.data.event_check import ID_COLUMNS, require_columns
-from corral.data.id_check import check_ids
+from corral.data.id_check import check_ids_like
 from corral.data.skipped_rows import Problems, SkippedRows
 from corral.data.table_files import load_table
 from corral.data.vocabulary import UNKNOWN, Vocabulary
@@ -65,12 +65,7 @@ def read_lists(
     problems = Problems(loaded.source, loaded.line_of, {})
     columns = []
     for name, vocabulary in zip(ID_COLUMNS, (users, items), strict=True):
-        ids = check_ids(loaded.frame[name], name, problems, loaded.is_text)
-        kind = pl.Int64 if vocabulary.id_type == "int64" else pl.String
-        cast = ids.cast(kind, strict=False)
-        bad = ids.is_not_null() & cast.is_null()
-        problems.add(bad, name, loaded.frame[name], "the ids of this data set are whole numbers")
-        columns.append(cast)
+        columns.append(check_ids_like(loaded.frame[name], name, problems, vocabulary.id_type, loaded.is_text))
     if refuse_unknown_items:
         unknown = pl.Series(items.rows(columns[1]) == UNKNOWN) & columns[1].is_not_null()
         problems.add(unknown, "item_id", loaded.frame["item_id"], "no such item in the data set")

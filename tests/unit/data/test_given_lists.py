@@ -37,6 +37,7 @@ def test_scores_decide_and_equal_ones_keep_the_order_of_the_rows(tmp_path: Path)
 
 def test_ids_get_the_type_of_the_data_set(tmp_path: Path) -> None:
     assert lists_of(read(tmp_path, "user_id,item_id\n2,1\n2,2\n", NAMES)) == {2: ["1", "2"]}
+    assert lists_of(read(tmp_path, "user_id,item_id\n2,1.0\n2,2\n", NAMES)) == {2: ["1.0", "2"]}
     frame = pl.DataFrame({"user_id": ["2", "2"], "item_id": [1, 2]})
     assert lists_of(read_lists(frame, NUMBERS, NAMES)) == {2: ["1", "2"]}
 
@@ -46,6 +47,7 @@ def test_bad_rows_are_named_or_dropped(tmp_path: Path) -> None:
         ("user_id,item_id\n2,3\n2,1\n2,3\n", "line 4, column 'item_id': '3': stands twice in the list of its user"),
         ("user_id,item_id,score\n2,3,1\n2,1,high\n", "line 3, column 'score': 'high': not a finite number"),
         ("user_id,item_id\n2,3\nbob,3\n", "line 3, column 'user_id': 'bob': the ids of this data set are whole"),
+        ("user_id,item_id\n2,3\n2,01\n", "line 3, column 'item_id': '01': the ids of this data set are whole"),
         ("user_id,item_id\n2,\n", "line 2, column 'item_id': None: missing id"),
         ("user,item_id\n2,3\n", "no column 'user_id'"),
         ("user_id,item_id\n", "the table has no rows"),
