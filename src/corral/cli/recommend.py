@@ -99,17 +99,16 @@ def recommend(
         raise ValueError("--users all and --out FILE go together, without --user and --history: everybody's lists")
     recommender = open_recommender(bundle)
     items = recommender.tables.items.id_type
-    rules = None
-    if diversity or at_most is not None or min_new:
-        named = None if new is None else given_ids(new, items, "item", "--new")
-        rules = SlateRules(diversity, _bound(at_most), min_new, named)
-    elif new is not None:
-        raise ValueError("--new says which items are new: say with --min-new how many of them a list needs")
 
     def several(text: str | None, option: str) -> list[Any] | None:
         return None if text is None else given_ids(text, items, "item", option)
 
     only, never, given = several(allow, "--allow"), several(deny, "--deny"), several(history, "--history")
+    rules = None
+    if diversity or at_most is not None or min_new:
+        rules = SlateRules(diversity, _bound(at_most), min_new, several(new, "--new"))
+    elif new is not None:
+        raise ValueError("--new says which items are new: say with --min-new how many of them a list needs")
 
     def answer(wanted: Any, histories: list[Any] | None = None) -> Recommendations:
         return recommender.recommend(
@@ -129,7 +128,8 @@ def recommend(
         ids = recommender.tables.users.ids
         answers = (answer(ids[start : start + BATCH].to_pylist()) for start in range(0, len(ids), BATCH))
         short = write_lists(out, recommender, answers, users=len(ids), explain=explain, quiet=quiet)
-        Console(soft_wrap=True, highlight=False).print(f"{out}: {len(ids):,} lists, {short:,} of them shorter than {k}")
+        said = f"{out}: {len(ids):,} lists, {short:,} of them shorter than {k}"
+        Console(soft_wrap=True, highlight=False).print(said, markup=False)
         return
     names = user or ([] if history is None else ["new"])
     if not names:

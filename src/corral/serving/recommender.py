@@ -322,7 +322,7 @@ class TwoStageRecommender:
         user_ids, rows = _numbered(self.tables.users, users)
         given = GivenHistories(self.tables.items, candidates, len(rows), what="candidates")
         for user, ids in zip(user_ids, candidates, strict=True):
-            if len(set(ids)) < len(ids):
+            if ids is not None and len(set(ids)) < len(ids):
                 raise ValueError(f"candidates of user {user!r}: an item stands in them twice; give each once")
         lengths = given.lengths + given.ignored
         longest = int(lengths.max(initial=0))
