@@ -65,6 +65,9 @@ class Settings(Strict):
     description: str = ""
     seed: int = Field(0, ge=0)
     device: str = "auto"
+    deterministic: bool = Field(
+        False, description="only operations that give the same bits every time; an error where a GPU has none"
+    )
     threads: int = Field(0, ge=0, description="torch threads; 0: as torch chooses")
     data: DataSettings
     split: SplitSettings = SplitSettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -208,6 +209,16 @@ def make_ranker(
     # What is read late comes to a ranker in training when that is over.
     informed = EvidenceRanker(ranker, known, score=score, late=late if inputs is None else None)
     return enrichment.around(informed) if enrichment else informed
+
+
+def be_deterministic() -> None:
+    """From here on this process computes with operations that give the same bits every time, or raises RuntimeError.
+
+    On the CPU with the same number of threads they do so anyway; on a GPU some sums depend on the moment.
+    """
+    # cuBLAS asks for a fixed workspace, before it is used for the first time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
 
 
 def choose_device(name: str) -> torch.device:

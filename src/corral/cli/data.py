@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from corral.cli.data_append import append
 from corral.cli.data_formats import READERS, TAKES, ReadOptions
 from corral.cli.data_print import print_summary
-from corral.cli.progress import progress
+from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
+from corral.cli.progress import steps
 from corral.data.catalog import CATALOG, CatalogEntry
 
 if TYPE_CHECKING:
@@ -30,10 +30,8 @@ app = typer.Typer(
 
 EMBEDDED = "online-retail"
 EMBEDDED_LICENCE = "CC BY 4.0: Chen, D. (2015). Online Retail [Dataset]. UCI Machine Learning Repository."
-DEFAULT_ROOT = Path("data")
 DEFAULT_DOWNLOADS = Path("downloads")
 
-RootOption = Annotated[Path, typer.Option("--root", help="Directory that holds your data sets.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for a machine instead of text.")]
 
 
@@ -154,7 +152,7 @@ def add(
     if licence is not None:
         interactions = replace(interactions, licence=licence)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _steps(quiet=as_json) as report:
+    with steps("Data", quiet=as_json) as report:
         dataset = Dataset.write(
             target,
             interactions,
@@ -185,6 +183,9 @@ def add(
     console.print(f"{escape(str(target))}: {sizes}")
 
 
+app.command("append")(append)
+
+
 @app.command("describe")
 def describe(
     dataset: Annotated[str, typer.Argument(help="Directory of a data set, or its name under --root.")],
@@ -196,12 +197,10 @@ def describe(
     from corral.data.dataset import Dataset
     from corral.data.summary import summarize
 
-    path = Path(dataset)
-    if not path.exists() and (root / dataset).exists():
-        path = root / dataset
+    path = dataset_path(dataset, root)
     opened = Dataset.open(path)
     if verify:
-        with _steps(quiet=as_json) as report:
+        with steps("Data", quiet=as_json) as report:
             opened.verify(report)
     summary = {**summarize(opened), "path": str(path), "verified": verify}
     if as_json:
@@ -300,20 +299,6 @@ def _datasets(root: Path) -> list[dict[str, Any]]:
         sizes = {"events": counts.events, "users": counts.users, "items": counts.items}
         found.append({"name": header.name, "path": str(path), **sizes, "licence": header.licence})
     return found
-
-
-@contextmanager
-def _steps(quiet: bool) -> Iterator[Callable[[str, float], None]]:
-    """A bar that takes a step's name and the fraction done, 0 to 1."""
-    with progress("Data", total=100, quiet=quiet) as advance:
-        shown = 0
-
-        def report(step: str, done: float) -> None:
-            nonlocal shown
-            advance(int(done * 100) - shown, note=step)
-            shown = int(done * 100)
-
-        yield report
 
 
 def _print_json(value: object) -> None:

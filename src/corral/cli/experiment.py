@@ -79,6 +79,8 @@ class Experiment:
         run_files.begin(directory, settings, dataset.name, dataset.hash)
         if split.warning:
             Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
+        if settings.deterministic:
+            build.be_deterministic()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         return experiment

@@ -24,6 +24,7 @@ VERBS = (
     "tune",
     "evaluate",
     "recommend",
+    "rerank",
     "serve",
     "studio",
     "report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -64,3 +64,17 @@ def progress(title: str, total: int | None = None, *, quiet: bool = False) -> It
             bar.advance(task, steps)
 
         yield advance
+
+
+@contextmanager
+def steps(title: str, *, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """A bar that takes the name of what is being done and the fraction done, 0 to 1."""
+    with progress(title, total=100, quiet=quiet) as advance:
+        shown = 0
+
+        def report(step: str, done: float) -> None:
+            nonlocal shown
+            advance(int(done * 100) - shown, note=step)
+            shown = int(done * 100)
+
+        yield report

@@ -1,4 +1,4 @@
-"""corral recommend: lists for users, from a bundle."""
+"""corral recommend: lists for users, from a bundle: a few to look at, or everybody's in a file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def recommend(
     user: Annotated[
         list[str] | None, typer.Option("--user", "-u", help="User id; may be given again.", show_default=False)
     ] = None,
+    users: Annotated[
+        str | None, typer.Option(help="'all': everybody whom the bundle knows; needs --out.", show_default=False)
+    ] = None,
     history: Annotated[
         str | None,
         typer.Option(
@@ -38,47 +41,104 @@ def recommend(
         ),
     ] = None,
     allow: Annotated[
-        str | None, typer.Option(help="Only these item ids, separated by commas.", show_default=False)
+        str | None,
+        typer.Option(help="Only these item ids (what is in stock): separated by commas, or @FILE.", show_default=False),
     ] = None,
     deny: Annotated[
-        str | None, typer.Option(help="Never these item ids, separated by commas.", show_default=False)
+        str | None, typer.Option(help="Never these item ids: separated by commas, or @FILE.", show_default=False)
+    ] = None,
+    diversity: Annotated[
+        float,
+        typer.Option(help="Lambda of MMR, 0 to 1: how much unlikeness to the items above counts beside the score."),
+    ] = 0.0,
+    at_most: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FEATURE=N", help="At most N items of one value of a categorical item feature.", show_default=False
+        ),
+    ] = None,
+    min_new: Annotated[int, typer.Option(help="At least so many new items in each list.")] = 0,
+    new: Annotated[
+        str | None,
+        typer.Option(
+            help="The new items: ids separated by commas, or @FILE [default: those without a train event].",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the lists to a file: .parquet, .csv or .jsonl by its ending.", show_default=False),
     ] = None,
     explain: Annotated[bool, typer.Option(help="Show both stages' scores, and whose the final one is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, one a list entry.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Recommend items to users: raw ids in, raw ids out.
 
-    A user the data does not know gets popular items, or, with --history, a list of their own.
+    A user the data does not know gets popular items, or, with --history, a list of their own. Files of ids hold one a
+    line. No filter makes a list shorter while items are left that pass it.
+
+    Examples:
+
+    corral recommend runs/demo --user 17850 -k 5 --explain
+
+    corral recommend runs/demo --users all --out lists.parquet --allow @stock.txt --diversity 0.3
     """
     from rich.console import Console
 
+    from corral.cli.given_ids import given_ids
     from corral.cli.run import open_recommender
     from corral.cli.show import show_list
+    from corral.cli.table_writer import check_kind
+    from corral.serving.slate_rules import SlateRules
 
+    if out is not None:
+        check_kind(out)
+    everybody = users == "all" and out is not None and not user and history is None
+    if (users is not None or out is not None) and not everybody:
+        raise ValueError("--users all and --out FILE go together, without --user and --history: everybody's lists")
     recommender = open_recommender(bundle)
-    users, items = recommender.tables.users, recommender.tables.items
+    vocabulary = recommender.tables.items
+
+    def several(text: str | None, option: str) -> list[Any] | None:
+        return None if text is None else given_ids(text, vocabulary, "item", option)
+
+    only, never, given = several(allow, "--allow"), several(deny, "--deny"), several(history, "--history")
+    rules = None
+    if diversity or at_most is not None or min_new:
+        rules = SlateRules(diversity, _bound(at_most), min_new, several(new, "--new"))
+    elif new is not None:
+        raise ValueError("--new says which items are new: say with --min-new how many of them a list needs")
+
+    def answer(wanted: Any, histories: list[Any] | None = None) -> Recommendations:
+        return recommender.recommend(
+            wanted,
+            k,
+            filter_seen=None if seen is None else not seen,
+            allow=only,
+            deny=never,
+            history=histories,
+            slate=rules,
+            explain=explain,
+        )
+
+    if out is not None:
+        from corral.cli.write_lists import BATCH, write_lists
+
+        ids = recommender.tables.users.ids
+        answers = (answer(ids[start : start + BATCH].to_pylist()) for start in range(0, len(ids), BATCH))
+        short = write_lists(out, recommender, answers, users=len(ids), explain=explain, quiet=quiet)
+        said = f"{out}: {len(ids):,} lists, {short:,} of them shorter than {k}"
+        Console(soft_wrap=True, highlight=False).print(said, markup=False)
+        return
     names = user or ([] if history is None else ["new"])
     if not names:
         raise ValueError("say for whom: --user ID, or --history ID,ID for somebody new")
-    if user is None:
-        # The models then see the unknown user, with the given history.
-        wanted: list[Any] = [_nobody(users)]
-    else:
-        wanted = [users.parse(name, "user") for name in names]
-
-    def several(text: str | None) -> list[Any] | None:
-        return None if text is None else [items.parse(part, "item") for part in text.split(",") if part]
-
-    given = several(history)
-    found = recommender.recommend(
-        wanted,
-        k,
-        filter_seen=None if seen is None else not seen,
-        allow=several(allow),
-        deny=several(deny),
-        history=None if given is None else [given] * len(wanted),
-        explain=explain,
-    )
+    # The models then see the unknown user, with the given history.
+    wanted = [_nobody(recommender.tables.users)]
+    if user is not None:
+        wanted = [recommender.tables.users.parse(name, "user") for name in names]
+    found = answer(wanted, None if given is None else [given] * len(wanted))
     if as_json:
         print(found.to_frame().write_ndjson(), end="")
         return
@@ -89,6 +149,16 @@ def recommend(
         show_list(f"User {name}{note}", found.item_ids[place], columns, titles, console)
         if found.counts[place] < k:
             console.print(f"{found.counts[place]} of {k}: no more items pass the filters")
+
+
+def _bound(text: str | None) -> tuple[str, int] | None:
+    """FEATURE=N as typed."""
+    if text is None:
+        return None
+    feature, equals, number = text.rpartition("=")
+    if not equals or not number.isdecimal():
+        raise ValueError(f"--at-most {text!r}: write FEATURE=N, such as brand=2")
+    return feature, int(number)
 
 
 def score_columns(found: Recommendations, place: int) -> dict[str, list[float]]:

@@ -23,6 +23,7 @@ from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
 from corral.evaluation.result import Evaluation, Stage
+from corral.retrieval.channels import RecallChannel
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
 from corral.serving.histories import UserHistories
 from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
@@ -78,25 +79,38 @@ def open_models(run: Path, device: str) -> Models:
 
 def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Evaluation:
     """The funnel on a part's targets."""
+    channel = served_channel(experiment, models.retriever)
+    result = judge_channel(experiment, channel, models.ranker, models.mixture, models.served, part)
+    if models.ranker is not None and experiment.has_clicks:
+        logits, labels, users = click_logits(experiment, models.ranker, part)
+        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
+    return result
+
+
+def judge_channel(
+    experiment: Experiment,
+    channel: RecallChannel,
+    ranker: nn.Module | None,
+    mixture: Mixture | None,
+    served: Stage,
+    part: Part,
+) -> Evaluation:
+    """Any stage 1, with or without a stage 2, on the experiment's targets and by its rules."""
     settings = experiment.settings.evaluation
     with progress("Evaluation", quiet=experiment.quiet):
-        result = evaluate(
+        return evaluate(
             experiment.targets(part),
-            served_channel(experiment, models.retriever),
-            ranker=models.ranker,
+            channel,
+            ranker=ranker,
             num_candidates=settings.num_candidates,
-            mixture=models.mixture,
-            serve_by=models.served,
+            mixture=mixture,
+            serve_by=served,
             item_counts=experiment.counts,
             catalogue=experiment.catalogue.numpy(),
             protocol={**experiment.protocol(), "part": part.name.lower()},
             batch_size=settings.batch_size,
             device=experiment.device,
         )
-    if models.ranker is not None and experiment.has_clicks:
-        logits, labels, users = click_logits(experiment, models.ranker, part)
-        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
-    return result
 
 
 def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:

@@ -1,4 +1,4 @@
-"""check_ids: external ids as int64 or strings."""
+"""check_ids: external ids as int64 or strings; check_ids_like: as a vocabulary has them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import polars as pl
 from corral.data.skipped_rows import Problems
 
 MAX_EXACT_FLOAT = 2**53
+_PLAIN_INTEGER = r"^(-?[1-9]\d{0,17}|0)$"
 
 
 def check_ids(values: pl.Series, column: str, problems: Problems, text: bool = False) -> pl.Series:
@@ -41,6 +42,18 @@ def check_ids(values: pl.Series, column: str, problems: Problems, text: bool = F
     return ids.alias(column)
 
 
+def check_ids_like(values: pl.Series, column: str, problems: Problems, id_type: str, text: bool = False) -> pl.Series:
+    """As ``check_ids``, in the type of a vocabulary: "int64" or "string"; an id that is no integer is bad in int64."""
+    if id_type == "string":
+        return check_ids(values, column, problems).cast(pl.String)
+    ids = check_ids(values, column, problems, text)
+    if ids.dtype != pl.String:
+        return ids
+    plain = ids.str.contains(_PLAIN_INTEGER)
+    problems.add(ids.is_not_null() & ~plain, column, values, "the ids of this data set are whole numbers")
+    return ids.set(~plain, None).cast(pl.Int64)
+
+
 def _whole_floats(values: pl.Series, column: str, problems: Problems) -> pl.Series:
     """Float ids (a column of ints that once had gaps) as ints, if every one is whole."""
     values = values.cast(pl.Float64).fill_nan(None)
@@ -53,7 +66,7 @@ def _whole_floats(values: pl.Series, column: str, problems: Problems) -> pl.Seri
 def _ids_of_text(ids: pl.Series) -> pl.Series:
     """Int64 if every id of a text column is a plain integer (17850, also 17850.0, not 007), else strings."""
     present = ids.set(ids.str.to_lowercase().is_in(["nan", "null", "none", "na"]), None)
-    plain = present.str.contains(r"^(-?[1-9]\d{0,17}|0)$")
+    plain = present.str.contains(_PLAIN_INTEGER)
     if plain.all():
         return present.cast(pl.Int64)
     if present.str.contains(r"^(-?[1-9]\d{0,14}|0)(\.0+)?$").all() and present.null_count() < len(present):

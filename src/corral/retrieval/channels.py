@@ -16,6 +16,7 @@ from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.retrieval.index import ItemIndex
 from corral.retrieval.popularity import PopularityChannel
+from corral.retrieval.retriever import Retriever
 
 
 @runtime_checkable
@@ -38,13 +39,6 @@ class RecallChannel(Protocol):
         """
 
 
-class EncodesQueries(Protocol):
-    """The part of a ``Retriever`` that a channel needs."""
-
-    def encode_queries(self, query: Query) -> Tensor:
-        """Query vectors [B, D]."""
-
-
 class RetrieverChannel:
     """A retriever and the index of its item vectors, as a ``RecallChannel``.
 
@@ -54,13 +48,19 @@ class RetrieverChannel:
         name: the channel's name in merged candidates and reports.
     """
 
-    def __init__(self, retriever: EncodesQueries, index: ItemIndex, name: str = "retriever") -> None:
+    def __init__(self, retriever: Retriever, index: ItemIndex, name: str = "retriever") -> None:
         self.retriever, self.index, self.name = retriever, index, name
 
     @torch.no_grad()
     def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         """The k items of greatest inner product with the encoded queries; see ``RecallChannel``."""
         return self.index.search(self.retriever.encode_queries(query), k, exclude, allow)
+
+    @torch.no_grad()
+    def score(self, query: Query, items: Tensor) -> Tensor:
+        """What ``recall`` says of given items: scores [B, N] of item rows [B, N], in the index or not."""
+        vectors = self.retriever.encode_items(items)
+        return torch.einsum("bnd,bd->bn", vectors.float(), self.retriever.encode_queries(query).float())
 
 
 class ColdStartChannel:
@@ -104,6 +104,12 @@ class ColdStartChannel:
             known = self.channel.recall(query.where(~cold), k, hidden, allow)
             items[~cold], scores[~cold] = known.items, known.scores
         return Candidates(items, scores)
+
+    @torch.no_grad()
+    def score(self, query: Query, items: Tensor) -> Tensor:
+        """As ``RetrieverChannel.score``; for queries without any history the items' train counts."""
+        counts = self.popularity.counts.to(items.device)[items]
+        return torch.where(self.cold(query)[:, None], counts, self.channel.score(query, items))
 
 
 @dataclass(frozen=True)

@@ -42,22 +42,35 @@ class GivenHistories:
     Attributes:
         lengths: items of each user that the vocabulary knows [B], int64; 0 where none were given.
         ignored: items of each user that it does not know [B], int64.
+        unknown: these items' ids in the order given, by position of the user.
     """
 
-    def __init__(self, items: Vocabulary, histories: Sequence[Sequence[Any] | None] | None, n_users: int) -> None:
+    def __init__(
+        self,
+        items: Vocabulary,
+        histories: Sequence[Sequence[Any] | None] | None,
+        n_users: int,
+        *,
+        what: str = "history",
+    ) -> None:
         given: list[Sequence[Any]] = [()] * n_users
         if histories is not None:
             if isinstance(histories, str | bytes) or len(histories) != n_users:
-                raise ValueError(f"history: need one list (or None) for each of {n_users} users")
-            for place, one in enumerate(histories):
+                raise ValueError(f"{what}: need one list (or None) for each of {n_users} users")
+            for user, one in enumerate(histories):
                 if isinstance(one, str | bytes) or not (one is None or hasattr(one, "__len__")):
-                    raise ValueError(f"history[{place}]: need a list of item ids, or None, got {one!r}")
+                    raise ValueError(f"{what}[{user}]: need a list of item ids, or None, got {one!r}")
             given = [() if one is None else one for one in histories]
         owner = np.repeat(np.arange(n_users), [len(one) for one in given])
         rows = items.rows([item for one in given for item in one]) if len(owner) else np.empty(0, np.int32)
         known = rows > UNKNOWN
         self.ignored = np.bincount(owner[~known], minlength=n_users)
         self.lengths = np.bincount(owner[known], minlength=n_users)
+        self.unknown: dict[int, list[Any]] = {}
+        starts = np.searchsorted(owner, np.arange(n_users))
+        for place in np.flatnonzero(~known).tolist():
+            user = int(owner[place])
+            self.unknown.setdefault(user, []).append(given[user][place - int(starts[user])])
         self._rows = rows[known]
         self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
 

@@ -26,7 +26,8 @@ class Recommendations:
     Attributes:
         user_ids: external ids [B], as given in the call.
         item_ids: B lists of T external ids; None = no more.
-        scores: what each list is sorted by, descending [B, T], float64; -inf where there is no item.
+        scores: what each list is sorted by, descending [B, T], float64; -inf where there is no item, NaN for
+            an item of ``rerank`` that nobody knows. With a slate's diversity lists are no longer sorted by them.
         counts: items in each list [B], int64.
         requested: the k asked for.
         served_by: whose score it is: the retriever's inner product, the ranker's logit, or their mixture.
@@ -74,7 +75,7 @@ class Recommendations:
             "user_id": [self.user_ids[user] for user in owner],
             "rank": place + 1,
             "item_id": [self.item_ids[user][rank] for user, rank in zip(owner, place, strict=True)],
-            "score": self.scores[there],
+            "score": pl.Series(self.scores[there], dtype=pl.Float64).fill_nan(None),
             "fallback": self.fallback[owner],
         }
         if self.retriever_scores is not None:

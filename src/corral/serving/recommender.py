@@ -18,7 +18,7 @@ from corral.data.candidates import Candidates
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 from corral.evaluation.calibration import Calibration
-from corral.evaluation.metrics import ranking_order
+from corral.evaluation.metrics import ranked, ranking_order
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
 from corral.ranking.evidence import ReadsScores
@@ -34,6 +34,7 @@ from corral.serving.histories import UserHistories
 from corral.serving.pair_blocks import pair_blocks
 from corral.serving.recommendations import Neighbours, PredictionKind, Predictions, Recommendations
 from corral.serving.similarity import Cosines
+from corral.serving.slate_rules import SlateRules, Slates
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class TwoStageRecommender:
       for a user, the stored one is used.
     - Recent events of a user, known or not, follow the stored ones; ``filter_seen`` hides their items too.
     - k above what is left by the filters: what there is; lists end in None, ``counts`` and ``short`` say so.
-      k below 1: ValueError. While k items remain, k are returned, whatever is filtered.
+      k below 1: ValueError. While k items remain, k are returned, whatever is filtered, and whatever a slate asks.
     - Users and items have features that are missing: the models' own missing values, never an error.
     - New items: see ``add_items``.
     - Equal scores are ordered by item row (that is, by external id) ascending.
@@ -207,6 +208,7 @@ class TwoStageRecommender:
         recent: Mapping[Any, Sequence[Any]] | None = None,
         time: int | None = None,
         features: Mapping[str, Tensor] | None = None,
+        slate: SlateRules | None = None,
         explain: bool = False,
     ) -> Recommendations:
         """The k best items for each user.
@@ -223,6 +225,8 @@ class TwoStageRecommender:
                 catalogue lacks are ignored.
             time: of the request, in the data set's unit; None = the time of the export's latest event.
             features: request features by name, each [B, ...], for rankers that were trained with them.
+            slate: rules for each list as a whole: diversity, at most so many of a kind, so many new items. With
+                diversity a list is in the order of MMR, no longer of its scores.
             explain: keep what both stages said of each item, and the history items closest to it.
 
         Raises:
@@ -239,6 +243,11 @@ class TwoStageRecommender:
         explanations = []
         fallback = np.zeros(len(rows), dtype=bool)
         mask = allow_mask(self.tables.items, allow, deny)
+        mask = None if mask is None else mask.to(self.device)
+        slates = None
+        if slate is not None:
+            counts, indexed = self.popularity.counts, self.index.items.to(self.device)
+            slates = slate.slates(self.tables.items, self.tables.item_features, counts, indexed)
         with evaluation_mode(self.retriever, self.ranker):
             for start in range(0, len(rows) if width else 0, self.batch_size):
                 block = slice(start, start + self.batch_size)
@@ -246,7 +255,7 @@ class TwoStageRecommender:
                 query = self._query(rows[block], self._known(rows[block], later, given, block), time, own)
                 exclude = self._seen(rows[block], (later, given), block) if hide_seen else None
                 fallback[block] = ColdStartChannel.cold(query).numpy()
-                lists, explanation = self._two_stages(query, width, exclude, mask, explain)
+                lists, explanation = self._two_stages(query, width, exclude, mask, slates, explain)
                 items[block], scores[block] = lists.items.numpy(), lists.scores.numpy()
                 if explanation is not None:
                     explanations.append(explanation)
@@ -267,13 +276,34 @@ class TwoStageRecommender:
         )
 
     def _two_stages(
-        self, query: Query, k: int, exclude: Tensor | None, mask: Tensor | None, explain: bool
+        self,
+        query: Query,
+        k: int,
+        exclude: Tensor | None,
+        mask: Tensor | None,
+        slates: Slates | None,
+        explain: bool,
     ) -> tuple[Candidates, Explanation | None]:
         """The served lists [B, k], on the CPU in float64, and what is to be said of them."""
         query = query.to(self.device)
         wide = min(max(k, self.num_candidates), len(self.tables.items) - FIRST_ROW)
         hidden = None if exclude is None else exclude.to(self.device)
-        found = self._channel.recall(query, wide, hidden, None if mask is None else mask.to(self.device))
+        if slates is None:
+            found = self._channel.recall(query, wide, hidden, mask)
+        else:
+            found = slates.pool(self._channel.recall, query, k, wide, hidden, mask)
+        final, logits = self._final_scores(query, found, explain)
+        if slates is None:
+            order = ranking_order(found.items, final)[:, :k]
+        else:
+            order = slates.order(found, final, k, self.retriever)
+        served = Candidates(found.items.gather(1, order).cpu(), final.gather(1, order).cpu())
+        if not explain:
+            return served, None
+        return served, Explanation.of(self.retriever, query.history, found, logits, order)
+
+    def _final_scores(self, query: Query, found: Candidates, explain: bool) -> tuple[Tensor, Tensor | None]:
+        """What lists are ordered by [B, N], float64, -inf at padding; and the ranker's logits where it was asked."""
         logits = None
         final = found.scores.double()
         if self.ranker is not None and (explain or self.serve_by is not Stage.RETRIEVER):
@@ -283,12 +313,83 @@ class TwoStageRecommender:
             elif self.serve_by is Stage.FUSED:
                 assert self.mixture is not None
                 final = self.mixture(found.scores, logits, found.mask).double()
-        final = final.masked_fill(~found.mask, -torch.inf)
-        order = ranking_order(found.items, final)[:, :k]
-        served = Candidates(found.items.gather(1, order).cpu(), final.gather(1, order).cpu())
-        if not explain:
-            return served, None
-        return served, Explanation.of(self.retriever, query.history, found, logits, order)
+        return final.masked_fill(~found.mask, -torch.inf), logits
+
+    @torch.no_grad()
+    def rerank(
+        self,
+        users: Ids,
+        candidates: Sequence[Sequence[Any]],
+        k: int | None = None,
+        *,
+        recent: Mapping[Any, Sequence[Any]] | None = None,
+        time: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Recommendations:
+        """Each user's own candidates, from whatever system, in the order in which this one would serve them.
+
+        Stage 1 scores the given items instead of searching; all else is as in ``recommend``: the ranker, the
+        mixture (standardised over the user's candidates), the order of equal scores. The candidates of
+        ``recommend`` come back in its order. Nothing is filtered: who gives a seen item gets it back.
+
+        Fixed answers (all tested): items that the catalogue lacks stand last, in the order given, with score NaN.
+        Users without a history are scored by train counts and the ranker, as in ``recommend``; ``fallback`` says so.
+        Fewer candidates than k: all of them.
+
+        Args:
+            users: external user ids [B].
+            candidates: external item ids for each user, in any order, none twice in a list.
+            k: list length; None = all that is given.
+            recent: events after the export; as in ``recommend``.
+            time: of the request; as in ``recommend``.
+            features: request features by name; as in ``recommend``.
+
+        Raises:
+            ValueError: k below 1, ids of the wrong type, an item twice in a list, or not one list a user.
+        """
+        user_ids, rows = _numbered(self.tables.users, users)
+        given = GivenHistories(self.tables.items, candidates, len(rows), what="candidates")
+        for user, ids in zip(user_ids, candidates, strict=True):
+            if ids is not None and len(set(ids)) < len(ids):
+                raise ValueError(f"candidates of user {user!r}: an item stands in them twice; give each once")
+        lengths = given.lengths + given.ignored
+        longest = int(lengths.max(initial=0))
+        k = max(longest, 1) if k is None else _checked_k(k)
+        width = min(k, longest)
+        later = self._later(user_ids, recent)
+        item_ids: list[list[Any]] = []
+        scores = np.full((len(rows), width), -np.inf)
+        fallback = np.zeros(len(rows), dtype=bool)
+        with evaluation_mode(self.retriever, self.ranker):
+            for start in range(0, len(rows), self.batch_size):
+                block = slice(start, start + self.batch_size)
+                own = {name: value[block] for name, value in (features or {}).items()}
+                query = self._query(rows[block], self._latest(rows[block], later, block), time, own).to(self.device)
+                fallback[block] = ColdStartChannel.cold(query).cpu().numpy()
+                items = torch.from_numpy(given.gather(block, None)).to(self.device)
+                stage1 = self._channel.score(query, items).masked_fill(items == 0, -torch.inf)
+                found = ranked(items, stage1)
+                final, _ = self._final_scores(query, found, explain=False)
+                lists = ranked(found.items, final).top(width)
+                shown = np.zeros((len(query), width), dtype=np.int64)
+                shown[:, : lists.items.shape[1]] = lists.items.cpu().numpy()
+                item_ids += _external(self.tables.items, shown)
+                scores[block, : lists.items.shape[1]] = lists.scores.cpu().numpy()
+        counts = np.minimum(lengths, width)
+        for place, unknown in given.unknown.items():
+            first = min(int(given.lengths[place]), width)
+            item_ids[place][first : counts[place]] = unknown[: counts[place] - first]
+            scores[place, first : counts[place]] = np.nan
+        return Recommendations(
+            user_ids=user_ids,
+            item_ids=item_ids,
+            scores=scores,
+            counts=counts,
+            requested=k,
+            served_by=self.serve_by.value,
+            fallback=fallback,
+            ignored_history=np.zeros(len(rows), dtype=np.int64),
+        )
 
     def _stored(self, rows: np.ndarray) -> np.ndarray:
         """The stored histories [B, L] of user rows [B]."""
@@ -388,8 +489,7 @@ class TwoStageRecommender:
     def _answer(self, query: Query, items: Tensor) -> Tensor:
         """Probabilities, logits or scores [B, N] of item rows [B, N]."""
         if self.ranker is None:
-            vectors = self.retriever.encode_items(items)
-            return torch.einsum("bnd,bd->bn", vectors, self.retriever.encode_queries(query))
+            return self._channel.channel.score(query, items)
         return self.calibration(self.ranker(query, items))
 
     @torch.no_grad()
@@ -425,12 +525,6 @@ class TwoStageRecommender:
                     vectors.append(self.retriever.encode_queries(query).cpu())
             self._user_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]), torch.from_numpy(rows))
         return _neighbours(self.tables.users, users, k, self._user_cosines)
-
-
-def _some(query: Query, keep: Tensor) -> Query:
-    """The queries where ``keep`` [B] is true."""
-    features = {name: value[keep] for name, value in query.features.items()}
-    return Query(query.user[keep], query.event[keep], query.history[keep], query.time[keep], features)
 
 
 def _checked_k(k: int) -> int:

@@ -184,3 +184,19 @@ def test_get_an_archive_put_there_by_hand(cli: Cli, tmp_path: Path, monkeypatch:
     assert cli.json(got["next"].removeprefix("corral data "))["counts"]["events"] == 2
     # The format is known for names of the catalogue.
     assert cli.json("add ml-100k --from downloads/ml-100k/ml-100k --out again")["counts"]["users"] == 2
+
+
+def test_append(cli: Cli, clicks: Path, tmp_path: Path) -> None:
+    cli(f"add all --from {clicks} {MAP}")
+    rows = clicks.read_text().splitlines()
+    (tmp_path / "old.csv").write_text("\n".join(rows[:6]))
+    (tmp_path / "new.csv").write_text("\n".join([rows[0], *rows[6:]]))
+    cli(f"add mine --from old.csv {MAP}")
+    columns = "--user who --item what --timestamp when"
+    assert "its events have a value" in cli(f"append mine new.csv {columns}", code=2)
+    said = cli(f"append mine new.csv {columns} --value stars")
+    assert said == "data/mine: 10 events (+5), 4 users (+1), 4 items (+2)\n"
+    assert Dataset.open("data/mine").hash == Dataset.open("data/all").hash
+    assert "appended before" in cli(f"append mine new.csv {columns} --value stars", code=2)
+    (tmp_path / "more.csv").write_text("who,what,when,stars\n9,9,99,1\n")
+    assert cli.json(f"append data/mine more.csv {columns} --value stars")["counts"]["events"] == 11

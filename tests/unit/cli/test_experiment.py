@@ -1,11 +1,13 @@
-"""Experiment: sampled negatives are part of the data, whatever the run."""
+"""Experiment: sampled negatives are part of the data, whatever the run; the deterministic mode."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from corral.cli.experiment import Experiment
 from corral.cli.run import train_run
@@ -13,6 +15,7 @@ from corral.data.dataset import Dataset
 from corral.data.split import Part
 from corral.data.synthetic import markov_world
 from corral.settings import Settings, load_settings
+from corral.training.fit import FitState
 
 RECIPE = """
 threads: 1
@@ -87,3 +90,30 @@ def test_a_random_split_is_the_same_for_every_seed_of_a_run(data: Path, tmp_path
         return made.split.part.tolist()
 
     assert part("first") == part("second", "seed=9") != part("third", "split.seed=9")
+
+
+def test_deterministic_mode_holds_while_both_stages_train(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only where it is asked for; two such runs end with the same bytes."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    states: list[bool] = []
+
+    def note(training: str, state: FitState) -> None:
+        states.append(torch.are_deterministic_algorithms_enabled())
+
+    weights = []
+    try:
+        train_run(Experiment.start(settings(data), tmp_path / "plain", quiet=True, on_epoch=note))
+        assert states == [False, False]
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        for name in ("one", "two"):
+            chosen = settings(data, "deterministic=true")
+            train_run(Experiment.start(chosen, tmp_path / name, quiet=True, on_epoch=note))
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+            weights.append([file.read_bytes() for file in sorted((tmp_path / name / "bundle").glob("*.safetensors"))])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert states[2:] == [True] * 4
+    assert weights[0]
+    assert weights[0] == weights[1]

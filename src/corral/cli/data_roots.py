@@ -1,0 +1,17 @@
+"""Where data sets are: the --root option, and a data set by its path or by its name under it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_ROOT = Path("data")
+RootOption = Annotated[Path, typer.Option("--root", help="Directory that holds your data sets.")]
+
+
+def dataset_path(dataset: str, root: Path) -> Path:
+    """The directory of a data set: the path as it is, or the name under ``root`` where only that is there."""
+    path = Path(dataset)
+    return root / dataset if not path.exists() and (root / dataset).exists() else path

@@ -1,0 +1,186 @@
+"""append_events: new events, users and items in a Dataset, as if it had been made of all of them at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from corral.data.dataset import Dataset, EventLog
+from corral.data.dataset_write import Progress
+from corral.data.event_check import ID_COLUMNS, check_events, require_columns
+from corral.data.feature_rows import feature_frame, refuse_without_row, with_new_rows
+from corral.data.features import FeatureKind
+from corral.data.id_check import check_ids_like
+from corral.data.interactions import ColumnMap, Interactions
+from corral.data.skipped_rows import Problems
+from corral.data.table_files import LoadedTable, load_table
+from corral.data.vocabulary import FIRST_ROW
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def append_events(
+    path: str | Path,
+    table: str | Path | Any,
+    columns: ColumnMap | None = None,
+    *,
+    user_features: str | Path | Any | None = None,
+    item_features: str | Path | Any | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Adds a table of events to a Dataset, in its place; whoever has the old one open keeps it.
+
+    The columns are those of a Dataset made of the old and the new events at once, byte for byte, wherever the new
+    ones lie in time. Nothing old is parsed again: it is numbered and sorted with the new, written beside the old
+    directory, and takes its place when it is whole.
+
+    Args:
+        path: the Dataset directory.
+        table: new events: a path (CSV, TSV, Parquet, Arrow), or a polars, pandas or pyarrow table.
+        columns: which column is which; of value and part those that the Dataset has. Rows with label 0 become
+            impressions.
+        user_features: rows of users that the Dataset lacks; needed for each new one where it has user features.
+        item_features: the same for items.
+        progress: as in ``Dataset.write``.
+
+    Returns:
+        The new Dataset.
+
+    Raises:
+        ValueError: naming file, line, column, value and what to do: the Dataset was made with filters or has no
+            times; the table has other columns than it, or ids or features of another type; a feature row is there
+            already, or that of a new user or item is missing; all events are there already; or another append is
+            under way.
+        FileNotFoundError: there is no such file or Dataset.
+    """
+    path, columns = Path(path), columns or ColumnMap()
+    with _only_writer(path):
+        dataset = Dataset.open(path)
+        _refuse_unfit(dataset)
+        new, loaded = _read(dataset, table, columns)
+        features: dict[str, pl.DataFrame | None] = {}
+        for key, name, vocabulary, block, given in (
+            ("user_id", columns.user, dataset.users, dataset.user_features, user_features),
+            ("item_id", columns.item, dataset.items, dataset.item_features, item_features),
+        ):
+            frame = feature_frame(block, key, vocabulary)
+            if frame is None and given is not None:
+                raise ValueError(f"{path}: the data set has no {key[:4]} features to which new ones could be added")
+            if frame is not None:
+                if given is not None:
+                    frame = with_new_rows(frame, block, key, vocabulary, given, name)
+                refuse_without_row(frame, key, new[key], loaded, name)
+            features[key] = frame
+        labels = new["label"] if "label" in new.columns else pl.repeat(1, len(new), eager=True)
+        new = new.drop("label", strict=False)
+        events, impressions = _frame(dataset, dataset.events), None
+        if dataset.impressions is not None:
+            impressions = _frame(dataset, dataset.impressions)
+        clicked, shown = new.filter(labels == 1), new.filter(labels == 0)
+        _refuse_repeated(path, events, clicked)
+        interactions = Interactions(
+            _below(path, events, clicked),
+            _below(path, impressions, shown) if impressions is not None else shown if len(shown) else None,
+            features["user_id"],
+            features["item_id"],
+            frozenset(
+                column.name
+                for block in (dataset.user_features, dataset.item_features)
+                for column in block.columns.values()
+                if column.kind is FeatureKind.TEXT
+            ),
+            dataset.header.time_unit,
+            f"{dataset.header.source}, {Path(loaded.source).name}",
+            dataset.header.licence,
+        )
+        return Dataset.write(path, interactions, name=dataset.name, overwrite=True, progress=progress)
+
+
+def _refuse_unfit(dataset: Dataset) -> None:
+    header = dataset.header
+    if header.min_user_events > 1 or header.min_item_events > 1:
+        raise ValueError(
+            f"{dataset.path}: made with min_user_events={header.min_user_events}, min_item_events="
+            f"{header.min_item_events}: events that were left out then may count now: build it again from all events"
+        )
+    if header.time_unit == "order":
+        raise ValueError(f"{dataset.path}: has no times, only the order of its rows: build it again from all events")
+
+
+def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tuple[pl.DataFrame, LoadedTable]:
+    """The new events, checked, with the Dataset's columns and types of ids; and where they come from."""
+    if columns.timestamp is None:
+        raise ValueError(
+            f"{dataset.path}: has times ({dataset.header.time_unit}): name the column of the new events' times"
+        )
+    for column in ("value", "part"):
+        has, given = getattr(dataset.events, column) is not None, getattr(columns, column) is not None
+        if has != given:
+            what = f"say which column of the new events holds it (--{column})" if has else f"leave --{column} out"
+            raise ValueError(f"{dataset.path}: its events have {'a' if has else 'no'} {column}: {what}")
+    names = columns.present()
+    loaded = load_table(table, list(names.values()))
+    require_columns(loaded.frame.columns, list(names.values()), loaded.source)
+    raw = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
+    events, _ = check_events(raw, source=loaded.source, line_offset=loaded.line_of, text=loaded.is_text, names=names)
+    problems = Problems(loaded.source, loaded.line_of, names)
+    ids = [
+        check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text)
+        for key, vocabulary in zip(ID_COLUMNS, (dataset.users, dataset.items), strict=True)
+    ]
+    events, _ = problems.settle(events.with_columns(ids), skip_bad_rows=False)
+    return events, loaded
+
+
+def _frame(dataset: Dataset, log: EventLog) -> pl.DataFrame:
+    """A log with external ids, in its own order: within a user and a time that of the source."""
+    columns: dict[str, Any] = {
+        key: pl.from_arrow(vocabulary.ids.take(pa.array(rows.astype(np.int64) - FIRST_ROW)))
+        for key, vocabulary, rows in zip(ID_COLUMNS, (dataset.users, dataset.items), (log.user, log.item), strict=True)
+    }
+    columns["timestamp"] = log.time
+    columns |= {name: values for name, values in (("value", log.value), ("part", log.part)) if values is not None}
+    return pl.DataFrame(columns)
+
+
+def _below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Old events, then new ones: the order that decides between equal times."""
+    if set(old.columns) != set(new.columns):
+        differing = ", ".join(sorted(set(old.columns) ^ set(new.columns)))
+        raise ValueError(f"{path}: its impressions and the new ones do not both have {differing}: build it again")
+    return pl.concat([old, new.select(old.columns)])
+
+
+def _refuse_repeated(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> None:
+    """Raises ValueError where every new event is there already: a command given twice would double them."""
+    same_times = old.filter(pl.col("timestamp").is_between(new["timestamp"].min(), new["timestamp"].max()))
+    if len(new) and new.join(same_times, on=[*ID_COLUMNS, "timestamp"], how="anti").is_empty():
+        raise ValueError(f"{path}: holds all {len(new)} of the new events already: were they appended before?")
+
+
+@contextlib.contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Two appends at a time would each keep only their own events: the second one is refused."""
+    if fcntl is None or not path.is_dir():
+        yield
+        return
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_ino != os.fstat(lock).st_ino:
+            raise BlockingIOError
+        yield
+    except BlockingIOError as error:
+        raise ValueError(f"{path}: another append is under way: try again when it is done") from error
+    finally:
+        os.close(lock)

@@ -1,0 +1,233 @@
+"""append_events: the same bytes as a Dataset of all events at once; what does not fit is refused, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corral.data import dataset_append
+from corral.data.dataset import Dataset
+from corral.data.dataset_append import append_events
+from corral.data.interactions import ColumnMap, Interactions
+from corral.data.readers import tabular
+
+EVENTS = pl.DataFrame(
+    {
+        "user_id": ["b", "a", "b", "c", "ü", "b", "a", "d"],
+        "item_id": [10, 20, 30, 10, 20, 40, 50, 10],
+        "timestamp": [5, 6, 5, 1, 2, 5, 6, 0],
+        "stars": [1.0, 2.5, 3.0, 4.0, 5.0, 0.5, 1.0, 2.0],
+        "given": ["train", "valid", "train", "test", "train", "train", "test", "train"],
+        "clicked": [1, 0, 1, 1, 1, 1, 1, 0],
+    }
+)
+FEATURES = pl.DataFrame(
+    {
+        "item_id": [10, 20, 30, 40, 50],
+        "title": ["Ten", "", None, "Forty", "Fifty"],
+        "genres": [["x", "y"], [], None, ["w"], ["y"]],
+        "price": [1.0, None, 0.1, 2.5, 3.0],
+        "brand": ["p", "q", None, "a", "q"],
+        "size": [None, 3, 2, 1, 3],
+        "late": [None, None, None, "here", None],
+    }
+)
+COLUMNS = ColumnMap(value="stars", part="given", label="clicked")
+
+
+def assert_same_columns(one: Dataset, other: Dataset) -> None:
+    """Byte for byte, and so by the hash of the contents."""
+    assert one.header.files == other.header.files
+    for file in one.header.files:
+        assert (one.path / file).read_bytes() == (other.path / file).read_bytes(), file
+    assert one.hash == other.hash
+    assert one.header.counts == other.header.counts
+    one.verify()
+
+
+def read(events: pl.DataFrame, features: pl.DataFrame | None = None) -> Interactions:
+    return tabular.read(events, columns=COLUMNS, item_features=features, text_columns=["title"])
+
+
+@pytest.mark.parametrize("cut", range(2, 8))
+def test_as_all_at_once(tmp_path: Path, cut: int) -> None:
+    """New users and items; ties in time across the seam; impressions; features of every kind, one of them new."""
+    whole = Dataset.write(tmp_path / "whole", read(EVENTS, FEATURES))
+    known = FEATURES.filter(pl.col("item_id").is_in(EVENTS["item_id"][:cut].implode()))
+    Dataset.write(tmp_path / "grown", read(EVENTS[:cut], known), name="grown")
+    new = FEATURES.filter(~pl.col("item_id").is_in(known["item_id"].implode()))
+    grown = append_events(tmp_path / "grown", EVENTS[cut:], COLUMNS, item_features=new)
+    assert_same_columns(grown, whole)
+    assert grown.name == "grown"
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_as_all_at_once_whatever_the_events(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("append")
+    event = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(0, 4))
+    rows = data.draw(st.lists(event, min_size=2, max_size=25))
+    text = data.draw(st.booleans())
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    if text:
+        frame = frame.with_columns(pl.format("u{}", "user_id").alias("user_id"))
+    cut = data.draw(st.integers(1, len(frame) - 1))
+    whole = Dataset.write(folder / "whole", tabular.read(frame))
+    Dataset.write(folder / "grown", tabular.read(frame[:cut]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset_append, "_refuse_repeated", lambda path, old, new: None)
+        assert_same_columns(append_events(folder / "grown", frame[cut:]), whole)
+
+
+def test_files_and_ids_that_look_like_numbers(tmp_path: Path) -> None:
+    rows = ["a7,007,5", "a1,sku,6", "3,12,7", "4.0,12,8"]
+    paths = [tmp_path / name for name in ("whole.csv", "old.csv", "new.csv")]
+    for path, some in zip(paths, (rows, rows[:2], rows[2:]), strict=True):
+        path.write_text("\n".join(["user_id,item_id,timestamp", *some]))
+    whole = Dataset.write(tmp_path / "whole", tabular.read(paths[0]))
+    Dataset.write(tmp_path / "grown", tabular.read(paths[1]))
+    assert_same_columns(append_events(tmp_path / "grown", paths[2]), whole)
+
+
+def test_who_has_the_old_one_open_keeps_it(tmp_path: Path) -> None:
+    old = Dataset.write(tmp_path / "data", read(EVENTS[:5]))
+    items = old.events.item.copy()
+    append_events(tmp_path / "data", EVENTS[5:], COLUMNS)
+    np.testing.assert_array_equal(old.events.item, items)
+
+
+def new_file(path: Path, *rows: str, header: str = "user_id,item_id,timestamp") -> Path:
+    path.write_text("\n".join([header, *rows]))
+    return path
+
+
+def test_what_does_not_fit_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    plain = pl.DataFrame({"user_id": [1, 2], "item_id": [7, 8], "timestamp": [3, 4]})
+    features = pl.DataFrame({"item_id": [7, 8], "size": [1, 2], "price": [0.5, 1.0]})
+    written = Dataset.write(path, tabular.read(plain, item_features=features))
+    events = new_file(tmp_path / "new.csv", "1,7,9", "3,9,10")
+    for rows, message in (
+        (["1,7,9", "bob,7,10"], "new.csv, line 3, column 'user_id': 'bob': the ids of this data set are whole numbers"),
+        (["1,7,9", "01,7,10"], "new.csv, line 3, column 'user_id': '01': the ids of this data set are whole numbers"),
+        (["1,7,soon"], "new.csv, line 2, column 'timestamp': 'soon'"),
+        (["1,7,9", "1,9,9"], "new.csv, line 3, column 'item_id': 9: is new, and the data set has item features"),
+        (["2,8,4"], "holds all 1 of the new events already"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            append_events(path, new_file(tmp_path / "new.csv", *rows))
+    new_file(events, "1,7,9", "3,9,10")
+    side = tmp_path / "items.csv"
+    for header, row, message in (
+        ("item_id,size", "7,3", "items.csv, line 2, column 'item_id': '7': is in the data set already"),
+        ("item_id,size", "9,big", "items.csv, line 2, column 'size': 'big': .* are whole numbers"),
+        ("item_id,price", "9,big", "items.csv, line 2, column 'price': 'big': .* are numbers"),
+        ("item_id,colour", "9,red", "items.csv: column 'colour': no such item feature in the data set"),
+        ("item_id,size", "9,1\n9,2", "items.csv, line 3, column 'item_id': '9': duplicate key"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            append_events(path, events, item_features=new_file(side, row, header=header))
+    with pytest.raises(ValueError, match="no user features"):
+        append_events(path, events, user_features=side)
+    with pytest.raises(ValueError, match="its events have no value: leave --value out"):
+        append_events(path, events, ColumnMap(value="stars"))
+    with pytest.raises(FileNotFoundError, match="no such directory"):
+        append_events(tmp_path / "nowhere", events)
+    assert_same_columns(Dataset.open(path), written)
+    assert sorted(os.listdir(tmp_path)) == ["data", "items.csv", "new.csv"]
+
+
+def test_datasets_that_cannot_grow(tmp_path: Path) -> None:
+    Dataset.write(tmp_path / "filtered", read(EVENTS), min_item_events=2)
+    with pytest.raises(ValueError, match="min_item_events=2: events that were left out then may count now"):
+        append_events(tmp_path / "filtered", EVENTS, COLUMNS)
+    without_times = tabular.read(EVENTS, columns=ColumnMap(timestamp=None))
+    Dataset.write(tmp_path / "order", without_times)
+    with pytest.raises(ValueError, match="has no times"):
+        append_events(tmp_path / "order", EVENTS)
+    Dataset.write(tmp_path / "stars", read(EVENTS))
+    with pytest.raises(ValueError, match="its events have a value: say which column"):
+        append_events(tmp_path / "stars", EVENTS, ColumnMap(part="given"))
+
+
+def test_one_append_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second would start from the old events, and lose those of the first."""
+    Dataset.write(tmp_path / "data", read(EVENTS[:4]))
+    seen: list[str] = []
+    write = Dataset.write
+
+    def meanwhile(*arguments: object, **options: object) -> Dataset:
+        with pytest.raises(ValueError, match="another append is under way"):
+            append_events(tmp_path / "data", EVENTS[6:], COLUMNS)
+        seen.append("refused")
+        return write(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Dataset, "write", meanwhile)
+    append_events(tmp_path / "data", EVENTS[4:6], COLUMNS)
+    monkeypatch.undo()
+    assert seen == ["refused"]
+    append_events(tmp_path / "data", EVENTS[6:], COLUMNS)
+
+
+DEADLY = """
+import os, signal, sys
+from pathlib import Path
+from corral.data import atomic_directory
+from corral.data.dataset_append import append_events
+from corral.data.interactions import ColumnMap
+
+path, events, function, call = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+owner = atomic_directory.DirectoryFiles if hasattr(atomic_directory.DirectoryFiles, function) else atomic_directory
+original, calls = getattr(owner, function), 0
+
+
+def deadly(*arguments, **options):
+    global calls
+    calls += 1
+    if calls == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **options)
+
+
+setattr(owner, function, deadly)
+append_events(path, events, ColumnMap(value="stars", part="given", label="clicked"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "done"),
+    [
+        ("arrow", 1, False),
+        ("array", 1, False),
+        ("array", 4, False),
+        ("text", 1, False),
+        ("_exchange", 1, False),
+        ("_fsync_directory", 4, True),
+    ],
+)
+def test_a_killed_append_loses_nothing(tmp_path: Path, function: str, call: int, done: bool) -> None:
+    """The data set is whole: the old one, or the new one. The command given again ends as if nothing had been."""
+    path = tmp_path / "data"
+    old, whole = Dataset.write(path, read(EVENTS[:5])), Dataset.write(tmp_path / "whole", read(EVENTS))
+    EVENTS[5:].write_parquet(tmp_path / "new.parquet")
+    command = [sys.executable, "-c", DEADLY, path, tmp_path / "new.parquet", function, str(call)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    left = Dataset.open(path)
+    left.verify()
+    assert left.hash == (whole if done else old).hash
+    if done:
+        with pytest.raises(ValueError, match="were they appended before"):
+            append_events(path, EVENTS[5:], COLUMNS)
+    else:
+        assert_same_columns(append_events(path, EVENTS[5:], COLUMNS), whole)
+        assert sorted(os.listdir(tmp_path)) == ["data", "new.parquet", "whole"]
