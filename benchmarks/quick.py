@@ -74,6 +74,21 @@ def foundation(published: Row, folder: Path) -> Mapping[str, float]:
     return run(published["dataset"], published["system"], 0, folder, threads=1)["metrics"]
 
 
+def funnel(published: Row, folder: Path) -> Mapping[str, float]:
+    """A page put together from others: it must say what they say."""
+    rows = json.loads((RESULTS / "corr.json").read_text(encoding="utf-8"))["rows"]
+    wanted = (published["dataset"], published["system"], published["seed"])
+    return next(row for row in rows if (row["dataset"], row["system"], row["seed"]) == wanted)["metrics"]
+
+
+def peers(published: Row, folder: Path) -> Mapping[str, float]:
+    """Our own line: it needs no other environment."""
+    from bench_peers import run
+
+    peer, system = published["system"].split("/")
+    return run(published["dataset"], peer, system, 0, folder)["metrics"]
+
+
 def rar(published: Row, folder: Path) -> Mapping[str, float]:
     """A whole training, as tuned."""
     from bench_rar import VARIANTS, run
@@ -105,6 +120,8 @@ CHECKS = {
     "corr": Check("amazon-beauty-7core", "co-visitation", LISTS, corr, "amazon-beauty"),
     "estimator": Check("toy, M = 300", "uniform, N=100", ("kl", "estimate", "without_log_q"), estimator),
     "foundation": Check("amazon-beauty", "popularity", LISTS, foundation, "amazon-beauty"),
+    "funnel": Check("amazon-beauty-7core", "retriever-full-softmax", LISTS, funnel),
+    "peers": Check("ml-100k-clicks", "corral/dcnv2", ("auc", "gauc"), peers, "ml-100k"),
     "rar": Check("ml-100k", "fm", ("auc", "gauc"), rar, "ml-100k"),
     "rar_world": Check("taste-world", "bare", ("auc", "logloss"), rar_world),
     "selection": Check("amazon-beauty items", "cosine, 128 bits, centred", ("recall@10",), selection, "amazon-beauty"),
