@@ -32,7 +32,7 @@ def leakage(
         ),
     ] = None,
     split: Annotated[
-        SplitRule | None, typer.Option(help="For DATA: the split rule [default: time-cut].", show_default=False)
+        SplitRule | None, typer.Option(help="For DATA: the split rule (default: time-cut).", show_default=False)
     ] = None,
     label_at_least: Annotated[
         float | None,

@@ -36,7 +36,7 @@ def recommend(
         bool | None,
         typer.Option(
             "--seen/--no-seen",
-            help="Also recommend items that the user had before, or never [default: as the run was judged].",
+            help="Also recommend items that the user had before, or never (default: as the run was judged).",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def recommend(
     new: Annotated[
         str | None,
         typer.Option(
-            help="The new items: ids separated by commas, or @FILE [default: those without a train event].",
+            help="The new items: ids separated by commas, or @FILE (default: those without a train event).",
             show_default=False,
         ),
     ] = None,

@@ -15,7 +15,7 @@ def rerank(
     ],
     out: Annotated[Path, typer.Option(help="The file to write: .parquet, .csv or .jsonl by its ending.")],
     k: Annotated[
-        int | None, typer.Option("--k", "-k", min=1, help="Length of the lists [default: all candidates].")
+        int | None, typer.Option("--k", "-k", min=1, help="Length of the lists (default: all candidates).")
     ] = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop, count and list bad rows instead of stopping.")

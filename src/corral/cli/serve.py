@@ -30,14 +30,14 @@ def serve(
         str | None,
         typer.Option(
             help="Where users' live events are kept: a file (SQLite), or redis://HOST:PORT/NUMBER "
-            "[default: BUNDLE.events.sqlite, beside the bundle].",
+            "(default: BUNDLE.events.sqlite, beside the bundle).",
             show_default=False,
         ),
     ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
-            help=f"File of bearer tokens, one a line; or set {TOKENS} [default: none needed].", show_default=False
+            help=f"File of bearer tokens, one a line; or set {TOKENS} (default: none needed).", show_default=False
         ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to answer a request, at most.")] = 5.0,

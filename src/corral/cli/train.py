@@ -17,7 +17,7 @@ def train(
         typer.Argument(help="Settings to change: key.key=value, for example retriever.size=128.", show_default=False),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="The run directory [default: runs/RECIPE-SEED].", show_default=False)
+        Path | None, typer.Option(help="The run directory (default: runs/RECIPE-SEED).", show_default=False)
     ] = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="Print the shipped recipes and leave.")] = False,
     print_settings: Annotated[bool, typer.Option("--settings", help="Print all settings and leave.")] = False,
