@@ -63,7 +63,7 @@ def tuned(system: str) -> tuple[str, ...]:
     if not TUNING.exists():
         return ()
     chosen = json.loads(TUNING.read_text(encoding="utf-8"))["chosen"]
-    base = "corr" if system.startswith("corr-") and system != "corr-plain" else system
+    base = "corr" if system.startswith("corr-") and system != "corr-plain" else system.removesuffix("-no-correction")
     return tuple(chosen.get(base, ()))
 
 

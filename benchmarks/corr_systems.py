@@ -178,12 +178,20 @@ RAR = {
 SYSTEMS |= {name: System("corr-rar", changes) for name, changes in RAR.items()}
 LADDER = tuple(name for name in SYSTEMS if name.removesuffix("-plain") in SYSTEMS and not name.startswith("corr-"))
 LADDER += ("corr-plain",)
+# What the held-out correction is worth to the others: the same trainings without it.
+UNCORRECTED = tuple(
+    f"{name}-no-correction" for name in ("independent-bce", "independent-softmax", "independent-midx", "two-stage")
+)
+for name in UNCORRECTED:
+    one = SYSTEMS[name.removesuffix("-no-correction")]
+    SYSTEMS[name] = System(one.recipe, (*one.overrides, *ABLATIONS["no-correction"]), one.retriever_of)
 FEW = ("retriever-full-softmax", "independent-midx", "two-stage", "lightgbm", "corr")
 # What runs by default, cheapest data first: (data set, systems, seeds).
 TIERS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("amazon-beauty-7core", LADDER, 5),
     ("ml-100k", LADDER, 5),
     ("amazon-beauty-7core", tuple(f"corr-{name}" for name in ABLATIONS), 3),
+    ("amazon-beauty-7core", UNCORRECTED, 3),
     ("amazon-beauty-7core", tuple(RAR), 1),
     ("amazon-beauty", FEW, 3),
     ("ml-1m", FEW, 1),

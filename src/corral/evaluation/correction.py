@@ -143,7 +143,9 @@ def _fitted(lists: _Lists, penalty: float) -> tuple[Tensor, Tensor]:
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     weight = torch.zeros(lists.inputs.shape[-1], dtype=torch.float64, requires_grad=True)
     if len(owner):
-        hits = torch.zeros(lists.items.shape, dtype=torch.bool).index_put_((owner, clicked.int().argmax(1)), _YES)
+        hits = torch.zeros(lists.items.shape, dtype=torch.bool).index_put_(
+            (owner, clicked.int().argmax(1)), torch.tensor(True)
+        )
         # What a target competes with: itself, and what nobody wanted.
         against = ((lists.items != 0) & ~hits)[owner] | clicked
         optimizer = torch.optim.LBFGS([scale, weight], max_iter=100, line_search_fn="strong_wolfe")
@@ -158,6 +160,3 @@ def _fitted(lists: _Lists, penalty: float) -> tuple[Tensor, Tensor]:
 
         optimizer.step(closure)
     return scale.detach(), weight.detach()
-
-
-_YES = torch.ones((), dtype=torch.bool)

@@ -19,7 +19,7 @@ from corral.data.features import FeatureTable
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.metrics import ranked, ranking_order
-from corral.evaluation.mixture import Mixture
+from corral.evaluation.mixture import Mixture, final_scores
 from corral.evaluation.result import Stage
 from corral.ranking.evidence import ReadsScores
 from corral.ranking.ranker import Ranker
@@ -305,14 +305,9 @@ class TwoStageRecommender:
     def _final_scores(self, query: Query, found: Candidates, explain: bool) -> tuple[Tensor, Tensor | None]:
         """What lists are ordered by [B, N], float64, -inf at padding; and the ranker's logits where it was asked."""
         logits = None
-        final = found.scores.double()
         if self.ranker is not None and (explain or self.serve_by is not Stage.RETRIEVER):
             logits = self.ranker(query, found.items)
-            if self.serve_by is Stage.RANKER:
-                final = logits.double()
-            elif self.serve_by is Stage.FUSED:
-                assert self.mixture is not None
-                final = self.mixture(found.scores, logits, found.mask).double()
+        final = final_scores(self.serve_by, found, logits, self.mixture).double()
         return final.masked_fill(~found.mask, -torch.inf), logits
 
     @torch.no_grad()
