@@ -157,7 +157,7 @@ def test_every_kind_of_table(kind: str, events: pl.DataFrame, recipe: Path, tmp_
 def test_what_is_wrong_is_said_before_anything_is_read(recipe: Path, events: pl.DataFrame) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         TwoStage("cor")
-    with pytest.raises(ValueError, match="unknown key .*sise.*did you mean .size"):
+    with pytest.raises(ValueError, match=r"unknown key .*sise.*did you mean .size"):
         TwoStage(recipe, {"retriever.sise": 4})
     with pytest.raises(ValueError, match="not fitted yet"):
         TwoStage(recipe).recommend(["u0"])
