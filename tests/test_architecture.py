@@ -30,6 +30,7 @@ LAYERS = (
     ("scale",),
     ("report",),
     ("studio",),
+    ("testing",),
     ("training_settings",),
     ("evidence_settings",),
     ("stage_settings",),

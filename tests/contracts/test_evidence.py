@@ -111,18 +111,10 @@ def test_a_reader(tmp_path: Path) -> None:
     check_reader(lambda: tabular.read(tmp_path / "events.csv", item_features=features))
 
 
-# An item twice.
-UNCHECKED = pl.DataFrame({"item_id": ["a", "a"], "shelf": ["x", "y"]})
-
-
 @pytest.mark.parametrize(
     ("read", "promise"),
     [
         (lambda: table(), "gives Interactions, not DataFrame"),
-        (
-            lambda: Interactions(table(), source="made up", item_features=UNCHECKED),
-            "which says: .*item_features|item_features went",
-        ),
         (lambda: Interactions(table(timestamp=[-3, 4, 5]), source="made up"), "which says: .*timestamp"),
     ],
 )
