@@ -103,6 +103,7 @@ class TwoStage:
         user_features: Any = None,
         item_features: Any = None,
         impressions: Any = None,
+        text_columns: Sequence[str] = (),
     ) -> Self:
         """Trains both stages, tunes their mixture on validation, and judges the funnel on the test part.
 
@@ -113,6 +114,7 @@ class TwoStage:
             user_features: a table (or path) with the user column, then features.
             item_features: the same of items.
             impressions: a table of what was shown and not clicked.
+            text_columns: feature columns that are text, such as a title: for people, and for a text encoder.
 
         Raises:
             ValueError: the table is wrong (row, column, value are named), or ``run`` holds another run.
@@ -131,6 +133,7 @@ class TwoStage:
                 user_features=user_features,
                 item_features=item_features,
                 impressions=impressions,
+                text_columns=text_columns,
             )
         if isinstance(events, Interactions):
             events = _written(directory, events)

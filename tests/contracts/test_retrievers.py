@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from corral.retrieval.gru4rec import GRU4Rec
 from corral.retrieval.matrix_factorization import MatrixFactorization
 from corral.retrieval.popularity import PopularityRetriever
 from corral.retrieval.sasrec import SASRec
+from corral.retrieval.text_tower import TextTower
 from corral.retrieval.two_tower import TwoTower
 from corral.testing.retrievers import (
     CAUSAL_CHECKS,
@@ -42,6 +44,14 @@ from corral.training.retrieval_objectives import FullSoftmaxObjective
 
 SIZE = 8
 SCALES = {"number": NumericScale(9.0, 5.0)}
+
+
+class WordCounts:
+    """In place of a text encoder: counts of hashed letters, with the signature of sentence-transformers."""
+
+    def encode(self, sentences: list[str]) -> np.ndarray:
+        return np.array([np.bincount([ord(letter) % 16 for letter in text], minlength=16) for text in sentences])
+
 
 CAUSAL: dict[str, MakeRetriever] = {
     "gru4rec": lambda users, items: GRU4Rec(items.rows, size=SIZE, hidden=12, max_length=LENGTH),
@@ -70,6 +80,10 @@ RETRIEVERS: dict[str, MakeRetriever] = {
     ),
     "two-tower, features alone": lambda users, items: TwoTower(
         users.rows, items.rows, users, items, size=SIZE, user_id=False, item_id=False
+    ),
+    "text tower": lambda users, items: TextTower(users, items, encoder=WordCounts(), size=SIZE, hidden=6),
+    "text tower, ids": lambda users, items: TextTower(
+        users, items, encoder=WordCounts(), columns=["title"], size=SIZE, item_id=True
     ),
     **CAUSAL,
 }
@@ -111,7 +125,7 @@ def test_vectors_keep_their_precision(retriever: Any) -> None:
 def test_only_the_last_items_of_a_long_history_count(retriever: Any) -> None:
     query = small_queries(6, users=USERS, items=ITEMS, length=3 * LENGTH)
     cut = query.recent(LENGTH)
-    if isinstance(retriever, TwoTower):
+    if isinstance(retriever, TwoTower | TextTower):
         retriever.history_length = LENGTH
     torch.testing.assert_close(retriever.encode_queries(query), retriever.encode_queries(cut), rtol=1e-10, atol=1e-12)
 

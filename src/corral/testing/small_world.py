@@ -19,7 +19,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def small_features(rows: int, key: str) -> FeatureTable:
-    """Features of all kinds, some missing: ``group``, ``tags`` (several values), ``number``.
+    """Features of all kinds, some missing: ``group``, ``tags`` (several values), ``number``, ``title`` (text).
 
     Args:
         rows: how many, the two reserved ones included.
@@ -32,9 +32,10 @@ def small_features(rows: int, key: str) -> FeatureTable:
             "group": [f"g{i % 7}" for i in ids],
             "tags": [[f"t{j}" for j in range(i % 4)] for i in ids],
             "number": [float(i % 11) if i % 5 else None for i in ids],
+            "title": [f"thing {i} of kind {i % 7}" if i % 9 else None for i in ids],
         }
     )
-    return FeatureTable.build(frame, key, Vocabulary.of(frame[key]))
+    return FeatureTable.build(frame, key, Vocabulary.of(frame[key]), ["title"])
 
 
 def small_queries(queries: int, *, users: int, items: int, length: int) -> Query:
