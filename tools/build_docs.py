@@ -2,9 +2,9 @@
 
     python tools/build_docs.py [DIRECTORY]
 
-Documents are written to be read in the repository, so they link to sources, tests and the files at its root. A site knows
-pages alone: each linked file becomes one, and the links are rewritten. All that is staged in DIRECTORY/docs, the site is
-DIRECTORY/site; DIRECTORY is ``build`` where none is given. The navigation is in zensical.toml.
+Documents are written to be read in the repository, so they link to sources, tests and the files at its root. A site
+knows pages alone: each linked file becomes one, and the links are rewritten. All that is staged in DIRECTORY/docs, the
+site is DIRECTORY/site; DIRECTORY is ``build`` where none is given. The navigation is in zensical.toml.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def page_text(file: PurePosixPath, found: set[PurePosixPath]) -> str:
 def stage(stage_directory: Path) -> None:
     """Write all pages, and the assets beside them, into an empty directory."""
     shutil.rmtree(stage_directory, ignore_errors=True)
-    waiting = {PurePosixPath(path.relative_to(ROOT).as_posix()) for path in (ROOT / "docs").rglob("*") if path.is_file()}
+    files = [path for path in (ROOT / "docs").rglob("*") if path.is_file()]
+    waiting = {PurePosixPath(path.relative_to(ROOT).as_posix()) for path in files}
     waiting |= {PurePosixPath(name) for name in PROJECT if (ROOT / name).exists()}
     done: set[PurePosixPath] = set()
     while waiting:
@@ -84,7 +85,7 @@ def stage(stage_directory: Path) -> None:
 
 
 def build(directory: Path) -> Path:
-    """Stage and build; the site's directory. Raises CalledProcessError for any broken link or anchor, which it prints."""
+    """Stage and build; the site's directory. Raises CalledProcessError for a broken link or anchor, which is printed."""
     stage(directory / "docs")
     shutil.copyfile(ROOT / "zensical.toml", directory / "zensical.toml")
     subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean"], cwd=directory, check=True)

@@ -1,4 +1,4 @@
-"""The documentation's site: every page in the navigation, built offline, each link, anchor and asset found, nothing from elsewhere."""
+"""The documentation's site: every page in the navigation, every link, anchor and asset found, nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -78,17 +78,18 @@ def test_links_anchors_and_assets_lead_somewhere_and_nothing_comes_from_elsewher
     pages = {path: Page(path.read_text("utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
     assert len(pages) > 30
     for path, page in pages.items():
+        name = path.relative_to(site)
         for address in page.loads:
-            assert not urlsplit(address).netloc, f"{path.name} loads {address}"
+            assert not urlsplit(address).netloc, f"{name} loads {address}"
         for address in page.links + page.loads:
             parts = urlsplit(address)
             if parts.scheme or parts.netloc:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             target = target / "index.html" if target.is_dir() else target
-            assert target.is_file(), f"{path.relative_to(site)}: {address} leads nowhere"
+            assert target.is_file(), f"{name}: {address} leads nowhere"
             if parts.fragment and target in pages and not parts.fragment.startswith("__"):
-                assert unquote(parts.fragment) in pages[target].anchors, f"{path.relative_to(site)}: no anchor {address}"
+                assert unquote(parts.fragment) in pages[target].anchors, f"{name}: no anchor {address}"
 
 
 def test_style_sheets_load_nothing_from_elsewhere(site: Path) -> None:
@@ -131,5 +132,5 @@ def test_a_link_out_of_the_repository_is_refused(
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("[a](../../secret.py)", "utf-8")
     monkeypatch.setattr(site_builder, "ROOT", tmp_path)
-    with pytest.raises(SystemExit, match="secret.py"):
+    with pytest.raises(SystemExit, match="no such file"):
         site_builder.stage(tmp_path / "stage")
