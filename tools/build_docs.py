@@ -85,7 +85,7 @@ def stage(stage_directory: Path) -> None:
 
 
 def build(directory: Path) -> Path:
-    """Stage and build; the site's directory. Raises CalledProcessError for a broken link or anchor, which is printed."""
+    """Stage and build; the site's directory. Raises CalledProcessError for broken links, which are printed."""
     stage(directory / "docs")
     shutil.copyfile(ROOT / "zensical.toml", directory / "zensical.toml")
     subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean"], cwd=directory, check=True)

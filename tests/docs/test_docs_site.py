@@ -1,8 +1,9 @@
-"""The documentation's site: every page in the navigation, every link, anchor and asset found, nothing from elsewhere."""
+"""The documentation as a site: all pages in the navigation, links, anchors and assets found, nothing from elsewhere."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -134,3 +135,30 @@ def test_a_link_out_of_the_repository_is_refused(
     monkeypatch.setattr(site_builder, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="no such file"):
         site_builder.stage(tmp_path / "stage")
+
+
+@pytest.mark.parametrize("paper", ["corr", "rar"])
+def test_each_equation_of_a_paper_has_a_function_a_test_and_a_measured_result(paper: str) -> None:
+    text = (ROOT / "docs" / "papers" / f"{paper}.md").read_text("utf-8")
+    table = text.partition("| formula | function | test | measured |\n")[2].partition("\n\n")[0]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()[1:]]
+    assert len(rows) >= 8
+    for formula, function, test, measured in rows:
+        assert "../../src/corral/" in function, formula
+        assert "../../tests/" in test, formula
+        assert "../results/" in measured or measured.strip() == "not measured yet", formula
+    linked = re.findall(r"\[`(\w+)(?:\.\w+)?`\]\(\.\./\.\./(src/corral/[\w/]+\.py)\)", table)
+    for name, file in linked:
+        assert re.search(rf"^(class|def) {name}\b", (ROOT / file).read_text("utf-8"), re.MULTILINE), (
+            f"{file}: no {name}"
+        )
+
+
+def test_each_table_of_results_is_explained() -> None:
+    index = (ROOT / "docs" / "results" / "index.md").read_text("utf-8")
+    for page in sorted((ROOT / "docs" / "results").glob("*.md")):
+        if page.name != "index.md":
+            script = f"bench_{page.stem}.py"
+            assert f"({page.name})" in index, f"docs/results/index.md says nothing of {page.name}"
+            assert f"`{script}`" in index
+            assert (ROOT / "benchmarks" / script).exists()
