@@ -20,14 +20,18 @@ pytest.importorskip("zensical", reason="pip install 'corral[docs]'")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def site_builder() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_docs", ROOT / "tools" / "build_docs.py")
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def site_builder() -> ModuleType:
+    return tool("build_docs")
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +166,8 @@ def test_each_table_of_results_is_explained() -> None:
             assert f"({page.name})" in index, f"docs/results/index.md says nothing of {page.name}"
             assert f"`{script}`" in index
             assert (ROOT / "benchmarks" / script).exists()
+
+
+def test_the_picture_is_what_its_script_draws() -> None:
+    drawn = tool("make_two_stages_picture")
+    assert drawn.PICTURE.read_text("utf-8") == drawn.picture()
