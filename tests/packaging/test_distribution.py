@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import corral
+
 pytest.importorskip("build", reason="pip install 'corral[dev]'")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +77,11 @@ def test_the_wheel_holds_the_package_and_its_files_and_nothing_else(wheel: Path)
     rest = {tuple(name.split("/", 1)) for name in names if name not in inside}
     assert all(folder.endswith(".dist-info") for folder, _ in rest)
     assert {"licenses/LICENSE", "licenses/NOTICE", "METADATA", "entry_points.txt"} <= {name for _, name in rest}
+
+
+def test_the_version_is_the_same_wherever_it_stands(wheel: Path) -> None:
+    assert wheel.name.split("-")[1] == corral.__version__
+    assert f"\nversion: {corral.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_the_source_distribution_holds_what_a_build_needs(distributions: Path) -> None:
