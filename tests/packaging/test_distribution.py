@@ -64,7 +64,8 @@ def install(scripts: Path, *what: str | Path) -> None:
 
 
 def doctor(scripts: Path, folder: Path) -> dict[str, dict[str, str]]:
-    found = json.loads(run([scripts / "corral", "doctor", "--json", "--run-dir", folder / "runs"]))
+    command = [scripts / "python", "-m", "corral.cli.main", "doctor", "--json", "--run-dir", folder / "runs"]
+    found = json.loads(run(command))
     return {finding["name"]: finding for finding in found["findings"]}
 
 
