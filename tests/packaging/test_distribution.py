@@ -96,7 +96,7 @@ def test_the_source_distribution_holds_what_a_build_needs(distributions: Path) -
 
 def test_the_installed_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:
     scripts = environment(tmp_path / "venv", sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    install(scripts, "--no-deps", "--no-index", wheel)
+    install(scripts, "--no-deps", "--no-index", "--ignore-installed", wheel)
     assert "recommend" in run([scripts / "corral", "--help"])
     findings = doctor(scripts, tmp_path)
     assert str(tmp_path) in findings["corral"]["value"], "it shall be the installed package that answers"
