@@ -158,6 +158,21 @@ def test_each_equation_of_a_paper_has_a_function_a_test_and_a_measured_result(pa
         )
 
 
+def test_the_glossary_has_every_noun_protocol_and_letter_of_the_architecture() -> None:
+    glossary = (ROOT / "docs" / "about" / "glossary.md").read_text("utf-8")
+    text = (
+        (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("## The nouns")[2].partition("## The import order")[0]
+    )
+    nouns = re.findall(r"`([A-Z]\w+)`", "\n".join(re.findall(r"^(?:\| `.*? \||- `\w+`)", text, re.MULTILINE)))
+    letters = re.findall(r"\b([A-Z]) [a-z]+", text.partition("Shape letters")[2].partition("\nRow 0")[0])
+    assert {"Dataset", "Scored", "Objective"} <= set(nouns)
+    assert {"B", "P", "K"} <= set(letters)
+    for noun in nouns:
+        assert f"`{noun}`" in glossary, noun
+    for letter in letters:
+        assert re.search(rf"\| {letter}(?:, \w+)? \|", glossary), letter
+
+
 def test_each_table_of_results_is_explained() -> None:
     index = (ROOT / "docs" / "results" / "index.md").read_text("utf-8")
     for page in sorted((ROOT / "docs" / "results").glob("*.md")):
