@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,15 @@ class HasIdTables(Protocol):
 
     def id_tables(self) -> tuple[Sequence[nn.Embedding], Sequence[nn.Embedding]]:
         """Its tables by user row, and its tables by item row."""
+        ...
+
+
+@runtime_checkable
+class HoldsSomeRows(Protocol):
+    """A table of which this process holds some rows alone."""
+
+    def copy_row(self, row: int, to: Tensor) -> None:
+        """Copies a row into all rows with True in ``to`` [rows], whoever holds them."""
         ...
 
 
@@ -32,4 +41,7 @@ def share_unknown(model: HasIdTables, users_seen: Tensor, items_seen: Tensor) ->
         cold = ~seen
         cold[:FIRST_ROW] = False
         for table in tables:
+            if isinstance(table, HoldsSomeRows):
+                table.copy_row(UNKNOWN, cold)
+                continue
             table.weight[cold.to(table.weight.device)] = table.weight[UNKNOWN].clone()
