@@ -35,6 +35,7 @@ LAYERS = (
     ("stage_settings",),
     ("settings", "recipes"),
     ("cli",),
+    ("__main__",),
 )
 SETTINGS = ("training_settings", "evidence_settings", "stage_settings", "settings")
 DEPTH = {package: depth for depth, layer in enumerate(LAYERS) for package in layer}

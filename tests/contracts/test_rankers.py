@@ -148,6 +148,15 @@ def test_shape_and_finite(ranker: nn.Module, queries: int, items: int) -> None:
     assert logits.isfinite().all()
 
 
+def test_no_queries_give_no_logits_and_train(ranker: nn.Module) -> None:
+    """A worker's share of a small batch may be empty."""
+    nobody = part_of(make_query(2), slice(0, 0))
+    for query in (nobody, nobody.recent(0)):
+        logits = ranker.train()(query, make_items(2, 4)[:0])
+        assert logits.shape == (0, 4)
+        logits.sum().backward()
+
+
 def test_logits_move_with_their_items(ranker: nn.Module) -> None:
     query, items = make_query(5), make_items(5, 12)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3))

@@ -138,6 +138,19 @@ def test_shapes(retriever: Any) -> None:
         assert queries.isfinite().all()
 
 
+def test_no_queries_give_no_vectors_and_train(retriever: Any) -> None:
+    """A worker's share of a small batch may be empty."""
+    nobody = part_of(make_query(2), slice(0, 0))
+    vectors = retriever.train().encode_queries(nobody)
+    assert vectors.shape == (0, retriever.encode_items(torch.arange(3)).shape[1])
+    if isinstance(retriever, CausalRetriever):
+        positions = retriever.encode_positions(make_sequence(nobody.history))
+        assert positions.shape == (0, LENGTH + 1, vectors.shape[1])
+        positions.sum().backward()
+    elif vectors.requires_grad:
+        vectors.sum().backward()
+
+
 @torch.no_grad()
 def test_evaluation_is_deterministic(retriever: Any) -> None:
     query = make_query(6)

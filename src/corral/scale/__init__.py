@@ -7,7 +7,7 @@
 3. Random numbers are drawn for the whole batch by every worker, from generators in the same state, and each keeps its
    share's rows (``GlobalDraws``): negatives, dropout and positions depend on seed, step and place in the batch alone.
 4. Id tables are cut by row into blocks (``ShardedEmbedding``): a lookup is an all-to-all of distinct rows and vectors,
-   its gradient goes the same way back; the rows' optimizer state lives with them. All other parameters are copies, their
+   its gradient goes the same way back; the rows' optimizer state lives with them. Other parameters are copies, their
    gradients all-reduced in one flat buffer (``ShardedAdam``), not DDP: its buckets know no row-wise sparse tables.
 5. The full softmax is vocabulary-parallel (``ShardedSoftmax``): all queries, each worker's items; chunk x M logits a
    worker (its chunks are W times as long), never the item vectors of another one.

@@ -32,7 +32,7 @@ class SharedBatches:
         return self._loader.batches_per_epoch()
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch | SequenceBatch]:
-        """The shares of an epoch's batches from ``first_batch`` on; of a batch with fewer rows than W some are empty."""
+        """The shares of an epoch's batches from ``first_batch`` on; of one with fewer rows than W some are empty."""
         for batch in self._loader.epoch(epoch, first_batch):
             yield _rows(batch, self._workers.share(len(batch)))
 

@@ -38,8 +38,8 @@ class Checkpoints(Protocol):
         """Keeps all that :meth:`resume` takes back, whole or not at all."""
         ...
 
-    def save_best(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keeps the best weights so far."""
+    def save_best(self, objective: nn.Module, facts: Mapping[str, Any]) -> None:
+        """Keeps its weights: the best so far."""
         ...
 
     def load_best(self, objective: nn.Module) -> None:
@@ -108,9 +108,9 @@ class FileCheckpoints:
         if state.records and state.batch == 0:
             write_log(self._directory / _LOG, state.records)
 
-    def save_best(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save_best(self, objective: nn.Module, facts: Mapping[str, Any]) -> None:
         """See ``Checkpoints``."""
-        save_tensors(self._directory / _BEST, weights, facts)
+        save_tensors(self._directory / _BEST, objective.state_dict(), facts)
 
     def load_best(self, objective: nn.Module) -> None:
         """See ``Checkpoints``."""

@@ -120,7 +120,7 @@ def fit(
                 state.best, state.best_epoch = metrics[metric], state.epoch - 1
                 best_weights = {name: value.detach().clone() for name, value in objective.state_dict().items()}
                 if checkpoints:
-                    checkpoints.save_best(best_weights, {"epoch": state.best_epoch, "metric": metric})
+                    checkpoints.save_best(objective, {"epoch": state.best_epoch, "metric": metric})
             # Patience counts validations, not epochs.
             waited = (state.epoch - 1 - state.best_epoch) // validate_every
             state.finished = bool(patience) and waited >= patience

@@ -34,7 +34,8 @@ def in_workers(number: int, folder: Path, work: Callable[[Workers], None]) -> No
                 os._exit(1)
             os._exit(0)
         children.append(child)
-    if any([os.waitpid(child, 0)[1] for child in children]):
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    if any(statuses):
         raise SystemExit(f"a worker of {number} failed")
 
 
