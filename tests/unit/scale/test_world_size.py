@@ -56,6 +56,22 @@ def test_two_workers_as_one_process(two: Path, system: str) -> None:
     assert_alike(read(two, system, 0), read(two, system, 2), 1e-7 if system.startswith("corr") else 1e-10)
 
 
+def assert_judged_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["queries"] % 7
+    assert len(set(one["events"])) == len(one["events"]) == one["queries"]
+    assert one == other
+
+
+def test_the_same_metrics_to_the_last_bit(two: Path) -> None:
+    assert_judged_alike(read(two, "judged", 0), read(two, "judged", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3, 4])
+def test_the_same_metrics_by_any_number(many: Path, workers: int) -> None:
+    assert_judged_alike(read(many, "judged", 0), read(many, "judged", workers))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("workers", [2, 3, 4])

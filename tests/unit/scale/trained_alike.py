@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ from corral.data.examples import Examples
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, time_cut
 from corral.data.synthetic import checkerboard_world, markov_world
+from corral.data.targets import targets
+from corral.evaluation.evaluate import evaluate
+from corral.evaluation.turns import by_turns
 from corral.ranking.ctr.din import DIN
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
+from corral.retrieval.channels import RetrieverChannel
+from corral.retrieval.index import ExactIndex
 from corral.retrieval.matrix_factorization import MatrixFactorization
 from corral.retrieval.sasrec import SASRec
 from corral.retrieval.two_tower import TwoTower
@@ -35,7 +41,7 @@ from corral.sampling.popularity import PopularitySampler
 from corral.sampling.uniform import UniformSampler
 from corral.scale.scaled_objective import ScaledObjective
 from corral.scale.sharded_adam import ShardedAdam
-from corral.scale.sharded_embedding import shard_tables, unshard_tables
+from corral.scale.sharded_embedding import shard_tables, unshard_tables, whole_tables
 from corral.scale.sharded_multi_index import ShardedMultiIndexSampler
 from corral.scale.sharded_softmax import ShardedSoftmax, own_items
 from corral.scale.shared_batches import SharedBatches
@@ -200,6 +206,33 @@ def train(name: str, folder: Path, workers: Workers | None) -> None:
         (folder / f"{name}-{size}.json").write_text(json.dumps(found))
 
 
+def judge(folder: Path, workers: Workers | None) -> None:
+    """Metrics of an untrained funnel: queries that neither the batches nor the workers divide."""
+    torch.manual_seed(5)
+    world = World(folder, "markov", workers)
+    retriever, ranker = world.sasrec(False), world.ranker()
+    asked = targets(world.data, world.split, Part.VALID, history_length=6, repeats=True)
+    with ExitStack() as stack:
+        if workers:
+            for part in (whole_tables(retriever), whole_tables(ranker), by_turns(workers)):
+                stack.enter_context(part)
+        retriever.eval()
+        with torch.no_grad():
+            index = ExactIndex(retriever.encode_items(world.catalogue).float(), world.catalogue)  # type: ignore[operator]
+        channel = RetrieverChannel(retriever, index)  # type: ignore[arg-type]
+        counts = world.split.train_counts(world.data)
+        found = evaluate(asked, channel, ranker=ranker, num_candidates=5, batch_size=7, item_counts=counts)
+    size = 0 if workers is None else workers.size
+    written = {
+        "queries": len(asked),
+        "events": found.queries["event"].tolist(),
+        "metrics": found.metrics,
+        "per_query": {name: values.tobytes().hex() for name, values in found.per_query.items()},
+    }
+    if workers is None or workers.first:
+        (folder / f"judged-{size}.json").write_text(json.dumps(written))
+
+
 def inner_generators(objective: Any) -> Any:
     given: Objective = objective
     return given.generators()
@@ -213,6 +246,7 @@ def main() -> None:
         Dataset.write(folder / "checkerboard", checkerboard_world(31, 13, length=9).interactions)
 
     def everything(workers: Workers | None) -> None:
+        judge(folder, workers)
         for name in SYSTEMS:
             train(name, folder, workers)
 
