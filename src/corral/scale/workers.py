@@ -22,11 +22,13 @@ class Workers:
         device: where its tensors live; messages too.
         sent: bytes that this worker has sent to others so far, by collective, as the usual algorithms send them: an
             all-reduce is a ring, 2 (W - 1) / W of its payload; a gather sends a payload to W - 1 others.
+        calls: collectives so far, by name.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), torch.device(device)
         self.sent: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
 
     def __deepcopy__(self, memo: object) -> Workers:
         """A process group cannot be copied: a copied model talks to the same workers."""
@@ -60,7 +62,7 @@ class Workers:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of every worker's tensor, in place."""
-        self.sent["all-reduce"] += 2 * (self.size - 1) * tensor.nbytes // self.size
+        self._count("all-reduce", 2 * (self.size - 1) * tensor.nbytes // self.size)
         dist.all_reduce(tensor)
         return tensor
 
@@ -83,7 +85,7 @@ class Workers:
         """
         result = tensor.new_empty(sum(received), *tensor.shape[1:])
         row = tensor[:1].nbytes if len(tensor) else 0
-        self.sent["all-to-all"] += row * (sum(sent) - sent[self.rank])
+        self._count("all-to-all", row * (sum(sent) - sent[self.rank]))
         dist.all_to_all_single(result, tensor.contiguous(), list(received), list(sent))
         return result
 
@@ -91,8 +93,12 @@ class Workers:
         """Until all are here."""
         dist.barrier()
 
+    def _count(self, collective: str, bytes_sent: int) -> None:
+        self.sent[collective] += bytes_sent
+        self.calls[collective] += 1
+
     def _gather_equal(self, tensor: Tensor) -> list[Tensor]:
-        self.sent["all-gather"] += (self.size - 1) * tensor.nbytes
+        self._count("all-gather", (self.size - 1) * tensor.nbytes)
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous())
         return parts
