@@ -173,22 +173,23 @@ def own_network() -> bool:
 
 
 def link(workers: Workers) -> dict[str, float]:
-    """Seconds of a call without content, and bytes a second of an all-to-all."""
+    """Seconds and CPU seconds of a call without content, and of a byte of an all-to-all."""
     if workers.size == 1:
         return {}
-    for _ in range(20):
-        workers.numbers(1)
-    began = time.perf_counter()
-    for _ in range(200):
-        workers.numbers(1)
-    latency = (time.perf_counter() - began) / 200
-    block = torch.zeros(workers.size, 1 << 20)
-    times = []
-    for _ in range(8):
-        began = time.perf_counter()
-        workers.exchange(block, [1] * workers.size, [1] * workers.size)
-        times.append(time.perf_counter() - began - latency)
-    return {"latency": latency, "bandwidth": (workers.size - 1) * (4 << 20) / min(times)}
+    block, each = torch.zeros(workers.size, 1 << 20), [1] * workers.size
+    found = {}
+    for name, calls, talk in (
+        ("call", 300, lambda: workers.numbers(1)),
+        ("byte", 30, lambda: workers.exchange(block, each, each)),
+    ):
+        talk()
+        began, worked = time.perf_counter(), time.process_time()
+        for _ in range(calls):
+            talk()
+        units = calls * ((workers.size - 1) * block[0].nbytes if name == "byte" else 1)
+        found[f"{name}/seconds"] = (time.perf_counter() - began) / units
+        found[f"{name}/cpu"] = (time.process_time() - worked) / units
+    return found
 
 
 def measured(system: System, workers: Workers, steps: int) -> dict[str, Any]:
@@ -208,15 +209,15 @@ def measured(system: System, workers: Workers, steps: int) -> dict[str, Any]:
 
         def within(whole: tuple[int, ...]) -> Tensor:
             nonlocal drawing
-            began = time.perf_counter()
+            began = time.process_time()
             drawn = draws(whole)
-            drawing += time.perf_counter() - began
+            drawing += time.process_time() - began
             return drawn
 
         return draw(self, within, shape, rows)
 
     GlobalDraws._mine = timed  # type: ignore[method-assign]
-    times, flops = [], 0
+    times, busy, flops = [], [], 0
     workers.wait()
     before = carried()
     for step in range(WARM + steps):
@@ -226,7 +227,7 @@ def measured(system: System, workers: Workers, steps: int) -> dict[str, Any]:
             drawing = 0.0
             workers.wait()
             before = carried()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         batch = next(batches)
         if step == WARM - 1:
             with FlopCounterMode(display=False) as counter:
@@ -239,12 +240,14 @@ def measured(system: System, workers: Workers, steps: int) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - began)
+        busy.append(time.process_time() - worked)
     workers.wait()
     wire = carried() - before
     copied = [p for p in objective.parameters() if not _is_cut(p, objective)]
     dense = sum(p.numel() + 1 for p in copied)
     return {
         "seconds": min(times[WARM:]),
+        "cpu": min(busy[WARM:]),
         "refresh": refresh,
         "drawing": drawing / steps,
         "sent": {name: count / steps for name, count in workers.sent.items()},
@@ -294,7 +297,7 @@ def cell(system: System, number: int, steps: int, alone: bool) -> Row:
         return float(sum(part[name] for part in parts)) / number
 
     expected = theory(system, number, int(parts[0]["dense"]))
-    metrics = {name: mean(name) for name in ("refresh", "drawing", "calls", "flops", "table", "dense")}
+    metrics = {name: mean(name) for name in ("cpu", "refresh", "drawing", "calls", "flops", "table", "dense")}
     metrics["seconds"] = max(part["seconds"] for part in parts)
     for name in ("all-to-all", "all-gather", "all-reduce"):
         metrics[f"sent/{name}"] = sum(part["sent"].get(name, 0.0) for part in parts) / number
@@ -303,16 +306,16 @@ def cell(system: System, number: int, steps: int, alone: bool) -> Row:
     metrics["theory"] = sum(expected.values())
     if alone and number > 1:
         metrics["wire"] = mean("wire")
-    for name in ("latency", "bandwidth"):
-        if name in parts[0]:
-            metrics[name] = mean(name)
+    metrics |= {
+        name: mean(name) for name in ("call/seconds", "call/cpu", "byte/seconds", "byte/cpu") if name in parts[0]
+    }
     return result_row(system.label, f"{number} workers", 0, metrics)
 
 
 def predicted(one: dict[str, float], many: dict[str, float], workers: int) -> float:
-    """Seconds of a step by W workers, from one worker's time and from what many send over what link."""
-    divided = (one["seconds"] - one["drawing"]) / workers
-    return divided + one["drawing"] + many["calls"] * many["latency"] + many["sent"] / many["bandwidth"]
+    """CPU seconds of a step on each of W workers: from one worker's, and what many send at its cost to a core."""
+    divided = (one["cpu"] - one["drawing"]) / workers
+    return divided + one["drawing"] + many["calls"] * many["call/cpu"] + many["sent"] * many["byte/cpu"]
 
 
 # A machine of the model, by what its makers print; a step reaches a part of that.
@@ -364,31 +367,33 @@ def page(rows: Sequence[Row], systems: Sequence[System]) -> list[str]:
             )
     lines += [
         "",
-        "Time a step, the best of all (the machine does other work too), against the model: compute divided by W + the "
-        "drawing of the whole batch's numbers + calls x latency + bytes / bandwidth, the link measured beside it. "
-        "Tables: weights and both moments, of one worker.",
+        "CPU time a step of each worker against the model: that of 1 worker divided by W + the drawing of the whole "
+        "batch's numbers + calls and bytes at what the link, measured beside it, costs a core. CPU time, because the "
+        "machine's two cores do other work too: the time on the wall, the best of all steps, is beside it. Tables: weights "
+        "and both moments, of one worker.",
         "",
-        "| system | workers | ms a step | the model's | of it drawing | calls | tables, MiB | refresh, s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| system | workers | CPU ms | the model's | of it drawing | calls | ms on the wall | tables, MiB | "
+        "refresh, s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for system in systems:
         one = found.get((system.label, "1 workers"))
-        for number in (1, 2):
+        for number in (1, 2, 4):
             row = found.get((system.label, f"{number} workers"))
             if row is None or one is None:
                 continue
             guess = f"{1e3 * predicted(one, row, number):.0f}" if number > 1 else "-"
             lines.append(
-                f"| {system.label} | {number} | {1e3 * row['seconds']:.0f} | {guess} | {1e3 * row['drawing']:.1f} | "
-                f"{row['calls']:.0f} | {row['table'] / 2**20:.1f} | {row['refresh']:.1f} |"
+                f"| {system.label} | {number} | {1e3 * row['cpu']:.0f} | {guess} | {1e3 * row['drawing']:.1f} | "
+                f"{row['calls']:.0f} | {1e3 * row['seconds']:.0f} | {row['table'] / 2**20:.1f} | {row['refresh']:.1f} |"
             )
     lines += [
         "",
-        f"The model on k machines with g GPUs, a batch of {systems[0].batch} sequences on each. Assumed, not measured: a "
-        f"GPU reaches {GPU_SHARE:.0%} of {GPU_FLOPS / 1e12:.0f} TFLOP/s on the operations counted here, "
+        f"The model on k machines with g GPUs, a batch of {systems[0].batch} sequences on each. Assumed, not measured: "
+        f"a GPU reaches {GPU_SHARE:.0%} of {GPU_FLOPS / 1e12:.0f} TFLOP/s on the operations counted here, "
         f"{INSIDE / 1e9:.0f} GB/s to a GPU of the same machine, {BETWEEN / 1e9:.1f} GB/s out of a machine for all its "
-        f"GPUs, {1e6 * CALL:.0f} us a call; nothing overlaps; drawing and updates are free. Sequences a second, and the "
-        "share of a step spent talking.",
+        f"GPUs, {1e6 * CALL:.0f} us a call; nothing overlaps; drawing and updates are free. Sequences a second, and "
+        "the share of a step spent talking.",
         "",
         "| system | " + " | ".join(f"{k} x {g}" for k, g in MACHINES) + " |",
         "|---" * (1 + len(MACHINES)) + "|",
@@ -413,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures what is missing, prints, writes after every cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="small sizes, 1 and 2 workers")
     parser.add_argument("--again", action="store_true", help="measure all cells again")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "results", help="where to write")
@@ -428,7 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "model": f"SASRec, D = {SIZE}, 2 blocks, sequences of {LENGTH}; CoRR: DIN at {POSITIONS} of them, MIDX",
         "negatives": NEGATIVES,
         "transport": "gloo over loopback, one thread a worker, two cores",
-        "step": f"the best of {steps}, after {WARM}",
+        "step": f"the best of {steps}, after {WARM}, of each worker; the refresh on the wall",
     }
     for system in systems:
         for number in numbers:

@@ -53,6 +53,12 @@ def runs(recipe: Path) -> tuple[Path, Path]:
     return recipe.parent / "one", recipe.parent / "two"
 
 
+def corral(*words: str, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == code
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
@@ -72,9 +78,10 @@ def test_the_same_run(runs: tuple[Path, Path]) -> None:
 def test_its_bundle_serves(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     lists = []
     for run in runs:
-        main(["recommend", str(run), "--user", "7", "--k", "5", "--json"])
-        lists.append(json.loads(capsys.readouterr().out))
+        corral("recommend", str(run), "--user", "7", "--k", "5", "--json")
+        lists.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
     assert len(lists[1]) >= 1
+    assert [row["item_id"] for row in lists[1]] == [row["item_id"] for row in lists[0]]
     names = [sorted(str(f.relative_to(run)) for f in (run / "bundle").rglob("*") if f.is_file()) for run in runs]
     assert names[0] == names[1]
 
@@ -82,10 +89,8 @@ def test_its_bundle_serves(runs: tuple[Path, Path], capsys: pytest.CaptureFixtur
 @pytest.mark.slow
 def test_an_ordinary_process_takes_the_finished_run(runs: tuple[Path, Path], recipe: Path) -> None:
     """Another number of workers is no other run."""
-    with pytest.raises(SystemExit) as left:
-        main(["train", str(recipe), "seed=4", "--run", str(runs[1]), "--quiet"])
-    assert left.value.code == 2
-    main(["evaluate", str(runs[1]), "--json"])
+    corral("train", str(recipe), "seed=4", "--run", str(runs[1]), "--quiet", code=2)
+    corral("evaluate", str(runs[1]), "--json")
 
 
 @pytest.mark.parametrize(
@@ -119,8 +124,6 @@ def test_recipes_that_mean_the_same_pass() -> None:
 
 
 def test_the_command_says_so_before_any_worker_starts(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["train", str(recipe), "scale.workers=2", "ranker.rar={}", "--run", str(recipe.parent / "no")])
-    assert left.value.code == 2
+    corral("train", str(recipe), "scale.workers=2", "ranker.rar={}", "--run", str(recipe.parent / "no"), code=2)
     assert "ranker.rar" in capsys.readouterr().err
     assert not (recipe.parent / "no").exists()
