@@ -369,8 +369,8 @@ def page(rows: Sequence[Row], systems: Sequence[System]) -> list[str]:
         "",
         "CPU time a step of each worker against the model: that of 1 worker divided by W + the drawing of the whole "
         "batch's numbers + calls and bytes at what the link, measured beside it, costs a core. CPU time, because the "
-        "machine's two cores do other work too: the time on the wall, the best of all steps, is beside it. Tables: weights "
-        "and both moments, of one worker.",
+        "machine's two cores do other work too: the time on the wall, the best of all steps, is beside it. Tables: "
+        "weights and both moments, of one worker.",
         "",
         "| system | workers | CPU ms | the model's | of it drawing | calls | ms on the wall | tables, MiB | "
         "refresh, s |",
