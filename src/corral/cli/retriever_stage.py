@@ -37,6 +37,7 @@ def new_retriever(experiment: Experiment) -> nn.Module:
         dataset.user_features,
         dataset.item_features,
         torch.from_numpy(experiment.counts),
+        experiment.own,
     )
     return experiment.placed(model)
 
@@ -77,6 +78,7 @@ def sampler_for(
         num_codewords=chosen.num_codewords,
         depth=chosen.depth,
         seed=experiment.settings.seed,
+        own=experiment.own,
     )
 
 
@@ -116,7 +118,7 @@ def click_loader(experiment: Experiment, retriever: nn.Module, chosen: TrainingS
         return SequenceLoader(
             experiment.dataset,
             experiment.split,
-            length=settings.retriever.max_length,  # type: ignore[union-attr]
+            length=experiment.retriever_history_length,
             batch_size=chosen.batch_size,
             seed=settings.seed,
         )
@@ -159,7 +161,7 @@ def train_retriever(experiment: Experiment) -> nn.Module:
             experiment,
             model,
             experiment.settings.retriever_training,
-            getattr(experiment.settings.retriever, "history_length", 0),
+            experiment.retriever_history_length,
         ),
         experiment.settings.retriever_training,
         retriever_judge(experiment, model),

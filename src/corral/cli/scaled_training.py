@@ -14,6 +14,7 @@ from corral.settings import Settings
 from corral.stage_settings import CorrSettings, RetrieverTrainingSettings
 from corral.training_settings import SampledTrainingSettings
 
+RETRIEVERS = ("mf", "two-tower", "gru4rec", "sasrec")
 SAMPLERS = ("uniform", "popularity", "midx")
 
 
@@ -29,10 +30,12 @@ def check_scalable(settings: Settings) -> None:
 
 
 def _faults(settings: Settings) -> Iterator[str]:
-    if settings.retriever.kind == "popularity":
-        yield "retriever.kind=popularity (nothing of it is trained)"
+    if settings.retriever.kind not in RETRIEVERS:
+        yield f"retriever.kind={settings.retriever.kind} (known are {', '.join(RETRIEVERS)})"
     ranker, together = settings.ranker, settings.together
     if ranker is not None:
+        if ranker.kind.startswith("own"):
+            yield f"ranker.kind={ranker.kind}"
         if ranker.rar is not None:
             yield "ranker.rar (its codes and neighbours are of one process)"
         if ranker.batch_norm:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN
 
 
+@runtime_checkable
 class HasIdTables(Protocol):
     """A model that embeds ids."""
 
