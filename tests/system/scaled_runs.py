@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
+import sklearn.cluster  # imported once, not in each fork
+import sklearn.metrics  # noqa: F401
 import torch
 import torch._dynamo
 import torch.distributed as dist

@@ -87,8 +87,16 @@ def test_its_bundle_serves(runs: tuple[Path, Path], capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
-def test_an_ordinary_process_takes_the_finished_run(runs: tuple[Path, Path], recipe: Path) -> None:
-    """Another number of workers is no other run."""
+def test_whose_checkpoints_they_are_is_said(
+    runs: tuple[Path, Path], recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corral("train", str(recipe), "--run", str(runs[1]), "--quiet", code=2)
+    assert "holds checkpoints of workers; say scale.workers=1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_judged_by_an_ordinary_process(runs: tuple[Path, Path], recipe: Path) -> None:
+    """Another seed is another run; another number of workers is not."""
     corral("train", str(recipe), "seed=4", "--run", str(runs[1]), "--quiet", code=2)
     corral("evaluate", str(runs[1]), "--json")
 

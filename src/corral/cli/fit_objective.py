@@ -47,7 +47,18 @@ def _optimizer(workers: Workers | None) -> Callable[..., RowWiseAdam]:
 
 
 def _checkpoints(folder: Path, workers: Workers | None, seconds: float) -> Checkpoints:
-    """In files of one process, or of every worker."""
+    """In files of one process, or of every worker.
+
+    Raises:
+        ValueError: the folder holds those of the other kind.
+    """
+    theirs, kind, wish = (
+        ("checkpoint-*", "workers", "say scale.workers=1")
+        if workers is None
+        else ("checkpoint.safetensors", "an ordinary process", "leave scale.workers out")
+    )
+    if any(folder.glob(theirs)):
+        raise ValueError(f"{folder}: holds checkpoints of {kind}; {wish} to go on, or give another --run")
     if workers is None:
         return FileCheckpoints(folder, seconds=seconds)
     # Imported here: torch's distributed checkpoints take seconds.

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import sklearn.cluster  # every refresh of MIDX imports it, in each fork
+import sklearn.metrics  # noqa: F401
 import torch
 import torch._dynamo  # every optimizer imports it
 import torch.distributed as dist

@@ -33,12 +33,10 @@ from corral.training.fit import FitState, fit
 
 # (workers, what happens to the last of them, after how many of its own steps)
 PLAN = (
-    (2, "killed", 3),
-    (1, "killed", 4),
-    (2, "full disk", 0),
-    (2, "killed", 2),
-    (1, "truncated", 3),
-    (3, "killed", 2),
+    (2, "killed", 4),
+    (1, "full disk", 0),
+    (1, "truncated", 4),
+    (3, "killed", 3),
     (2, "", 0),
 )
 

@@ -1,7 +1,7 @@
 """The same trainings by one ordinary process and by workers; run by test_world_size.py.
 
-``python trained_alike.py FOLDER 1 2`` writes FOLDER/SYSTEM-N.json, the losses of each step by N workers (N = 0: an
-ordinary process), and the norm of every weight after them.
+``python trained_alike.py FOLDER corr,two-tower 1 2`` writes FOLDER/SYSTEM-N.json, the losses of each step by N workers
+(N = 0: an ordinary process), and a number of every weight after them.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def inner_generators(objective: Any) -> Any:
 
 
 def main() -> None:
-    folder, sizes = Path(sys.argv[1]), [int(word) for word in sys.argv[2:]]
+    folder, names, sizes = Path(sys.argv[1]), sys.argv[2].split(","), [int(word) for word in sys.argv[3:]]
 
     def write() -> None:
         Dataset.write(folder / "markov", markov_world(35, 12, length=15).interactions)
@@ -247,7 +247,7 @@ def main() -> None:
 
     def everything(workers: Workers | None) -> None:
         judge(folder, workers)
-        for name in SYSTEMS:
+        for name in names:
             train(name, folder, workers)
 
     alone(write)
