@@ -59,6 +59,13 @@ class EvaluationSettings(Strict):
     )
 
 
+class ScaleSettings(Strict):
+    """Training on several workers; it changes no result, so a run may go on with another number of them."""
+
+    workers: int = Field(0, ge=0, description="processes that corral train starts on this machine; 0: an ordinary one")
+    max_restarts: int = Field(3, ge=0, description="how often all start again from the last checkpoint where one died")
+
+
 class Settings(Strict):
     """A whole experiment."""
 
@@ -77,6 +84,7 @@ class Settings(Strict):
     ranker_training: RankerTrainingSettings = RankerTrainingSettings()
     together: Together | None = Field(None, description="both stages trained at once, instead of one after the other")
     evaluation: EvaluationSettings = EvaluationSettings()
+    scale: ScaleSettings = ScaleSettings()
 
     @model_validator(mode="after")
     def _together_has_both(self) -> Settings:

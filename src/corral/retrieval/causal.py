@@ -53,7 +53,7 @@ def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], em
     Returns:
         [B, D].
     """
-    if history.shape[1] == 0:
+    if history.numel() == 0:
         return empty.expand(len(history), -1)
     lengths = (history != 0).sum(1)
     order = lengths.argsort(stable=True)
@@ -67,4 +67,4 @@ def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], em
         packed, _ = pack(history[rows, -longest:])
         queries = encode(packed, length.clamp(min=1))
         parts.append(torch.where(length[:, None] > 0, queries, empty.to(queries.dtype)))
-    return torch.cat(parts)[order.argsort()] if parts else history.new_empty(0, len(empty), dtype=empty.dtype)
+    return torch.cat(parts)[order.argsort()]
