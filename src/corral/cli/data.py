@@ -22,6 +22,7 @@ from corral.data.catalog import CATALOG, CatalogEntry
 
 if TYPE_CHECKING:
     from corral.data.interactions import Interactions
+    from corral.data.parquet_interactions import ParquetInteractions
 
 app = typer.Typer(
     help="Data sets: what there is, add your own or a public one, describe, download.",
@@ -81,7 +82,13 @@ def list_sets(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help=f"What to call it; {EMBEDDED} needs no --from.")],
-    source: Annotated[Path | None, typer.Option("--from", help="The maker's file or directory, or your table.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="The maker's file or directory, or your table; or many Parquet files: a directory or a pattern.",
+        ),
+    ] = None,
     data_format: Annotated[
         str | None,
         typer.Option("--format", help=f"One of: {', '.join(READERS)}. Known for names of the catalogue."),
@@ -127,6 +134,8 @@ def add(
     A table needs the columns user_id, item_id and timestamp, or a map: --user, --item, --timestamp.
     """
     from corral.data.dataset import Dataset
+    from corral.data.dataset_prepare import prepare_dataset
+    from corral.data.parquet_interactions import ParquetInteractions
 
     options = ReadOptions(
         skip_bad_rows=skip_bad_rows,
@@ -153,7 +162,9 @@ def add(
         interactions = replace(interactions, licence=licence)
     target.parent.mkdir(parents=True, exist_ok=True)
     with steps("Data", quiet=as_json) as report:
-        dataset = Dataset.write(
+        # Typed as one: they take the same words, each with its kind of events.
+        write: Any = prepare_dataset if isinstance(interactions, ParquetInteractions) else Dataset.write
+        dataset: Dataset = write(
             target,
             interactions,
             name=name,
@@ -163,7 +174,7 @@ def add(
             overwrite=overwrite,
             progress=report,
         )
-    counts, skipped = dataset.header.counts, interactions.skipped
+    counts = dataset.header.counts
     if as_json:
         examples = list(dataset.header.skipped_examples)
         _print_json(
@@ -177,8 +188,9 @@ def add(
         )
         return
     console = Console(soft_wrap=True, highlight=False)
-    if skipped.count:
-        console.print(escape(str(skipped)), style="yellow")
+    if counts.skipped_rows:
+        lines = [f"{counts.skipped_rows} bad rows skipped, the first:", *dataset.header.skipped_examples]
+        console.print(escape("\n".join(lines)), style="yellow")
     sizes = f"{counts.events:,} events, {counts.users:,} users, {counts.items:,} items"
     console.print(f"{escape(str(target))}: {sizes}")
 
@@ -261,7 +273,9 @@ def get(
     Console(soft_wrap=True, highlight=False).print(f"{escape(str(path))}\nnext: {escape(then)}")
 
 
-def _read(name: str, source: Path | None, data_format: str | None, options: ReadOptions) -> Interactions:
+def _read(
+    name: str, source: Path | None, data_format: str | None, options: ReadOptions
+) -> Interactions | ParquetInteractions:
     if source is None:
         if name != EMBEDDED or data_format is not None:
             raise ValueError(f"say where {name} is: --from PATH (only {EMBEDDED} comes with corral)")
