@@ -1,8 +1,8 @@
 """What do many events and large catalogues cost on one machine, and what survives being killed?
 
 Section ``stream``: Parquet files -> Dataset -> one pass -> training steps, up to 100 million events, with the peak
-memory of each. Section ``size``: cost of a training step, a sampler's refresh and a selection against the number of items, the
-dimension and the number of events, with fitted exponents. Section ``kills``: processes killed at random moments.
+memory of each. Section ``size``: cost of a training step, a sampler's refresh and a selection against the number of
+items and the dimension, with fitted exponents. Section ``kills``: processes killed at random moments.
 A row that is in docs/results/scale.json is not measured again (``--again`` does), so that an interrupted run goes on.
 
     python benchmarks/bench_scale.py                                                  # everything: hours
@@ -67,13 +67,18 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure again what is there")
     options = parser.parse_args()
     path = options.folder / "scale.json"
-    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
+
+    def stored() -> list[Row]:
+        """Read anew each time: another section may be running."""
+        return json.loads(path.read_text())["rows"] if path.exists() else []
+
+    rows = stored()
     done = set() if options.again else {(row["dataset"], row["system"]) for row in rows}
     work = options.work or Path(tempfile.mkdtemp(prefix="corral-bench-scale-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
         for dataset, system, metrics in cells(options, work, done):
-            rows = [row for row in rows if (row["dataset"], row["system"]) != (dataset, system)]
+            rows = [row for row in stored() if (row["dataset"], row["system"]) != (dataset, system)]
             rows.append(result_row(dataset, system, 0, {name: round(value, 4) for name, value in metrics.items()}))
             print(dataset, system, metrics, flush=True)
             write_results("scale", rows, {"rules": SECTIONS}, lines_of(rows), options.folder)
