@@ -21,16 +21,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import scale_kills
 import scale_stream
 from results import ROOT, Row, result_row, write_results
 
-SECTIONS = {"stream": scale_stream.RULES}
+SECTIONS = {"stream": scale_stream.RULES, "kills": scale_kills.RULES}
 
 
 def cells(options: argparse.Namespace, work: Path, done: set[tuple[str, str]]) -> Iterator[tuple[str, str, Any]]:
     """(data, system, metrics) of all sections asked for, as they are measured."""
     if "stream" in options.sections:
         yield from scale_stream.cells(options.events, work, options.steps, done)
+    if "kills" in options.sections:
+        yield from scale_kills.cells(options.kills, work, done)
 
 
 def lines_of(rows: Sequence[Row]) -> list[str]:
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--events", type=int, nargs="+", default=[10**7, 3 * 10**7, 10**8], help="section stream")
     parser.add_argument("--steps", type=int, default=scale_stream.TRAIN_STEPS, help="training steps of section stream")
+    parser.add_argument("--kills", type=int, default=scale_kills.KILLS, help="section kills, each kind")
     parser.add_argument("--work", type=Path, help="where large files go, and stay; by default a temporary directory")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "results", help="where to write")
     parser.add_argument("--again", action="store_true", help="measure again what is there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import glob
 import hashlib
 import math
@@ -156,6 +157,7 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
 
     Raises:
         FileExistsError: ``path`` exists and may not be replaced.
+        OSError: the disk is full (it names ``path``), or cannot be written.
     """
     path = Path(os.path.abspath(path))
     if path.exists() or path.is_symlink():
@@ -177,6 +179,10 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
             # Fails if somebody made a directory with files there in the meantime.
             os.rename(temporary, path)
         _fsync_directory(path.parent)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         # After an exchange this is the replaced directory.
         shutil.rmtree(temporary, ignore_errors=True)

@@ -221,7 +221,7 @@ class _Range:
 
     def column(self, name: str) -> Path:
         """Where a column of the sorted events is put."""
-        return self.spill.folder / f"{self.spill.log}-{self.place:05d}.{name}.npy"
+        return self.spill.folder / f"{self.spill.log}-{self.place:05d}.{name}"
 
 
 def _sort(task: _Range, filtered: bool) -> tuple[int, int]:
@@ -252,7 +252,8 @@ def _sort(task: _Range, filtered: bool) -> tuple[int, int]:
         if name == "user":
             values = values + np.int32(low)
         # Ranges are put together one after the other: events of each user, not yet added up.
-        np.save(task.column(name), np.diff(values) if name == "offsets" else values)
+        pieces = np.diff(values) if name == "offsets" else values
+        task.column(name).write_bytes(np.ascontiguousarray(pieces).data)
     return len(log.item), int(np.count_nonzero(log.ties))
 
 
@@ -260,13 +261,13 @@ def _write_log(files: DirectoryFiles, spill: EventSpill, size: int) -> None:
     """Puts the sorted ranges together, a column at a time."""
     ranges = [_Range(spill, place) for place in range(len(spill.bounds) - 1)]
 
-    def pieces(name: str) -> Iterator[np.ndarray]:
+    def pieces(name: str, dtype: np.dtype) -> Iterator[np.ndarray]:
         for task in ranges:
-            yield np.load(task.column(name))
+            yield np.fromfile(task.column(name), dtype)
             task.column(name).unlink()
 
-    for name in ("user", "item", "time", *spill.columns, "ties"):
-        dtype = np.load(ranges[0].column(name), mmap_mode="r").dtype
-        files.array_of(f"{spill.log}/{name}.npy", dtype, (size,), pieces(name))
-    offsets = np.concatenate([[0], *pieces("offsets")]).cumsum()
+    types = {name: spill.dtype[name] for name in ("user", "item", "time", *spill.columns)}
+    for name, dtype in {**types, "ties": np.dtype(np.int32)}.items():
+        files.array_of(f"{spill.log}/{name}.npy", dtype, (size,), pieces(name, dtype))
+    offsets = np.concatenate([[0], *pieces("offsets", np.dtype(np.int64))]).cumsum()
     files.array(f"{spill.log}/offsets.npy", offsets)
