@@ -22,16 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import scale_kills
+import scale_size
 import scale_stream
 from results import ROOT, Row, result_row, write_results
 
-SECTIONS = {"stream": scale_stream.RULES, "kills": scale_kills.RULES}
+SECTIONS = {"stream": scale_stream.RULES, "size": scale_size.RULES, "kills": scale_kills.RULES}
 
 
 def cells(options: argparse.Namespace, work: Path, done: set[tuple[str, str]]) -> Iterator[tuple[str, str, Any]]:
     """(data, system, metrics) of all sections asked for, as they are measured."""
     if "stream" in options.sections:
         yield from scale_stream.cells(options.events, work, options.steps, done)
+    if "size" in options.sections:
+        yield from scale_size.cells(work, done)
     if "kills" in options.sections:
         yield from scale_kills.cells(options.kills, work, done)
 
@@ -42,7 +45,7 @@ def lines_of(rows: Sequence[Row]) -> list[str]:
     for section, rules in SECTIONS.items():
         found = [row for row in rows if row["dataset"].split(",")[0] == section]
         if found:
-            lines += [f"## {section}", "", rules, "", *listed(found), ""]
+            lines += [f"## {section}", "", rules, "", *(scale_size.curves if section == "size" else listed)(found), ""]
     return lines
 
 

@@ -17,6 +17,7 @@ from corral.cli.data_append import append
 from corral.cli.data_formats import READERS, TAKES, ReadOptions
 from corral.cli.data_print import print_summary
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
+from corral.cli.engines import Engine, preparing
 from corral.cli.progress import steps
 from corral.data.catalog import CATALOG, CatalogEntry
 
@@ -126,6 +127,9 @@ def add(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop, count and list bad rows instead of stopping.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="What reads many Parquet files: this process, or Ray (corral[scale]) in parallel.")
+    ] = Engine.LOCAL,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set that is there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,7 +138,6 @@ def add(
     A table needs the columns user_id, item_id and timestamp, or a map: --user, --item, --timestamp.
     """
     from corral.data.dataset import Dataset
-    from corral.data.dataset_prepare import prepare_dataset
     from corral.data.parquet_interactions import ParquetInteractions
 
     options = ReadOptions(
@@ -160,10 +163,13 @@ def add(
     interactions = _read(name, source, data_format, options)
     if licence is not None:
         interactions = replace(interactions, licence=licence)
+    many = isinstance(interactions, ParquetInteractions)
+    if engine is Engine.RAY and not many:
+        raise ValueError("--engine ray reads many Parquet files: give --from a directory of them, or a pattern")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with steps("Data", quiet=as_json) as report:
+    with steps("Data", quiet=as_json) as report, preparing(engine) as prepare:
         # Typed as one: they take the same words, each with its kind of events.
-        write: Any = prepare_dataset if isinstance(interactions, ParquetInteractions) else Dataset.write
+        write: Any = prepare if many else Dataset.write
         dataset: Dataset = write(
             target,
             interactions,
