@@ -35,10 +35,10 @@ RULES = (
     f"Matrix factorization, {USERS:,} users, batches of {BATCH}, {NEGATIVES} negatives, sparse row-wise Adam; MIDX "
     f"with {CODEWORDS} codewords a half; selection: the {K} most similar of all items, {QUERIES} queries at once, time "
     f"a query. items: D = {DIMENSION}. dimensions: {FIXED_ITEMS:,} items. events: {EVENT_STEPS} steps of the training "
-    "of section stream, over data sets of that many events. cpu_ms: median. memory_mb: of the process, above what it had "
-    "before (events: all of it). The exponent is the slope of log(cpu_ms) against log(size) by least squares over the "
-    "measured points; that of the last two alone is beside it, because constant costs flatten small sizes. One thread, "
-    "shared machine."
+    "of section stream, over data sets of that many events. cpu_ms: median. memory_mb: of the process, above what it "
+    "had before (events: all of it). The exponent is the slope of log(cpu_ms) against log(size) by least squares over "
+    "the measured points; that of the last two alone is beside it, because constant costs flatten small sizes. One "
+    "thread, shared machine."
 )
 
 

@@ -76,6 +76,13 @@ class Split:
             counts += np.bincount(dataset.events.item[rows][train], minlength=len(counts))
         return counts
 
+    def train_users(self, dataset: Dataset) -> np.ndarray:
+        """Whether each user row has a train event [U], bool."""
+        seen = np.zeros(dataset.n_users, dtype=bool)
+        for rows in chunks(len(self.part)):
+            seen[dataset.events.user[rows][self.part[rows] == Part.TRAIN]] = True
+        return seen
+
     def catalogue(self, dataset: Dataset) -> np.ndarray:
         """Item rows with at least one train event, ascending, int64: what can be recommended."""
         return np.flatnonzero(self.train_counts(dataset))
@@ -85,14 +92,9 @@ def _with_facts(dataset: Dataset, split: Split, facts: Mapping[str, object]) -> 
     """The split with counts of events and of cold users and items added to its facts."""
     events = dataset.events
     counted: dict[str, Any] = dict(facts)
-    seen_user = np.zeros(dataset.n_users, dtype=bool)
-    seen_item = np.zeros(dataset.n_items, dtype=bool)
-    counted["train_events"] = 0
-    for rows in chunks(len(split.part)):
-        train = split.part[rows] == Part.TRAIN
-        seen_user[events.user[rows][train]] = True
-        seen_item[events.item[rows][train]] = True
-        counted["train_events"] += int(train.sum())
+    seen_user, item_counts = split.train_users(dataset), split.train_counts(dataset)
+    seen_item = item_counts > 0
+    counted["train_events"] = int(item_counts.sum())
     for part in (Part.VALID, Part.TEST):
         found = np.zeros(3, dtype=np.int64)
         for rows in chunks(len(split.part)):
