@@ -21,7 +21,7 @@ from typing import Any
 
 STEPS = ("generate", "prepare", "prepare-in-memory", "split", "reads", "pass", "train")
 PER_USER, ITEMS, PER_FILE, SECONDS = 50, 1_000_000, 5_000_000, 100_000_000
-LENGTH, BATCH, NEGATIVES, SIZE, TRAIN_STEPS = 50, 32, 16, 32, 20_000
+LENGTH, BATCH, TRAIN_BATCH, NEGATIVES, SIZE, TRAIN_STEPS = 50, 32, 16, 16, 32, 20_000
 READ_BATCHES = 300
 # Where all events are in memory at once: no more than this.
 IN_MEMORY = 30_000_000
@@ -29,7 +29,7 @@ RULES = (
     f"Synthetic events: {PER_USER} a user on average, {ITEMS:,} items of power-law popularity, {PER_FILE:,} events a "
     f"file, users in no order. pass: one epoch of windows of up to {LENGTH} events, batches of {BATCH}. train: SASRec "
     f"(one block, D = {SIZE}, sparse table), sampled softmax with {NEGATIVES} uniform negatives, {TRAIN_STEPS:,} steps "
-    f"on batches of {BATCH} windows. reads: {READ_BATCHES} batches in the shuffled order and in the order of the file, "
+    f"on batches of {TRAIN_BATCH} windows. reads: {READ_BATCHES} batches in the shuffled order and in the order of the file, "
     "with the columns in the system's cache (warm) and with the cache emptied of them (cold). peak_rss_mb counts the "
     "pages of the mapped columns, which the system takes back when it needs them; peak_anonymous_mb does not. One "
     "thread; the machine was shared: CPU times compare, wall times do not."
@@ -161,7 +161,7 @@ def train(dataset: Path, steps: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    data, loader = _loader(dataset)
+    data, loader = _loader(dataset, TRAIN_BATCH)
     model = SASRec(data.n_items, size=SIZE, max_length=LENGTH, blocks=1, sparse=True)
     catalogue = torch.arange(2, data.n_items)
     objective = SampledSoftmaxObjective(model, catalogue, UniformSampler(catalogue), num_negatives=NEGATIVES)
