@@ -29,7 +29,7 @@ RULES = (
     f"Synthetic events: {PER_USER} a user on average, {ITEMS:,} items of power-law popularity, {PER_FILE:,} events a "
     f"file, users in no order. pass: one epoch of windows of up to {LENGTH} events, batches of {BATCH}. train: SASRec "
     f"(one block, D = {SIZE}, sparse table), sampled softmax with {NEGATIVES} uniform negatives, {TRAIN_STEPS:,} steps "
-    f"on batches of {TRAIN_BATCH} windows. reads: {READ_BATCHES} batches in the shuffled order and in the order of the file, "
+    f"on batches of {TRAIN_BATCH} windows. reads: {READ_BATCHES} batches shuffled and in the order of the file, "
     "with the columns in the system's cache (warm) and with the cache emptied of them (cold). peak_rss_mb counts the "
     "pages of the mapped columns, which the system takes back when it needs them; peak_anonymous_mb does not. One "
     "thread; the machine was shared: CPU times compare, wall times do not."

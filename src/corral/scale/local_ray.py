@@ -50,6 +50,7 @@ def local_ray(cpus: int | None = None) -> Iterator[int]:
         ray.init(log_to_driver=False)
     elif started:
         ray.init(
+            address="local",
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,
