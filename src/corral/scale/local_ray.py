@@ -11,6 +11,8 @@ from contextlib import contextmanager
 # To be "0" before Ray is loaded: it then listens on the loopback address alone. Else it takes the machine's own,
 # whatever address it is told.
 _CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# Nothing is reported; and Serve's proxy may take its time to start where the machine is busy.
+_DEFAULTS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
 # Of ids and lists; events do not pass through it. Ray Data keeps room for several blocks a task, and waits for ever
 # where the store is smaller: hence small blocks.
 _STORE_BYTES, _BLOCK_BYTES = 1 << 30, 8 << 20
@@ -34,7 +36,8 @@ def local_ray(cpus: int | None = None) -> Iterator[int]:
         RuntimeError: Ray was imported before, so that it would listen to other machines.
     """
     address = os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
     if address is None:
         if "ray" in sys.modules and _CLUSTER not in os.environ and not sys.modules["ray"].is_initialized():
             raise RuntimeError(f"ray was imported before local_ray began: set {_CLUSTER}=0 before you import it")
