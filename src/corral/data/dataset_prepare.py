@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from corral.data.atomic_directory import DirectoryFiles, atomic_directory
 from corral.data.dataset import Dataset
 from corral.data.dataset_header import HEADER_FILE
 from corral.data.dataset_write import LogCounts, Progress, silent, write_header
-from corral.data.event_sort import sort_events
-from corral.data.event_spill import EventSpill, SpillWriter, user_ranges
-from corral.data.id_counts import IdCounts, merged
-from corral.data.parquet_interactions import ParquetFile, ParquetInteractions
+from corral.data.event_spill import EventSpill, user_ranges
+from corral.data.id_counts import merged
+from corral.data.parquet_interactions import ParquetInteractions
+from corral.data.prepare_tasks import IDS, Range, Run, count_ids, deal, runs_of, sort_range
 from corral.data.rare_filter import Filters, frequent_rows
 from corral.data.skipped_rows import SkippedRows
 from corral.data.vocabulary import Vocabulary
 
 EVENTS_IN_MEMORY = 1 << 22
 _LOGS = ("events", "impressions")
-_IDS = {"user_id": "users", "item_id": "items"}
-
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Calls a function for every task and gives the results in the tasks' order; ``map`` is one. A task may be called
@@ -78,10 +74,11 @@ def prepare_dataset(
     with atomic_directory(path, overwrite=overwrite, marker=HEADER_FILE) as files:
         folder = files.directory / "spill"
         folder.mkdir()
-        runs = [_Run(interactions, folder, place, run) for place, run in enumerate(_runs(interactions, writers))]
-
+        # Reading needs no features: they are not sent along.
+        bare = replace(interactions, user_features=None, item_features=None)
+        runs = [Run(bare, folder, place, files_of) for place, files_of in enumerate(runs_of(bare, writers))]
         seen: list[SkippedRows] = []
-        for done, skipped in enumerate(each(_count, runs)):
+        for done, skipped in enumerate(each(count_ids, runs)):
             report("reading ids", 0.25 * done / len(runs))
             seen.append(skipped)
         skipped = sum(seen, SkippedRows()) + interactions.skipped
@@ -94,7 +91,7 @@ def prepare_dataset(
             for log, counts, rows in zip(_LOGS, of_users, read, strict=True)
             if rows
         }
-        for done, _ in enumerate(each(partial(_deal, spills=tuple(spills.values())), runs)):
+        for done, _ in enumerate(each(partial(deal, spills=tuple(spills.values())), runs)):
             report("numbering events", 0.25 + 0.3 * done / len(runs))
 
         if filters:
@@ -108,17 +105,17 @@ def prepare_dataset(
                 filters,
                 interactions.source,
             )
-            for kept, mask in zip(_IDS.values(), good, strict=True):
+            for kept, mask in zip(IDS.values(), good, strict=True):
                 np.save(folder / f"kept-{kept}.npy", mask)
             users, items = users.only(good[0]), items.only(good[1])
         files.arrow("users.arrow", "id", users.ids)
         files.arrow("items.arrow", "id", items.ids)
         sizes, tied = {"impressions": 0}, 0
-        for place, (log, spill) in enumerate(spills.items()):
-            begun = 0.6 + 0.12 * place
-            ranges = [_Range(spill, place) for place in range(len(spill.bounds) - 1)]
+        for number, (log, spill) in enumerate(spills.items()):
+            begun = 0.6 + 0.12 * number
+            ranges = [Range(spill, place) for place in range(len(spill.bounds) - 1)]
             found = []
-            for done, result in enumerate(each(partial(_sort, filtered=bool(filters)), ranges)):
+            for done, result in enumerate(each(partial(sort_range, filtered=bool(filters)), ranges)):
                 report(f"sorting {log}", begun + 0.08 * done / len(ranges))
                 spill.remove(done)
                 found.append(result)
@@ -140,49 +137,17 @@ def prepare_dataset(
     return Dataset.open(path)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A task of reading: some files, events first, one after the other."""
-
-    interactions: ParquetInteractions
-    folder: Path
-    place: int
-    files: tuple[tuple[ParquetFile, bool], ...]
-
-
-def _runs(interactions: ParquetInteractions, writers: int) -> Iterator[tuple[tuple[ParquetFile, bool], ...]]:
-    """The files, in order, in at most ``writers`` pieces of about equally many rows."""
-    files = [(file, False) for file in interactions.files] + [(file, True) for file in interactions.shown]
-    rows = np.cumsum([file.rows for file, _ in files])
-    piece = np.minimum((rows - 1).clip(0) * writers // max(int(rows[-1]), 1), writers - 1)
-    for place in np.unique(piece):
-        yield tuple(files[index] for index in np.flatnonzero(piece == place))
-
-
-def _count(run: _Run) -> SkippedRows:
-    """Checks all rows and notes the ids; what was skipped."""
-    counts, total = {key: IdCounts() for key in _IDS}, SkippedRows()
-    for file, shown in run.files:
-        for frame, skipped in run.interactions.batches(file, shown):
-            total += skipped
-            for key, ids in counts.items():
-                ids.add(frame[key], frame["label"])
-    for key, ids in counts.items():
-        ids.save(run.folder / f"{key}-{run.place:05d}.counts")
-    return total
-
-
 def _numbered(
-    runs: Sequence[_Run], key: str, interactions: ParquetInteractions, skipped: SkippedRows
+    runs: Sequence[Run], key: str, interactions: ParquetInteractions, skipped: SkippedRows
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """The vocabulary of all ids, left in the folder for ``_deal``, and the events and impressions of each row."""
-    paths = [run.folder / f"{key}-{run.place:05d}.counts" for run in runs]
+    """The vocabulary of all ids, left in the folder for ``deal``, and the events and impressions of each row."""
+    paths = [run.counts(key) for run in runs]
     if not any(path.exists() for path in paths):
         raise ValueError(f"{interactions.source}: no events left: all {skipped.count} rows are bad. {skipped}")
     vocabulary, events, impressions = merged(paths)
     if not events.any():
         raise ValueError(f"{interactions.source}: the label is 0 in every row: there are no clicks")
-    vocabulary.save(runs[0].folder / f"{_IDS[key]}.arrow")
+    vocabulary.save(runs[0].folder / f"{IDS[key]}.arrow")
     return vocabulary, events, impressions
 
 
@@ -193,73 +158,9 @@ def _columns(interactions: ParquetInteractions, log: str) -> tuple[str, ...]:
     return tuple(name for name, has in (("value", has_value), ("part", columns.part is not None)) if has)
 
 
-def _deal(run: _Run, spills: tuple[EventSpill, ...]) -> None:
-    """Numbers the rows and deals them to the ranges of users."""
-    users, items = (Vocabulary.open(run.folder / f"{name}.arrow") for name in _IDS.values())
-    with ExitStack() as stack:
-        writers = {spill: stack.enter_context(SpillWriter(spill, run.place)) for spill in spills}
-        for file, shown in run.files:
-            for frame, _ in run.interactions.batches(file, shown):
-                for spill, writer in writers.items():
-                    rows = frame.filter(pl.col("label") == (spill.log == "events"))
-                    if not len(rows):
-                        continue
-                    records = np.empty(len(rows), spill.dtype)
-                    records["user"], records["item"] = users.rows(rows["user_id"]), items.rows(rows["item_id"])
-                    records["time"] = rows["timestamp"].to_numpy()
-                    for column in spill.columns:
-                        records[column] = rows[column].to_numpy()
-                    writer.add(records)
-
-
-@dataclass(frozen=True)
-class _Range:
-    """A task of sorting: the events of some users."""
-
-    spill: EventSpill
-    place: int
-
-    def column(self, name: str) -> Path:
-        """Where a column of the sorted events is put."""
-        return self.spill.folder / f"{self.spill.log}-{self.place:05d}.{name}"
-
-
-def _sort(task: _Range, filtered: bool) -> tuple[int, int]:
-    """Sorts the events of a range into columns; how many there are, and how many are tied with the one before."""
-    spill = task.spill
-    records = spill.read(task.place)
-    low, high = spill.bounds[task.place : task.place + 2]
-    user, item = records["user"], records["item"]
-    if filtered:
-        good_users, good_items = (np.load(spill.folder / f"kept-{name}.npy") for name in _IDS.values())
-        keep = good_users[user] & good_items[item]
-        records, new_user, new_item = (
-            records[keep],
-            *(np.cumsum(good, dtype=np.int32) for good in (good_users, good_items)),
-        )
-        user, item = new_user[records["user"]] - 1, new_item[records["item"]] - 1
-        low, high = (int(new_user[bound - 1]) if bound else 0 for bound in (low, high))
-    columns = {name: np.ascontiguousarray(records[name]) for name in ("time", *spill.columns)}
-    log = sort_events(
-        user - np.int32(low),
-        np.ascontiguousarray(item),
-        columns["time"],
-        columns.get("value"),
-        columns.get("part"),
-        high - low,
-    )
-    for name, values in log.columns().items():
-        if name == "user":
-            values = values + np.int32(low)
-        # Ranges are put together one after the other: events of each user, not yet added up.
-        pieces = np.diff(values) if name == "offsets" else values
-        task.column(name).write_bytes(np.ascontiguousarray(pieces).data)
-    return len(log.item), int(np.count_nonzero(log.ties))
-
-
 def _write_log(files: DirectoryFiles, spill: EventSpill, size: int) -> None:
     """Puts the sorted ranges together, a column at a time."""
-    ranges = [_Range(spill, place) for place in range(len(spill.bounds) - 1)]
+    ranges = [Range(spill, place) for place in range(len(spill.bounds) - 1)]
 
     def pieces(name: str, dtype: np.dtype) -> Iterator[np.ndarray]:
         for task in ranges:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.data import dataset_prepare, parquet_interactions
+from corral.data import parquet_interactions, prepare_tasks
 from corral.data.dataset import Dataset
 from corral.data.dataset_prepare import prepare_dataset
 from corral.data.event_spill import user_ranges
@@ -129,7 +129,7 @@ def test_no_more_in_memory_than_was_said(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(parquet_interactions, "BATCH_ROWS", 32)
     batches: list[int] = []
     ranges: list[int] = []
-    check, sort = parquet_interactions.check_rows, dataset_prepare.sort_events
+    check, sort = parquet_interactions.check_rows, prepare_tasks.sort_events
 
     def note_batch(frame: pl.DataFrame, *rest: Any) -> Any:
         batches.append(len(frame))
@@ -140,7 +140,7 @@ def test_no_more_in_memory_than_was_said(tmp_path: Path, monkeypatch: pytest.Mon
         return sort(user, *rest)
 
     monkeypatch.setattr(parquet_interactions, "check_rows", note_batch)
-    monkeypatch.setattr(dataset_prepare, "sort_events", note_range)
+    monkeypatch.setattr(prepare_tasks, "sort_events", note_range)
     frame = log(500).with_columns(who=pl.int_range(500) % 100)
     steps: list[float] = []
     prepare_dataset(
