@@ -285,9 +285,8 @@ class Experiment:
 
     def share_unknown(self, model: nn.Module) -> None:
         """Ids without a train event take the trained "unknown"; done before a model is judged or used."""
-        users = torch.zeros(self.dataset.n_users, dtype=torch.bool)
-        users[torch.from_numpy(self.dataset.events.user[self.split.part == Part.TRAIN]).long()] = True
         if isinstance(model, HasIdTables):
+            users = torch.from_numpy(self.split.train_users(self.dataset))
             share_unknown(model, users, torch.from_numpy(self.counts > 0))
 
     def _negatives_rule(self) -> dict[str, object]:

@@ -12,6 +12,7 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.progress import progress
 from corral.cli.scaled_training import judging
+from corral.data.clicks import Clicks
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
 from corral.scale.scaled_objective import ScaledObjective
@@ -29,7 +30,7 @@ Validate = Callable[[], Mapping[str, float]]
 
 
 def event_loader(
-    experiment: Experiment, chosen: TrainingSettings, history_length: int, examples: Examples
+    experiment: Experiment, chosen: TrainingSettings, history_length: int, examples: Examples | Clicks
 ) -> EventLoader:
     """Examples one by one, shuffled by the run's seed."""
     return EventLoader(

@@ -11,7 +11,7 @@ from torch import nn
 from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import Validate, event_loader, fit_objective
-from corral.data.examples import Examples
+from corral.data.clicks import Clicks
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part
 from corral.evaluation.evaluate import evaluate
@@ -122,8 +122,8 @@ def click_loader(experiment: Experiment, retriever: nn.Module, chosen: TrainingS
             batch_size=chosen.batch_size,
             seed=settings.seed,
         )
-    examples = Examples.of(experiment.dataset, experiment.split, Part.TRAIN)
-    return event_loader(experiment, chosen, history_length, examples)
+    clicks = Clicks.of(experiment.dataset, experiment.split, Part.TRAIN)
+    return event_loader(experiment, chosen, history_length, clicks)
 
 
 def retriever_judge(experiment: Experiment, model: nn.Module) -> Validate:

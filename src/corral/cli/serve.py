@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fastapi import FastAPI
 
@@ -47,6 +48,9 @@ def serve(
         float, typer.Option(help="Milliseconds an idle server waits for requests to answer together.")
     ] = 1.0,
     device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda ...")] = "cpu",
+    replicas: Annotated[
+        int, typer.Option(help="Processes that answer, behind Ray Serve (corral[scale]) where more than one.", min=1)
+    ] = 1,
 ) -> None:
     """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
 
@@ -61,12 +65,41 @@ def serve(
     if host not in LOOPBACK and not known:
         raise ValueError(f"--host {host} opens the service to others: say who may use it with --tokens FILE")
     limits = Limits(body_bytes=max_body, seconds=timeout, waiting_users=max_waiting, gather_seconds=gather_ms / 1000.0)
+    if replicas > 1:
+        if port == 0:
+            raise ValueError("--port 0 is not for --replicas: say which port Ray Serve takes")
+        make = partial(_replica, bundle, events, known, limits, device)
+        _serve_replicas(make, replicas, host, port, timeout)
+        return
     torch.set_num_threads(1)
     store = event_store(events, bundle, timeout)
     try:
         listen(service_app(bundle, store, known, limits, device), host, port, timeout)
     finally:
         store.close()
+
+
+def _replica(bundle: Path, events: str | None, tokens: tuple[str, ...], limits: Limits, device: str) -> FastAPI:
+    """The service in a process of its own, which shares the live events with the others."""
+    return service_app(bundle, event_store(events, bundle, limits.seconds), tokens, limits, device)
+
+
+def _serve_replicas(make: Callable[[], FastAPI], replicas: int, host: str, port: int, timeout: float) -> None:
+    """Serves until it is stopped; the replicas' logs are where Ray keeps its own."""
+    import signal
+    import sys
+    import threading
+
+    from corral.scale.local_ray import local_ray
+    from corral.scale.ray_serve import serve_on_ray
+
+    with local_ray(replicas), serve_on_ray(make, replicas=replicas, host=host, port=port, seconds=timeout) as address:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        print(f"{replicas} replicas answer at {address}", file=sys.stderr, flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("stopping", file=sys.stderr, flush=True)
 
 
 def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:

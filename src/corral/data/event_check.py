@@ -43,11 +43,19 @@ def check_events(
     Raises:
         ValueError: naming source, line or row, column, value and what to do.
     """
-    names = names or {}
     require_columns(frame.columns, ID_COLUMNS, source)
     if frame.is_empty():
         raise ValueError(f"{source}: no events: the table has no rows")
-    problems = Problems(source, line_offset, names)
+    checked, skipped = check_rows(frame, Problems(source, line_offset, names or {}), skip_bad_rows, text)
+    if checked.is_empty():
+        raise ValueError(f"{source}: no events left: all {skipped.count} rows are bad. {skipped}")
+    return checked, skipped
+
+
+def check_rows(
+    frame: pl.DataFrame, problems: Problems, skip_bad_rows: bool, text: bool = False
+) -> tuple[pl.DataFrame, SkippedRows]:
+    """Checks and types some rows of a table of events, as ``check_events`` does; they may all be bad."""
     columns = [check_ids(frame[column], column, problems, text) for column in ID_COLUMNS]
     if "timestamp" in frame.columns:
         columns.append(_check_time(frame["timestamp"], problems))
@@ -59,10 +67,7 @@ def check_events(
         columns.append(_check_part(frame["part"], problems))
     if "label" in frame.columns:
         columns.append(_check_label(frame["label"], problems))
-    checked, skipped = problems.settle(pl.DataFrame(columns), skip_bad_rows)
-    if checked.is_empty():
-        raise ValueError(f"{source}: no events left: all {skipped.count} rows are bad. {skipped}")
-    return checked, skipped
+    return problems.settle(pl.DataFrame(columns), skip_bad_rows)
 
 
 def check_features(

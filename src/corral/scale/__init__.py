@@ -1,4 +1,6 @@
-"""One training on several processes, over torch.distributed, computing what one process computes.
+"""The same work on many processes and machines, by engines that exist: torch.distributed, and Ray (``ray_*``, ``local_ray``).
+
+A training on several processes computes what one process computes:
 
 1. All workers run the same program in step (SPMD): same seeds, same global batches, same decisions; the lookups of the
    tables and a few sums are the only places where they wait for each other. Every collective goes through ``Workers``.
