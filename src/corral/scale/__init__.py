@@ -1,4 +1,4 @@
-"""The same work on many processes and machines, by engines that exist: torch.distributed, and Ray (``ray_*``, ``local_ray``).
+"""The same work on many processes and machines, by engines that exist: torch.distributed, and Ray.
 
 A training on several processes computes what one process computes:
 
