@@ -26,7 +26,9 @@ from corral.evaluation.result import Evaluation, Stage
 from corral.retrieval.channels import RecallChannel
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,9 @@ from corral.ranking.held_out_correction import HeldOutCorrection
 from corral.retrieval.faiss_index import open_index
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files, write_manifest
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 from corral.serving.table_bundle import read_tables, write_tables
 
 SETTINGS_FILE = "settings.json"

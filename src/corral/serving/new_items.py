@@ -20,7 +20,8 @@ from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.bundle import Builder
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ServingTables, TwoStageRecommender
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: Builder) -> TwoStageRecommender:

@@ -25,7 +25,8 @@ from corral.evaluation.result import Stage
 from corral.retrieval.faiss_index import FaissIndex
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.manifest import FORMAT_VERSION, read_manifest
-from corral.serving.recommender import ModuleSpec, TwoStageRecommender
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.recommender import TwoStageRecommender
 
 USERS = [f"u{number:02d}" for number in range(8)]
 

@@ -14,8 +14,10 @@ from torch import nn
 from corral.data.features import FeatureTable
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.two_tower import TwoTower
+from corral.serving.module_spec import ModuleSpec
 from corral.serving.new_items import add_items
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 NEW = pl.DataFrame(
     {
