@@ -59,6 +59,17 @@ class EvaluationSettings(Strict):
     )
 
 
+class IndexSettings(Strict):
+    """How the bundle's catalogue is searched; evaluation always searches exactly."""
+
+    exact_up_to: int = Field(
+        100_000, ge=0, description="items; a larger catalogue is searched by FAISS, where it is installed"
+    )
+    min_recall: float = Field(
+        0.95, gt=0, le=1, description="share of the exact list that FAISS must find for users of the data"
+    )
+
+
 class Settings(Strict):
     """A whole experiment."""
 
@@ -77,6 +88,7 @@ class Settings(Strict):
     ranker_training: RankerTrainingSettings = RankerTrainingSettings()
     together: Together | None = Field(None, description="both stages trained at once, instead of one after the other")
     evaluation: EvaluationSettings = EvaluationSettings()
+    index: IndexSettings = IndexSettings()
 
     @model_validator(mode="after")
     def _together_has_both(self) -> Settings:

@@ -56,12 +56,14 @@ def serve(
     import torch
 
     from corral.serving.http.limits import Limits
+    from corral.serving.http.request_log import log_to_stderr
 
     known = _tokens(tokens)
     if host not in LOOPBACK and not known:
         raise ValueError(f"--host {host} opens the service to others: say who may use it with --tokens FILE")
     limits = Limits(body_bytes=max_body, seconds=timeout, waiting_users=max_waiting, gather_seconds=gather_ms / 1000.0)
     torch.set_num_threads(1)
+    log_to_stderr()
     store = event_store(events, bundle, timeout)
     try:
         listen(service_app(bundle, store, known, limits, device), host, port, timeout)
@@ -70,12 +72,9 @@ def serve(
 
 
 def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:
-    """Serves until it is stopped, its log on stderr."""
+    """Serves until it is stopped."""
     import uvicorn
 
-    from corral.serving.http.request_log import log_to_stderr
-
-    log_to_stderr()
     uvicorn.run(
         app,
         host=host,

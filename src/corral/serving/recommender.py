@@ -24,11 +24,13 @@ from corral.ranking.ranker import Ranker
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ItemIndex
+from corral.retrieval.index_rule import IndexRule
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
 from corral.serving.explanation import Explanation
 from corral.serving.external_ids import external, external_nested, numbered
 from corral.serving.filters import GivenHistories, Ids, allow_mask
+from corral.serving.item_index import item_vectors
 from corral.serving.module_spec import ModuleSpec
 from corral.serving.pair_blocks import pair_blocks
 from corral.serving.queries import Queries
@@ -36,6 +38,7 @@ from corral.serving.recommendations import Neighbours, PredictionKind, Predictio
 from corral.serving.serving_tables import ServingTables
 from corral.serving.similarity import Cosines
 from corral.serving.slate_rules import SlateRules, Slates
+from corral.serving.user_vectors import user_vectors, users_with_history
 
 
 class TwoStageRecommender:
@@ -70,6 +73,7 @@ class TwoStageRecommender:
         history_length: L, the latest items of a user that the models see.
         batch_size: users answered at a time.
         repeats: items that the user had before may be recommended, unless a call says otherwise.
+        index_rule: by which a longer catalogue is indexed again; None = the default one.
         specs: how to build "retriever" and "ranker" again; needed to save a bundle.
 
     Raises:
@@ -91,6 +95,7 @@ class TwoStageRecommender:
         history_length: int = 50,
         batch_size: int = 512,
         repeats: bool = False,
+        index_rule: IndexRule | None = None,
         specs: Mapping[str, ModuleSpec] | None = None,
     ) -> None:
         if min(num_candidates, history_length, batch_size) < 1:
@@ -123,6 +128,7 @@ class TwoStageRecommender:
         self.num_candidates, self.serve_by = num_candidates, serve_by
         self.history_length, self.batch_size = history_length, batch_size
         self.repeats = repeats
+        self.index_rule = index_rule or IndexRule()
         self.specs = dict(specs or {})
         self._queries = Queries(tables, history_length)
         self._channel = ColdStartChannel(RetrieverChannel(retriever, index), popularity)
@@ -153,6 +159,7 @@ class TwoStageRecommender:
             history_length=self.history_length,
             batch_size=self.batch_size,
             repeats=self.repeats,
+            index_rule=self.index_rule,
         )
 
     def query(
@@ -430,9 +437,7 @@ class TwoStageRecommender:
         k = _checked_k(k)
         if self._item_cosines is None:
             rows = self.index.items.cpu()
-            with evaluation_mode(self.retriever):
-                vectors = [self.retriever.encode_items(part.to(self.device)) for part in rows.split(8_192)]
-            self._item_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]).cpu(), rows)
+            self._item_cosines = Cosines(item_vectors(self.retriever, rows, self.device), rows)
         return _neighbours(self.tables.items, items, k, self._item_cosines)
 
     @torch.no_grad()
@@ -444,15 +449,9 @@ class TwoStageRecommender:
         """
         k = _checked_k(k)
         if self._user_cosines is None:
-            rows = np.arange(FIRST_ROW, len(self.tables.users))
-            rows = rows[self.tables.histories.lengths(rows) > 0]
-            vectors = []
-            with evaluation_mode(self.retriever):
-                for start in range(0, len(rows), self.batch_size):
-                    some = rows[start : start + self.batch_size]
-                    query = self._queries.query(some, self._queries.stored(some), None, {}).to(self.device)
-                    vectors.append(self.retriever.encode_queries(query).cpu())
-            self._user_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]), torch.from_numpy(rows))
+            rows = users_with_history(self.tables)
+            vectors = user_vectors(self._queries, self.retriever, rows, self.device, self.batch_size)
+            self._user_cosines = Cosines(vectors, torch.from_numpy(rows))
         return _neighbours(self.tables.users, users, k, self._user_cosines)
 
 

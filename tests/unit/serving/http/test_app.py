@@ -124,6 +124,7 @@ def test_predictions_and_neighbours_are_the_recommenders(service: SmallService, 
 
 def test_a_reload_serves_the_next_bundle_or_goes_on(service: SmallService, client: TestClient) -> None:
     old = client.get("/v1/bundle").json()
+    assert old["index"]["kind"] == "exact"
     before = ask(client, "/v1/recommend")
     service.failure = ValueError("ranker.safetensors is damaged")
     refused = client.post("/v1/reload")
