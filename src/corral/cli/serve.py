@@ -47,6 +47,13 @@ def serve(
         float, typer.Option(help="Milliseconds an idle server waits for requests to answer together.")
     ] = 1.0,
     device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda ...")] = "cpu",
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run the models by ONNX Runtime, from what corral export wrote of this bundle (default: by torch).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
 
@@ -59,6 +66,8 @@ def serve(
     from corral.serving.http.request_log import log_to_stderr
 
     known = _tokens(tokens)
+    if onnx is not None and device != "cpu":
+        raise ValueError(f"--onnx runs on the CPU, --device {device} does not: leave one of them out")
     if host not in LOOPBACK and not known:
         raise ValueError(f"--host {host} opens the service to others: say who may use it with --tokens FILE")
     limits = Limits(body_bytes=max_body, seconds=timeout, waiting_users=max_waiting, gather_seconds=gather_ms / 1000.0)
@@ -66,7 +75,7 @@ def serve(
     log_to_stderr()
     store = event_store(events, bundle, timeout)
     try:
-        listen(service_app(bundle, store, known, limits, device), host, port, timeout)
+        listen(service_app(bundle, store, known, limits, device, onnx=onnx), host, port, timeout)
     finally:
         store.close()
 
@@ -93,6 +102,7 @@ def service_app(
     limits: Limits | None = None,
     device: str = "cpu",
     beside: Sequence[Path] = (),
+    onnx: Path | None = None,
 ) -> FastAPI:
     """The service of a bundle, or of a run directory that holds one, as an ASGI application.
 
@@ -105,6 +115,7 @@ def service_app(
         limits: likewise.
         device: where the models run.
         beside: bundles that the studio may compare with; asked for, the studio is not optional.
+        onnx: an export of the bundle, to run its models from; there is no studio then, which looks into the models.
 
     Raises:
         ModuleNotFoundError: there is something to compare, but no ``corral[report]``.
@@ -117,17 +128,19 @@ def service_app(
     from corral.serving.http.served_bundle import ServedBundle
     from corral.studio.routes import mount_studio
 
-    def served(path: Path) -> ServedBundle:
-        return ServedBundle(lambda: _load(path, device))
+    def served(path: Path, onnx: Path | None = None) -> ServedBundle:
+        return ServedBundle(lambda: _load(path, device, onnx))
 
-    app = make_app(served(bundle), store, tokens=tokens, limits=limits)
+    app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits)
+    if onnx is not None:
+        return app
     if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):
         name, *others = run_names([bundle, *beside])
         mount_studio(app, name, {other: served(path) for other, path in zip(others, beside, strict=True)})
     return app
 
 
-def _load(path: Path, device: str) -> LoadedBundle:
+def _load(path: Path, device: str, onnx: Path | None) -> LoadedBundle:
     """The bundle as it is now."""
     from corral.cli.run import bundle_folder, open_recommender
     from corral.serving.http.served_bundle import LoadedBundle
@@ -138,6 +151,10 @@ def _load(path: Path, device: str) -> LoadedBundle:
     recommender = open_recommender(path, device)
     if read_manifest(folder) != manifest:
         raise ValueError(f"{folder}: was replaced while it was read; reload again")
+    if onnx is not None:
+        from corral.serving.onnx.runtime import run_by_onnx
+
+        recommender = run_by_onnx(recommender, onnx, manifest.version)
     return LoadedBundle(recommender, manifest)
 
 

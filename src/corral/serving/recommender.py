@@ -144,11 +144,16 @@ class TwoStageRecommender:
                     return tensor.device
         return torch.device("cpu")
 
-    def varied(self, *, ranker: Ranker | None, num_candidates: int) -> TwoStageRecommender:
-        """The same parts with another ranker and number of candidates, to be asked and not to be saved."""
+    def varied(
+        self, *, ranker: Ranker | None, num_candidates: int, retriever: Retriever | None = None
+    ) -> TwoStageRecommender:
+        """The same parts with another ranker and number of candidates, to be asked and not to be saved.
+
+        ``retriever``: another way to run the same one; its vectors are those of the index.
+        """
         return TwoStageRecommender(
             self.tables,
-            self.retriever,
+            retriever or self.retriever,
             self.index,
             self.popularity,
             ranker=ranker,

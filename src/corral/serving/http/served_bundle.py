@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,8 +34,8 @@ class LoadedBundle:
 
     @cached_property
     def version(self) -> str:
-        """Twelve hexadecimal digits that change with any file of the bundle."""
-        return hashlib.sha256(json.dumps(dict(self.manifest.files), sort_keys=True).encode()).hexdigest()[:12]
+        """Of the bundle it was loaded from; see ``Manifest``."""
+        return self.manifest.version
 
     def warm(self) -> None:
         """One answer of each kind, so that no request pays for what is encoded once."""
