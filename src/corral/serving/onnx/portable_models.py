@@ -6,6 +6,7 @@ Shape letters: B queries, N items per query, L history length, D vector size, E 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -61,31 +62,39 @@ class PortableRanker(nn.Module):
         _check(ranker)
         self.inputs = ["user", "history", "time", "items"]
         self.evidence_sizes = [cast(Evidence, part).size for part in evidence_parts(ranker)]
-        self._given = [_Given() for _ in self.evidence_sizes]
-        self.ranker = _with_evidence(ranker, list(self._given))
+        self._places = [_Place() for _ in self.evidence_sizes]
+        self.ranker = _with_evidence(ranker, [_Given(place) for place in self._places])
         if reads_scores(ranker):
             self.inputs.append("scores")
-        if self._given:
+        if self.evidence_sizes:
             self.inputs.append("evidence")
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """See the class."""
         given = dict(zip(self.inputs, tensors, strict=True))
         if "evidence" in given:
-            for part, value in zip(self._given, given["evidence"].split(self.evidence_sizes, dim=-1), strict=True):
-                part.value = value
+            for place, value in zip(self._places, given["evidence"].split(self.evidence_sizes, dim=-1), strict=True):
+                place.value = value
         query = _query(given["user"], given["history"], given["time"])
         scores = {"scores": given["scores"]} if "scores" in given else {}
         return self.ranker(query, given["items"], **scores)
 
 
-class _Given(nn.Module):
-    """Evidence that the caller brings."""
+class _Place:
+    """Where evidence is put; no attribute of a module, which an export would put back as it was."""
 
     value: Tensor
 
+
+class _Given(nn.Module):
+    """Evidence that the caller brings."""
+
+    def __init__(self, place: _Place) -> None:
+        super().__init__()
+        self.place = place
+
     def forward(self, query: Query, items: Tensor) -> Tensor:
-        return self.value
+        return self.place.value
 
 
 def informed(ranker: object) -> EvidenceRanker | None:
@@ -110,7 +119,7 @@ def evidence_parts(ranker: object) -> list[nn.Module]:
     return [part for part in parts if part is not None]
 
 
-def _with_evidence(ranker: nn.Module, given: list[nn.Module]) -> nn.Module:
+def _with_evidence(ranker: nn.Module, given: Sequence[nn.Module]) -> nn.Module:
     """The same ranker, its weights shared, with other evidence."""
     if isinstance(ranker, RarRanker):
         twin = _twin(ranker)
