@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
+from corral.rar.ranker import RarRanker
 from corral.serving.http.request_features import RequestFeatures
 from corral.serving.manifest import Manifest
 from corral.serving.recommender import TwoStageRecommender
@@ -39,6 +40,8 @@ class LoadedBundle:
 
     def warm(self) -> None:
         """One answer of each kind, so that no request pays for what is encoded once."""
+        if isinstance(self.recommender.ranker, RarRanker):
+            self.recommender.ranker.precompute()
         nobody = [None]
         features = self.features.tensors([dict.fromkeys(self.features.names)])
         self.recommender.recommend(nobody, 1, features=features, explain=True)
