@@ -370,10 +370,8 @@ def page(rows: Sequence[Row]) -> list[str]:
 
 def goals(means: Mapping[tuple[str, str, str], Mapping[str, float]]) -> list[str]:
     """What was aimed at, and what came out at the fixed rate."""
-    lines = [
-        f"Goals: p99 below {GOAL_MS:g} ms at the fixed rate; RAR's p50 at most {GOAL_RATIO:g} times the bare one's."
-    ]
-    lines.append("")
+    goal = f"p99 below {GOAL_MS:g} ms; RAR's p50 at most {GOAL_RATIO:g} times the bare one's"
+    lines = [f"Goals at the fixed rate: {goal}.", ""]
     for (dataset, system, load), mean in means.items():
         bare = means.get((dataset, "both", load))
         if bare is None or not load.endswith("second"):
@@ -412,15 +410,14 @@ def main() -> None:
                     rows.append(row)
                     figures = "  ".join(f"{key} {value:.2f}" for key, value in row["metrics"].items())
                     print(f"{name} seed {seed} {system} {row['protocol']['load']}: {figures}", flush=True)
-    indexes = dict.fromkeys(
-        f"{row['dataset']} {row['protocol']['index']}" for row in rows if "index" in row["protocol"]
-    )
+    searched = [row for row in rows if "index" in row["protocol"]]
+    indexes = dict.fromkeys(f"{row['dataset']} {row['protocol']['index']}" for row in searched)
     protocol = {
         "requests": f"{arguments.requests} a line, one user each, k = {K}, after a tenth of them to warm up",
         "load": "on the loopback, threads of one process beside the server's; so many a second: a request's time runs "
         "from when it was due; clients: each waits for its answer",
-        "models": "SASRec (64, 2 blocks, 50 events), DIN (16, 50 events); float32, not trained; RAR with 10 look-alikes "
-        "and 10 recall items, drawn by lot",
+        "models": "SASRec (64, 2 blocks, 50 events), DIN (16, 50 events); float32, not trained; RAR with 10 "
+        "look-alikes and 10 recall items, drawn by lot",
         "index": "; ".join(indexes),
         "machine": f"{os.cpu_count()} cores; load average when the run began {began:.1f}: what else ran took its share",
         "candidates": 200,
