@@ -6,6 +6,7 @@ Shape letters: B users of a call, T list length, N candidates, P pairs, L histor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ class TwoStageRecommender:
         """Where the models live."""
         for part in (self.retriever, self.ranker):
             if isinstance(part, nn.Module):
-                for tensor in (*part.parameters(), *part.buffers()):
+                for tensor in chain(part.parameters(), part.buffers()):
                     return tensor.device
         return torch.device("cpu")
 
