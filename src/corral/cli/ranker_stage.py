@@ -53,6 +53,7 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
         dataset.user_features,
         dataset.item_features,
         experiment.inputs,
+        experiment.own,
     )
     if isinstance(model, ReadsScores):
         model.connect(cast(Retriever, retriever))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from corral.cli import build
 from corral.cli.experiment import Experiment
+from corral.cli.own_parts import NO_PARTS, OWN_RANKERS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
 from corral.cli.retriever_stage import served_channel, train_retriever
@@ -72,13 +74,13 @@ def train_models(experiment: Experiment) -> Models:
     return Models(retriever, ranker, tuning.mixture, _served(experiment, tuning))
 
 
-def open_models(run: Path, device: str) -> Models:
+def open_models(run: Path, device: str, own: OwnParts = NO_PARTS) -> Models:
     """What a finished run trained, from its bundle: nothing is trained or tuned again.
 
     Raises:
         ValueError: the run holds no bundle.
     """
-    served = open_recommender(run, device)
+    served = open_recommender(run, device, own)
     return Models(cast(nn.Module, served.retriever), cast(Any, served.ranker), served.mixture, served.serve_by)
 
 
@@ -182,13 +184,13 @@ def train_run(experiment: Experiment) -> Evaluation:
     return result
 
 
-def build_part(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
+def build_part(spec: ModuleSpec, tables: ServingTables, own: OwnParts = NO_PARTS) -> nn.Module:
     """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
     whole = {"kind": spec.kind, **spec.settings}
-    if spec.kind in build.CTR_MODELS:
-        return build.make_ranker(whole, tables.user_features, tables.item_features)
+    if spec.kind in (*build.CTR_MODELS, *OWN_RANKERS):
+        return build.make_ranker(whole, tables.user_features, tables.item_features, own=own)
     counts = torch.zeros(tables.item_features.rows)
-    return build.make_retriever(whole, tables.user_features, tables.item_features, counts)
+    return build.make_retriever(whole, tables.user_features, tables.item_features, counts, own)
 
 
 def bundle_folder(path: Path) -> Path:
@@ -205,10 +207,15 @@ def bundle_folder(path: Path) -> Path:
     return folder
 
 
-def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
+def open_recommender(path: Path, device: str = "auto", own: OwnParts = NO_PARTS) -> TwoStageRecommender:
     """The recommender of a bundle, or of a run directory that holds one.
 
+    Args:
+        path: the bundle or the run.
+        device: where the models go.
+        own: parts that the bundle calls ``own``; their code is not in it.
+
     Raises:
-        ValueError: neither, or the bundle is damaged; the message names the file.
+        ValueError: neither, the bundle is damaged (the message names the file), or a part of one's own is missing.
     """
-    return load_bundle(bundle_folder(path), build_part, build.choose_device(device))
+    return load_bundle(bundle_folder(path), partial(build_part, own=own), build.choose_device(device))
