@@ -127,6 +127,14 @@ def test_the_service_answers_as_with_torch(exported: Exported, store: SqliteEven
         assert client.post("/v1/reload").status_code == 200
 
 
+def test_what_is_the_same_for_every_request_is_computed_at_load(exported: Exported, store: SqliteEvents) -> None:
+    app = service_app(exported[0], store)
+    ranker = app.state.service.bundles.current.recommender.ranker
+    assert isinstance(ranker, RarRanker)
+    for kept in (ranker._kept_users, ranker._kept_items):
+        assert kept._kept is not None
+
+
 def assert_alike(got: Any, wanted: Any) -> None:
     """Equal, numbers nearly."""
     if isinstance(wanted, dict):
