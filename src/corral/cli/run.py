@@ -16,7 +16,7 @@ from corral.cli.experiment import Experiment
 from corral.cli.own_parts import NO_PARTS, OWN_RANKERS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
-from corral.cli.retriever_stage import item_index, served_channel, train_retriever
+from corral.cli.retriever_stage import served_channel, train_retriever
 from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
 from corral.cli.scaled_training import judging
 from corral.cli.together_stage import train_together
@@ -27,10 +27,15 @@ from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
 from corral.evaluation.result import Evaluation, Stage
 from corral.retrieval.channels import RecallChannel
+from corral.retrieval.index_rule import IndexRule
 from corral.scale.sharded_embedding import unshard_tables
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.item_index import served_index
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.queries import Queries
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 @dataclass(frozen=True)
@@ -144,18 +149,22 @@ def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommend
         stage: ModuleSpec(spec["kind"], {key: value for key, value in spec.items() if key != "kind"})
         for stage, spec in experiment.specs.items()
     }
+    retriever, settings = cast(Any, models.retriever), experiment.settings
+    rule, queries = IndexRule(**settings.index.model_dump()), Queries(tables, experiment.history_length)
+    n = settings.evaluation.num_candidates
     return TwoStageRecommender(
         tables,
-        cast(Any, models.retriever),
-        item_index(experiment, models.retriever),
+        retriever,
+        served_index(rule, queries, retriever, experiment.catalogue, n, experiment.device),
         experiment.popularity,
         ranker=cast(Any, models.ranker),
         mixture=models.mixture,
         calibration=calibration,
-        num_candidates=experiment.settings.evaluation.num_candidates,
+        num_candidates=n,
         serve_by=models.served,
         history_length=experiment.history_length,
-        repeats=experiment.settings.split.repeats,
+        repeats=settings.split.repeats,
+        index_rule=rule,
         specs=specs,
     )
 
