@@ -46,6 +46,7 @@ from corral.sampling.popularity import PopularitySampler
 from corral.sampling.sampler import Sampler
 from corral.sampling.top_k import TopKRandomSampler, TopKSampler
 from corral.sampling.uniform import UniformSampler
+from corral.serving.recommender import ModuleSpec, ServingTables
 from corral.settings import SplitSettings
 
 # Kind -> the class, and which of its keywords are given: settings of the same names, and what the data give.
@@ -209,6 +210,15 @@ def make_ranker(
     # What is read late comes to a ranker in training when that is over.
     informed = EvidenceRanker(ranker, known, score=score, late=late if inputs is None else None)
     return enrichment.around(informed) if enrichment else informed
+
+
+def build_part(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
+    """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
+    whole = {"kind": spec.kind, **spec.settings}
+    if spec.kind in CTR_MODELS:
+        return make_ranker(whole, tables.user_features, tables.item_features)
+    counts = torch.zeros(tables.item_features.rows)
+    return make_retriever(whole, tables.user_features, tables.item_features, counts)
 
 
 def be_deterministic() -> None:

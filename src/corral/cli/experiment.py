@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from corral.cli import build, run_files
+from corral.cli.earlier_run import EarlierRun
 from corral.cli.open_data import open_data
 from corral.cli.progress import progress
 from corral.cli.ranker_inputs import RankerInputs
@@ -76,6 +77,8 @@ class Experiment:
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch)
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
+        if not (directory / run_files.BUNDLE).exists():
+            _ = experiment.earlier
         run_files.begin(directory, settings, dataset.name, dataset.hash)
         if split.warning:
             Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
@@ -98,6 +101,12 @@ class Experiment:
     def device(self) -> torch.device:
         """Where models live."""
         return build.choose_device(self.settings.device)
+
+    @cached_property
+    def earlier(self) -> EarlierRun | None:
+        """The run that this one continues."""
+        continues = self.settings.continues
+        return None if continues is None else EarlierRun.open(continues, self.dataset, self.split, self.device)
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -149,6 +158,9 @@ class Experiment:
             for name, noted in self.inputs.noted.items():
                 ranker[name] = {**ranker[name], **noted}
             specs["ranker"] = ranker
+        if self.earlier is not None:
+            for stage in specs.keys() & self.earlier.recommender.specs.keys():
+                specs[stage] |= self.earlier.scales(stage)
         return specs
 
     @cached_property

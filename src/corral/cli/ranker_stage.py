@@ -45,7 +45,7 @@ _REMEMBERED_BYTES = 1 << 31
 
 
 def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
-    """Stage 2 before training; where it reads the retriever's score, of this retriever."""
+    """Stage 2 before training, or as the run that this one continues left it; it reads this retriever's score."""
     torch.manual_seed(experiment.settings.seed + 1)
     dataset = experiment.dataset
     model = build.make_ranker(
@@ -54,6 +54,8 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
         dataset.item_features,
         experiment.inputs,
     )
+    if experiment.earlier is not None:
+        experiment.earlier.start("ranker", model)
     if isinstance(model, ReadsScores):
         model.connect(cast(Retriever, retriever))
     return model.to(experiment.device)

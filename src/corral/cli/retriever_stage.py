@@ -26,7 +26,7 @@ from corral.training_settings import SampledTrainingSettings, TrainingSettings
 
 
 def new_retriever(experiment: Experiment) -> nn.Module:
-    """Stage 1 before training."""
+    """Stage 1 before training, or as the run that this one continues left it."""
     torch.manual_seed(experiment.settings.seed)
     dataset = experiment.dataset
     model = build.make_retriever(
@@ -35,6 +35,8 @@ def new_retriever(experiment: Experiment) -> nn.Module:
         dataset.item_features,
         torch.from_numpy(experiment.counts),
     )
+    if experiment.earlier is not None and list(model.parameters()):
+        experiment.earlier.start("retriever", model)
     return model.to(experiment.device)
 
 
