@@ -27,6 +27,13 @@ def append(
     part: Annotated[
         str | None, typer.Option(help="Column of a given split, where the data set has one.", show_default=False)
     ] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="Column of the weight, where the data set has one.", show_default=False)
+    ] = None,
+    event_type: Annotated[
+        str | None,
+        typer.Option(help="Column of the kind of event, where the data set weighs kinds.", show_default=False),
+    ] = None,
     user_features: Annotated[
         Path | None, typer.Option(help="Table of the new users' features.", show_default=False)
     ] = None,
@@ -60,7 +67,7 @@ def append(
         grown = append_events(
             path,
             file,
-            ColumnMap(user, item, timestamp, value, label, part),
+            ColumnMap(user, item, timestamp, value, label, part, weight, event_type),
             user_features=user_features,
             item_features=item_features,
             progress=report,

@@ -263,6 +263,14 @@ class Experiment:
             f"click's item nor one that the user had in train; seed {chosen.sampled_negatives_seed}"
         }
 
+    def _weights_rule(self) -> dict[str, object]:
+        """What events count in training, where they do not count alike."""
+        weights = self.dataset.header.event_weights
+        if weights is None:
+            return {}
+        told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items()) or "as the data's column says"
+        return {"event_weights": f"{told}: in the losses of training; judged events count once each"}
+
     def protocol(self) -> dict[str, object]:
         """The rules that are printed beside every result."""
         data, split = self.settings.data, self.split
@@ -279,6 +287,7 @@ class Experiment:
             "history_rule": split.history_rule.value,
             "repeats": "recommended and counted" if self.settings.split.repeats else "left out of lists and targets",
             "catalogue": "items with a train event",
+            **self._weights_rule(),
             **self._negatives_rule(),
             **({} if self.inputs is None else self.inputs.rules),
             "seed": self.settings.seed,

@@ -18,7 +18,7 @@ from corral.corr.stages import Encoded, Scored, Stages
 from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.sampling.sampler import Sampler
-from corral.training.losses import full_softmax, sampled_softmax
+from corral.training.losses import full_softmax, sampled_softmax, weighted_mean
 
 AT_ONCE = Ramp(1.0)  # the paper's weight, from the first step on
 
@@ -94,12 +94,13 @@ class CooperativeObjective(StagesObjective):
 
     def _clicks(self, values: Tensor, both: Scored, certain: bool) -> Tensor:
         own = torch.full_like(both.log_q[:, 0], -math.log(self.num_negatives)) if certain else both.log_q[:, 0]
-        return sampled_softmax(values[:, 0], values[:, 1:], own, both.log_q[:, 1:], both.hit)
+        return sampled_softmax(values[:, 0], values[:, 1:], own, both.log_q[:, 1:], both.hit, both.weight)
 
     def _retriever_loss(self, encoded: Encoded, both: Scored) -> Tensor:
         if self.full_softmax:
             vectors = self.stages.retriever.encode_items(self.stages.catalogue)  # type: ignore[operator]
-            return full_softmax(encoded.every_query, vectors, self.position[encoded.every_target])
+            target, weight = self.position[encoded.every_target], encoded.every_weight
+            return full_softmax(encoded.every_query, vectors, target, weight=weight)
         drawn = self._clicks(both.scores, both, self.certain_retriever)
         others = torch.ones(len(encoded.every_query), dtype=torch.bool, device=drawn.device)
         others[encoded.chosen] = False
@@ -112,10 +113,13 @@ class CooperativeObjective(StagesObjective):
             log_q = torch.cat([self.sampler.log_q(queries.detach(), target[:, None]), more.log_q], 1)
         items = torch.cat([target[:, None], more.items], 1)
         scores = self.stages.scores(queries, items)
-        second = Scored(scores, scores, log_q, more.items == target[:, None], items)
+        weight = None if encoded.every_weight is None else encoded.every_weight[rest]
+        second = Scored(scores, scores, log_q, more.items == target[:, None], items, weight=weight)
         loss = self._clicks(scores, second, self.certain_retriever)
         # The mean over all A positions.
-        share = len(rest) / len(others)
+        share: Tensor | float = len(rest) / len(others)
+        if weight is not None and encoded.every_weight is not None:
+            share = weight.sum() / encoded.every_weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
         return (1 - share) * drawn + share * loss
 
     def _distillation(self, encoded: Encoded, both: Scored) -> Tensor:
@@ -127,4 +131,4 @@ class CooperativeObjective(StagesObjective):
                 ranker = (both.logits - both.log_q).log_softmax(1)[:, 0]
                 retriever = (both.scores - both.log_q).log_softmax(1)[:, 0]
             terms = terms * (ranker > retriever)
-        return terms.sum() / max(len(terms), 1)
+        return weighted_mean(terms, both.weight)

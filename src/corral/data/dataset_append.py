@@ -47,8 +47,8 @@ def append_events(
     Args:
         path: the Dataset directory.
         table: new events: a path (CSV, TSV, Parquet, Arrow), or a polars, pandas or pyarrow table.
-        columns: which column is which; of value and part those that the Dataset has. Rows with label 0 become
-            impressions.
+        columns: which column is which; of value, part and weight those that the Dataset has, and event_type where it
+            knows the weights of types. Rows with label 0 become impressions.
         user_features: rows of users that the Dataset lacks; needed for each new one where it has user features.
         item_features: the same for items.
         progress: as in ``Dataset.write``.
@@ -83,9 +83,9 @@ def append_events(
             features[key] = frame
         labels = new["label"] if "label" in new.columns else pl.repeat(1, len(new), eager=True)
         new = new.drop("label", strict=False)
-        events, impressions = _frame(dataset, dataset.events), None
+        events, impressions = events_frame(dataset, dataset.events), None
         if dataset.impressions is not None:
-            impressions = _frame(dataset, dataset.impressions)
+            impressions = events_frame(dataset, dataset.impressions)
         clicked, shown = new.filter(labels == 1), new.filter(labels == 0)
         _refuse_repeated(path, events, clicked)
         interactions = Interactions(
@@ -102,6 +102,7 @@ def append_events(
             dataset.header.time_unit,
             f"{dataset.header.source}, {Path(loaded.source).name}",
             dataset.header.licence,
+            event_weights=dataset.header.event_weights,
         )
         return Dataset.write(path, interactions, name=dataset.name, overwrite=True, progress=progress)
 
@@ -123,16 +124,20 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
         raise ValueError(
             f"{dataset.path}: has times ({dataset.header.time_unit}): name the column of the new events' times"
         )
-    for column in ("value", "part"):
-        has, given = getattr(dataset.events, column) is not None, getattr(columns, column) is not None
+    weights = dataset.header.event_weights
+    for column in ("value", "part", "event_type" if weights else "weight"):
+        has = bool(weights) if column == "event_type" else getattr(dataset.events, column) is not None
+        given, option = getattr(columns, column) is not None, column.replace("_", "-")
         if has != given:
-            what = f"say which column of the new events holds it (--{column})" if has else f"leave --{column} out"
+            what = f"say which column of the new events holds it (--{option})" if has else f"leave --{option} out"
             raise ValueError(f"{dataset.path}: its events have {'a' if has else 'no'} {column}: {what}")
     names = columns.present()
     loaded = load_table(table, list(names.values()))
     require_columns(loaded.frame.columns, list(names.values()), loaded.source)
     raw = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
-    events, _ = check_events(raw, source=loaded.source, line_offset=loaded.line_of, text=loaded.is_text, names=names)
+    events, _ = check_events(
+        raw, source=loaded.source, line_offset=loaded.line_of, text=loaded.is_text, names=names, event_weights=weights
+    )
     problems = Problems(loaded.source, loaded.line_of, names)
     ids = [
         check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text)
@@ -142,14 +147,15 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     return events, loaded
 
 
-def _frame(dataset: Dataset, log: EventLog) -> pl.DataFrame:
+def events_frame(dataset: Dataset, log: EventLog) -> pl.DataFrame:
     """A log with external ids, in its own order: within a user and a time that of the source."""
     columns: dict[str, Any] = {
         key: pl.from_arrow(vocabulary.ids.take(pa.array(rows.astype(np.int64) - FIRST_ROW)))
         for key, vocabulary, rows in zip(ID_COLUMNS, (dataset.users, dataset.items), (log.user, log.item), strict=True)
     }
     columns["timestamp"] = log.time
-    columns |= {name: values for name, values in (("value", log.value), ("part", log.part)) if values is not None}
+    optional = {"value": log.value, "part": log.part, "weight": log.weight}
+    columns |= {name: values for name, values in optional.items() if values is not None}
     return pl.DataFrame(columns)
 
 

@@ -11,7 +11,14 @@ import numpy as np
 import polars as pl
 
 from corral.data.atomic_directory import DirectoryFiles, atomic_directory
-from corral.data.dataset_header import HEADER_FILE, Counts, DatasetHeader, FeatureEntry
+from corral.data.dataset_header import (
+    FORMAT_VERSION,
+    HEADER_FILE,
+    UNWEIGHTED_VERSION,
+    Counts,
+    DatasetHeader,
+    FeatureEntry,
+)
 from corral.data.event_sort import SortedEvents, sort_events
 from corral.data.features import FeatureKind, FeatureTable
 from corral.data.interactions import Interactions
@@ -78,7 +85,9 @@ def write_directory(
             unused_user_features=unused["user_features"],
             unused_item_features=unused["item_features"],
         )
+        weights = interactions.event_weights
         header = DatasetHeader(
+            format_version=FORMAT_VERSION if weights is not None else UNWEIGHTED_VERSION,
             name=name,
             source=interactions.source,
             source_hash=_content_hash(files, entries, interactions.time_unit),
@@ -92,6 +101,7 @@ def write_directory(
             user_features=entries["user_features"],
             item_features=entries["item_features"],
             files=files.entries,
+            event_weights=None if weights is None else dict(weights),
         )
         report("flushing to disk", 0.9)
         files.text(HEADER_FILE, header.dumps())
@@ -186,7 +196,7 @@ def _sort(frame: pl.DataFrame, rows: _Rows, user_rows: int) -> SortedEvents:
 
     time = column("timestamp")
     assert time is not None
-    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows)
+    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows, column("weight"))
 
 
 def _write_log(files: DirectoryFiles, block: str, log: SortedEvents) -> None:
