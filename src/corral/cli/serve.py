@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from corral.serving.http.impression_log import ImpressionLog
     from corral.serving.http.limits import Limits
     from corral.serving.http.live_events import LiveEvents
     from corral.serving.http.served_bundle import LoadedBundle
@@ -34,6 +35,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    impressions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log served lists, with the ids of users, into files of this directory (default: not at all).",
+            show_default=False,
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str, typer.Option(help="With --impressions: the data set's unit, for requests that name no time.")
+    ] = "seconds",
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -50,11 +61,13 @@ def serve(
 ) -> None:
     """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
 
-    The log, a line of JSON a request, goes to stderr and says nothing of users. The API's description is at
+    The log, a line of JSON a request, goes to stderr and says nothing of users; --impressions, asked for, logs who was
+    shown what, for corral data append. The API's description is at
     /openapi.json, figures for Prometheus at /metrics, the studio for people at /studio. One server uses one core.
     """
     import torch
 
+    from corral.serving.http.impression_log import ImpressionLog
     from corral.serving.http.limits import Limits
 
     known = _tokens(tokens)
@@ -62,11 +75,14 @@ def serve(
         raise ValueError(f"--host {host} opens the service to others: say who may use it with --tokens FILE")
     limits = Limits(body_bytes=max_body, seconds=timeout, waiting_users=max_waiting, gather_seconds=gather_ms / 1000.0)
     torch.set_num_threads(1)
+    shown = None if impressions is None else ImpressionLog(impressions, time_unit=time_unit)
     store = event_store(events, bundle, timeout)
     try:
-        listen(service_app(bundle, store, known, limits, device), host, port, timeout)
+        listen(service_app(bundle, store, known, limits, device, impressions=shown), host, port, timeout)
     finally:
         store.close()
+        if shown is not None:
+            shown.close()
 
 
 def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:
@@ -94,6 +110,7 @@ def service_app(
     limits: Limits | None = None,
     device: str = "cpu",
     beside: Sequence[Path] = (),
+    impressions: ImpressionLog | None = None,
 ) -> FastAPI:
     """The service of a bundle, or of a run directory that holds one, as an ASGI application.
 
@@ -106,6 +123,7 @@ def service_app(
         limits: likewise.
         device: where the models run.
         beside: bundles that the studio may compare with; asked for, the studio is not optional.
+        impressions: where served lists are logged; see ``make_app``.
 
     Raises:
         ModuleNotFoundError: there is something to compare, but no ``corral[report]``.
@@ -121,7 +139,7 @@ def service_app(
     def served(path: Path) -> ServedBundle:
         return ServedBundle(lambda: _load(path, device))
 
-    app = make_app(served(bundle), store, tokens=tokens, limits=limits)
+    app = make_app(served(bundle), store, tokens=tokens, limits=limits, impressions=impressions)
     if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):
         name, *others = run_names([bundle, *beside])
         mount_studio(app, name, {other: served(path) for other, path in zip(others, beside, strict=True)})

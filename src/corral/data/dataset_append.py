@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
-from corral.data.dataset import Dataset, EventLog
+from corral.data.dataset import Dataset
+from corral.data.dataset_interactions import interactions_of
 from corral.data.dataset_write import Progress
 from corral.data.event_check import ID_COLUMNS, check_events, require_columns
 from corral.data.feature_rows import feature_frame, refuse_without_row, with_new_rows
-from corral.data.features import FeatureKind
 from corral.data.id_check import check_ids_like
-from corral.data.interactions import ColumnMap, Interactions
+from corral.data.interactions import ColumnMap
 from corral.data.skipped_rows import Problems
 from corral.data.table_files import LoadedTable, load_table
-from corral.data.vocabulary import FIRST_ROW
 
 try:
     import fcntl
@@ -64,9 +62,9 @@ def append_events(
         FileNotFoundError: there is no such file or Dataset.
     """
     path, columns = Path(path), columns or ColumnMap()
-    with _only_writer(path):
+    with only_writer(path):
         dataset = Dataset.open(path)
-        _refuse_unfit(dataset)
+        refuse_unfit(dataset)
         new, loaded = _read(dataset, table, columns)
         features: dict[str, pl.DataFrame | None] = {}
         for key, name, vocabulary, block, given in (
@@ -83,31 +81,25 @@ def append_events(
             features[key] = frame
         labels = new["label"] if "label" in new.columns else pl.repeat(1, len(new), eager=True)
         new = new.drop("label", strict=False)
-        events, impressions = events_frame(dataset, dataset.events), None
-        if dataset.impressions is not None:
-            impressions = events_frame(dataset, dataset.impressions)
+        old = interactions_of(dataset)
         clicked, shown = new.filter(labels == 1), new.filter(labels == 0)
-        _refuse_repeated(path, events, clicked)
-        interactions = Interactions(
-            _below(path, events, clicked),
-            _below(path, impressions, shown) if impressions is not None else shown if len(shown) else None,
-            features["user_id"],
-            features["item_id"],
-            frozenset(
-                column.name
-                for block in (dataset.user_features, dataset.item_features)
-                for column in block.columns.values()
-                if column.kind is FeatureKind.TEXT
-            ),
-            dataset.header.time_unit,
-            f"{dataset.header.source}, {Path(loaded.source).name}",
-            dataset.header.licence,
-            event_weights=dataset.header.event_weights,
+        _refuse_repeated(path, old.events, clicked)
+        impressions = shown if len(shown) else None
+        if old.impressions is not None:
+            impressions = below(path, old.impressions, shown)
+        interactions = replace(
+            old,
+            events=below(path, old.events, clicked),
+            impressions=impressions,
+            user_features=features["user_id"],
+            item_features=features["item_id"],
+            source=f"{old.source}, {Path(loaded.source).name}",
         )
         return Dataset.write(path, interactions, name=dataset.name, overwrite=True, progress=progress)
 
 
-def _refuse_unfit(dataset: Dataset) -> None:
+def refuse_unfit(dataset: Dataset) -> None:
+    """Raises ValueError where a Dataset cannot grow: made with filters, or without times."""
     header = dataset.header
     if header.min_user_events > 1 or header.min_item_events > 1:
         raise ValueError(
@@ -147,19 +139,7 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     return events, loaded
 
 
-def events_frame(dataset: Dataset, log: EventLog) -> pl.DataFrame:
-    """A log with external ids, in its own order: within a user and a time that of the source."""
-    columns: dict[str, Any] = {
-        key: pl.from_arrow(vocabulary.ids.take(pa.array(rows.astype(np.int64) - FIRST_ROW)))
-        for key, vocabulary, rows in zip(ID_COLUMNS, (dataset.users, dataset.items), (log.user, log.item), strict=True)
-    }
-    columns["timestamp"] = log.time
-    optional = {"value": log.value, "part": log.part, "weight": log.weight}
-    columns |= {name: values for name, values in optional.items() if values is not None}
-    return pl.DataFrame(columns)
-
-
-def _below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+def below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """Old events, then new ones: the order that decides between equal times."""
     if set(old.columns) != set(new.columns):
         differing = ", ".join(sorted(set(old.columns) ^ set(new.columns)))
@@ -175,7 +155,7 @@ def _refuse_repeated(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> None:
 
 
 @contextlib.contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path) -> Iterator[None]:
     """Two appends at a time would each keep only their own events: the second one is refused."""
     if fcntl is None or not path.is_dir():
         yield

@@ -145,7 +145,9 @@ def test_in_batch_softmax_weighs_positives() -> None:
     shares = torch.ones(ITEMS)
     losses = []
     for weight in (torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 1.0]), None):
-        losses.append(float(InBatchObjective(retriever(), CATALOGUE, shares)(batch(torch.arange(3), weight))["total"].detach()))
+        losses.append(
+            float(InBatchObjective(retriever(), CATALOGUE, shares)(batch(torch.arange(3), weight))["total"].detach())
+        )
     assert losses[0] / 3 + 2 * losses[1] / 3 == pytest.approx(losses[2])
 
 
