@@ -30,6 +30,7 @@ VERBS = (
     "report",
     "compare",
     "leakage",
+    "forget",
     "bench",
     "doctor",
 )

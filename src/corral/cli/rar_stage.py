@@ -62,7 +62,7 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
     def refresh(neighbours: Neighbours) -> None:
         neighbours.refresh(source, pools, selectors)
 
-    return JointRanker(
+    joint = JointRanker(
         ranker,
         exposures,
         refresh,
@@ -71,3 +71,6 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
         positive_weight=chosen.positive_weight,
         live=source.live,
     )
+    if experiment.earlier is not None:
+        joint.refreshes += 1  # the warm-up is over: live neighbours are chosen at the first refresh
+    return joint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ from typing import Any
 import polars as pl
 
 from corral.data.dataset import Dataset
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 # One line a list: {"user_id": ..., "time": ..., "item_ids": [...], ...}
 SUFFIX = ".jsonl"
@@ -42,6 +48,52 @@ def read_served_lists(path: Path, dataset: Dataset) -> pl.DataFrame:
     kinds = [pl.Int64 if kind is int else pl.String for kind in types]
     schema = dict(zip(rows, (*kinds, pl.Int64), strict=True))
     return pl.DataFrame(rows, schema=schema).unique(maintain_order=True)
+
+
+def forget_lists(path: Path, user: int | str) -> int:
+    """Removes a user's lists from a log, file by file, each whole or not at all; says how many there were.
+
+    Args:
+        path: a file of the log, or the directory of all.
+        user: external id.
+
+    Raises:
+        ValueError: a server is writing a file that holds the user.
+    """
+    removed = 0
+    for file in sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]:
+        lines = file.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if not _is_of(line, user)]
+        if len(kept) == len(lines):
+            continue
+        if _is_being_written(file):
+            raise ValueError(f"{file}: is being written: stop the server, forget, and start it again")
+        temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
+        temporary.touch(mode=0o600)
+        temporary.write_bytes(b"".join(kept))
+        os.replace(temporary, file)
+        removed += len(lines) - len(kept)
+    return removed
+
+
+def _is_of(line: bytes, user: int | str) -> bool:
+    """Whether a line is of a user; a torn one counts if it holds the id at all."""
+    try:
+        return bool(json.loads(line)["user_id"] == user)
+    except (ValueError, KeyError, TypeError):
+        return json.dumps(user).encode() in line
+
+
+def _is_being_written(file: Path) -> bool:
+    """Whether a server holds the lock of a file."""
+    if fcntl is None:
+        return False
+    with file.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def _list(line: bytes, types: Sequence[type], where: str) -> tuple[Any, int, list[Any]]:

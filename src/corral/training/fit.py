@@ -206,6 +206,9 @@ def fit(
             saved_at = time.monotonic()
             _write_log(log, state.records)
         on_epoch(state)
+    if epochs == 0:
+        # Nothing is trained, but what is derived from the weights (RAR's neighbours) is needed all the same.
+        cast(Objective, objective).refresh()
     if state.best_epoch >= 0:
         if best and not best_weights:
             best_weights, _ = load_tensors(best)

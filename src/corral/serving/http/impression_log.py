@@ -12,6 +12,11 @@ from typing import IO
 
 from corral.data.served_lists import SUFFIX
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 Id = int | str
 SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3_600.0, "days": 86_400.0}
 
@@ -73,6 +78,9 @@ class ImpressionLog:
             # A name of its own: neither another server nor an earlier life of this one wrote there.
             path = self.directory / f"{self._stem}-{self._number:06d}{SUFFIX}"
             self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600), "ab")
+            if fcntl is not None:
+                # Says to whoever wants to forget a user that the file is in use.
+                fcntl.flock(self._file, fcntl.LOCK_EX)
         self._file.write(b"".join(json.dumps(asdict(one)).encode() + b"\n" for one in lists))
         self._file.flush()
         if self._file.tell() >= self._most_bytes:
