@@ -64,9 +64,14 @@ class Settings(Strict):
 
     description: str = ""
     seed: int = Field(0, ge=0)
-    device: str = "auto"
+    device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: the first CUDA device, else the CPU")
     deterministic: bool = Field(
         False, description="only operations that give the same bits every time; an error where a GPU has none"
+    )
+    low_precision: bool | Literal["auto"] | None = Field(
+        None,
+        description="matrix products of every training in bfloat16; auto: where the processor or GPU multiplies in it; "
+        "null: as each training says",
     )
     threads: int = Field(0, ge=0, description="torch threads; 0: as torch chooses")
     continues: Path | None = Field(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from corral.cli.processor_flags import BFLOAT16, processor_flags
 from corral.cli.ranker_inputs import RankerInputs, empty_evidence
 from corral.cli.rar_parts import Enrichment
 from corral.corr.multi_index_sampler import MultiIndexSampler
@@ -229,6 +230,13 @@ def be_deterministic() -> None:
     # cuBLAS asks for a fixed workspace, before it is used for the first time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+
+
+def multiplies_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions of its own for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(BFLOAT16 & processor_flags())
 
 
 def choose_device(name: str) -> torch.device:

@@ -102,6 +102,11 @@ class Experiment:
         """Where models live."""
         return build.choose_device(self.settings.device)
 
+    def low_precision(self, chosen: bool) -> bool:
+        """Whether a training that says ``chosen`` multiplies in bfloat16: the switch for all comes first."""
+        switch = self.settings.low_precision
+        return build.multiplies_in_bfloat16(self.device) if switch == "auto" else chosen if switch is None else switch
+
     @cached_property
     def earlier(self) -> EarlierRun | None:
         """The run that this one continues."""

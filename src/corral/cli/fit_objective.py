@@ -87,7 +87,7 @@ def fit_objective(
             directory=folder,
             checkpoint_seconds=chosen.checkpoint_seconds,
             device=experiment.device,
-            low_precision=chosen.low_precision,
+            low_precision=experiment.low_precision(chosen.low_precision),
             on_step=lambda state: advance(1),
             on_epoch=note,
         )
