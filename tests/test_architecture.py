@@ -30,12 +30,16 @@ LAYERS = (
     ("scale",),
     ("report",),
     ("studio",),
+    ("testing",),
     ("training_settings",),
     ("evidence_settings",),
     ("stage_settings",),
     ("settings", "recipes"),
     ("cli",),
+    ("two_stage",),
 )
+# What `corral` itself may name, inside a function: importing it stays light.
+OFFERED = "two_stage"
 SETTINGS = ("training_settings", "evidence_settings", "stage_settings", "settings")
 DEPTH = {package: depth for depth, layer in enumerate(LAYERS) for package in layer}
 
@@ -92,9 +96,12 @@ def import_faults(path: Path, tree: ast.AST) -> Iterator[str]:
         target = parts[1] if parts[0] == "corral" and len(parts) > 1 else ""
         if target not in DEPTH or target == package:
             continue
-        if not package or DEPTH[target] >= DEPTH[package]:
-            yield f"{path}:{line}: {package or 'corral'} may not import {target}: the order is {LAYERS}"
-        elif target in SETTINGS and package not in (*SETTINGS, "cli"):
+        if not package:
+            if target != OFFERED:
+                yield f"{path}:{line}: corral may not import {target}, only {OFFERED}"
+        elif DEPTH[target] >= DEPTH[package]:
+            yield f"{path}:{line}: {package} may not import {target}: the order is {LAYERS}"
+        elif target in SETTINGS and package not in (*SETTINGS, "cli", OFFERED):
             yield f"{path}:{line}: only cli knows the settings; pass keywords"
 
 
@@ -140,6 +147,8 @@ def test_every_package_has_its_place_in_the_order() -> None:
         ("ranking/x.py", "from ..sampling import uniform"),
         ("rar/x.py", "from corral import corr"),
         ("report/x.py", "from corral.settings import Settings"),
+        ("__init__.py", "from corral.serving import recommender"),
+        ("cli/x.py", "from corral.two_stage import TwoStage"),
         ("retrieval/x.py", "import pickle"),
         ("retrieval/x.py", "eval('1')"),
         ("retrieval/x.py", "torch.load(path)"),
@@ -195,7 +204,8 @@ def test_requirements_have_no_upper_bounds() -> None:
         project["dependencies"],
         *project["optional-dependencies"].values(),
     ]
-    assert [one for requirements in lists for one in requirements if re.search(r"<|==|~=|!=", one)] == []
+    found = [one for requirements in lists for one in requirements]
+    assert [one for one in found if re.search(r"<|==|~=|!=", one.partition(";")[0])] == []
 
 
 def test_embedded_data_carries_its_licence() -> None:

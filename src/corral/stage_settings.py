@@ -65,8 +65,21 @@ class SASRecSettings(Strict):
     max_length: int = Field(50, ge=2)
 
 
+class OwnRetrieverSettings(Strict):
+    """A retriever of one's own, which only Python can give: ``corral.TwoStage(..., retriever=...)``."""
+
+    kind: Literal["own"] = "own"
+    name: str = Field("", description="of what was given, for people")
+    history_length: int = Field(50, ge=0, description="the longest history that it is given; 0: none")
+
+
 RetrieverSettings = Annotated[
-    PopularitySettings | MatrixFactorizationSettings | TwoTowerSettings | GRU4RecSettings | SASRecSettings,
+    PopularitySettings
+    | MatrixFactorizationSettings
+    | TwoTowerSettings
+    | GRU4RecSettings
+    | SASRecSettings
+    | OwnRetrieverSettings,
     Field(discriminator="kind"),
 ]
 
@@ -78,6 +91,10 @@ class RetrieverTrainingSettings(SampledTrainingSettings):
     num_negatives: int = Field(100, ge=1)
     certain: bool = Field(False, description="sampled-softmax: the clicked item counts as present, not as drawn")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+# What a ranker made of fields and a CTR model may read besides.
+RANKER_INPUTS = ("evidence", "linear", "as_of", "rar", "behaviour", "similar_rows")
 
 
 class RankerSettings(Strict):
@@ -98,7 +115,10 @@ class RankerSettings(Strict):
         "bst",
         "eta",
         "sdim",
+        "own-ctr-model",
+        "own-ranker",
     ] = "din"
+    name: str = Field("", description="own-ctr-model, own-ranker: of what was given in Python, for people")
     field_size: int = Field(32, ge=1)
     history_length: int = Field(50, ge=1)
     hidden: tuple[int, ...] = (128, 64)
@@ -141,6 +161,13 @@ class RankerSettings(Strict):
     def _buckets(self) -> RankerSettings:
         if self.kind == "sdim" and self.bits % self.width:
             raise ValueError(f"kind=sdim: bits={self.bits} must be a multiple of width={self.width}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_ranker_reads_for_itself(self) -> RankerSettings:
+        given = [name for name in RANKER_INPUTS if getattr(self, name) is not None]
+        if self.kind == "own-ranker" and given:
+            raise ValueError(f"kind=own-ranker reads what it likes, and nothing of ranker.{given[0]}: set it to null")
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SamplerName = Literal["uniform", "popularity", "in-batch", "midx", "softmax", "top-k", "top-k-random"]
+SamplerName = Literal["uniform", "popularity", "in-batch", "midx", "softmax", "top-k", "top-k-random", "own"]
 
 
 class Strict(BaseModel):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from corral.data.batches import Query
-from corral.data.features import FeatureTable
-from corral.data.vocabulary import PADDING, UNKNOWN, Vocabulary
+from corral.data.vocabulary import PADDING
 from corral.ranking.ctr.autoint import AutoInt
 from corral.ranking.ctr.bst import BST
+from corral.ranking.ctr.ctr_model import FieldVectors
 from corral.ranking.ctr.dcnv2 import DCNV2
 from corral.ranking.ctr.deepfm import DeepFM
 from corral.ranking.ctr.dien import DIEN
@@ -31,24 +31,22 @@ from corral.ranking.ctr.sdim import SDIM
 from corral.ranking.ctr.xdeepfm import XDeepFM
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
+from corral.testing.ctr_models import check_ctr_model, dense_inputs, masked_slots_count_for_nothing
+from corral.testing.rankers import (
+    CHECKS,
+    ITEMS,
+    USERS,
+    check_ranker,
+    gradients,
+    items_of,
+    queries,
+    saved_weights_are_all_it_needs,
+    small_ranker,
+)
+from corral.testing.small_world import seeded, small_features
 
-USERS, ITEMS, SIZE = 30, 5000, 8
-
-
-def features(count: int, key: str) -> FeatureTable:
-    ids = list(range(count - 2))
-    frame = pl.DataFrame(
-        {
-            key: ids,
-            "group": [f"g{i % 7}" for i in ids],
-            "tags": [[f"t{j}" for j in range(i % 4)] for i in ids],
-            "number": [float(i % 11) if i % 5 else None for i in ids],
-        }
-    )
-    return FeatureTable.build(frame, key, Vocabulary.of(frame[key]))
-
-
-USER_FEATURES, ITEM_FEATURES = features(USERS, "user_id"), features(ITEMS, "item_id")
+SIZE = 8
+USER_FEATURES, ITEM_FEATURES = small_features(USERS, "user_id"), small_features(ITEMS, "item_id")
 
 
 def make_fields(field_size: int = SIZE, **keywords: Any) -> Fields:
@@ -109,94 +107,85 @@ RANKERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def prepared(name: str) -> Any:
+    return small_ranker(lambda users, items: RANKERS[name]())
+
+
 @pytest.fixture(params=RANKERS)
-def ranker(request: pytest.FixtureRequest) -> nn.Module:
+def ranker(request: pytest.FixtureRequest) -> Any:
     """In evaluation mode, float64."""
-    torch.manual_seed(0)
-    return RANKERS[request.param]().double().eval()
+    return prepared(request.param)
 
 
-def make_query(queries: int, length: int = 6) -> Query:
-    """Histories of all lengths; the first query has none, the second an unknown user."""
-    generator = torch.Generator().manual_seed(queries)
-    history = torch.randint(2, ITEMS, (queries, length), generator=generator)
-    lengths = torch.randint(0, length + 1, (queries, 1), generator=generator)
-    lengths[0] = 0
-    history[torch.arange(length) < length - lengths] = PADDING
-    user = torch.randint(2, USERS, (queries,), generator=generator)
-    user[1:2] = UNKNOWN
-    return Query(user, torch.full((queries,), -1), history, torch.arange(queries) + 1_000_000)
+def reads_users(ranker: Any) -> bool:
+    return "user.id" in ranker.fields.context_names
 
 
-def make_items(queries: int, items: int) -> Tensor:
-    """Distinct rows within a query."""
-    generator = torch.Generator().manual_seed(items)
-    return torch.stack([torch.randperm(ITEMS - 2, generator=generator)[:items] + 2 for _ in range(queries)])
+@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_contract(check: Callable[[Any], None], name: str) -> None:
+    ranker = prepared(name)
+    if check is gradients and not reads_users(ranker):
+        ranker.fields.users.requires_grad_(False)  # nobody asks it
+        check(Trained(ranker))
+        return
+    check(ranker)
 
 
-def part_of(query: Query, rows: slice) -> Query:
-    return Query(query.user[rows], query.event[rows], query.history[rows], query.time[rows])
+class Trained(nn.Module):
+    """A ranker without the weights that are not trained."""
+
+    def __init__(self, ranker: nn.Module) -> None:
+        super().__init__()
+        self.ask = lambda *given: ranker(*given)
+        self.own = nn.ParameterList(one for one in ranker.parameters() if one.requires_grad)
+
+    def forward(self, query: Query, items: Tensor) -> Tensor:
+        return self.ask(query, items)
 
 
-@pytest.mark.parametrize("queries", [1, 5])
-@pytest.mark.parametrize("items", [1, 300])
-def test_shape_and_finite(ranker: nn.Module, queries: int, items: int) -> None:
-    with torch.no_grad():
-        logits = ranker(make_query(queries), make_items(queries, items))
-    assert logits.shape == (queries, items)
-    assert logits.dtype == torch.float64
-    assert logits.isfinite().all()
+@pytest.mark.parametrize("name", RANKERS)
+def test_saved_weights(name: str) -> None:
+    saved_weights_are_all_it_needs(lambda users, items: RANKERS[name]())
+    state = RANKERS[name]().state_dict()
+    assert all(value.is_floating_point() or "num_batches" in name for name, value in state.items())
 
 
-def test_logits_move_with_their_items(ranker: nn.Module) -> None:
-    query, items = make_query(5), make_items(5, 12)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(ranker(query, items[:, order]), ranker(query, items)[:, order], rtol=0, atol=1e-12)
+CTR_MODELS: dict[str, tuple[Callable[..., Any], int]] = {
+    "lr": (LR, 1),
+    "fm": (FM, SIZE),
+    "deepfm": (partial(DeepFM, hidden=(8, 4)), SIZE),
+    "dcnv2": (partial(DCNV2, hidden=(8, 4)), SIZE),
+    "autoint": (partial(AutoInt, hidden=(8, 4)), SIZE),
+    "fibinet": (partial(FiBiNET, hidden=(8, 4)), SIZE),
+    "xdeepfm": (partial(XDeepFM, cin=(4, 3), hidden=(8, 4)), SIZE),
+    "masknet": (partial(MaskNet, block_size=6, hidden=(8, 4)), SIZE),
+    "finalmlp": (partial(FinalMLP, hidden=(8, 4)), SIZE),
+    "din": (partial(DIN, hidden=(8, 4)), SIZE),
+    "dien": (partial(DIEN, hidden=(8, 4)), SIZE),
+    "bst": (partial(BST, hidden=(8, 4)), SIZE),
+    "eta": (partial(ETA, hidden=(8, 4)), SIZE),
+    "sdim": (partial(SDIM, hidden=(8, 4)), SIZE),
+}
 
 
-def test_a_logit_does_not_depend_on_the_other_items(ranker: nn.Module) -> None:
-    query, items = make_query(5), make_items(5, 12)
-    other = items.clone()
-    other[:, 1:] = items[:, 1:].roll(1, dims=0)
-    other[:, -1] = PADDING
-    torch.testing.assert_close(ranker(query, items)[:, 0], ranker(query, other)[:, 0], rtol=0, atol=1e-12)
-    alone = torch.cat([ranker(query, items[:, n : n + 1]) for n in range(12)], dim=1)
-    torch.testing.assert_close(ranker(query, items), alone, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("name", CTR_MODELS)
+@pytest.mark.parametrize("check", [dense_inputs, masked_slots_count_for_nothing])
+def test_contract_of_ctr_models(check: Callable[..., None], name: str) -> None:
+    make, size = CTR_MODELS[name]
+    check(make, size)
 
 
-def test_a_batch_of_one_equals_its_row(ranker: nn.Module) -> None:
-    query, items = make_query(5), make_items(5, 12)
-    whole = ranker(query, items)
-    for b in range(5):
-        single = ranker(part_of(query, slice(b, b + 1)), items[b : b + 1])
-        torch.testing.assert_close(single, whole[b : b + 1], rtol=0, atol=1e-12)
+def test_all_checks_in_one_call() -> None:
+    check_ctr_model(partial(DIN, hidden=(8, 4)))
 
 
-def test_it_personalises_or_says_so(ranker: nn.Module, request: pytest.FixtureRequest) -> None:
-    query, items = make_query(5), make_items(1, 12).expand(5, -1)
+def test_it_personalises_or_says_so(ranker: Any, request: pytest.FixtureRequest) -> None:
+    query, items = queries(5), items_of(1, 12).expand(5, -1)
     logits = ranker(query, items)
     centred = logits - logits.mean(1, keepdim=True)
     same = torch.allclose(centred[2], centred[3], atol=1e-9)
     assert same == (request.node.callspec.params["ranker"] in {"lr", "deepfm-no-context"})
-
-
-def test_padding_and_unknown_items_and_users(ranker: nn.Module) -> None:
-    query = make_query(3)
-    query.user[2] = PADDING
-    items = torch.tensor([[PADDING, UNKNOWN, 2]] * 3)
-    assert ranker(query, items).isfinite().all()
-    query.history[:] = UNKNOWN
-    assert ranker(query, items).isfinite().all()
-
-
-def test_more_padding_changes_nothing(ranker: nn.Module) -> None:
-    query, items = make_query(5), make_items(5, 4)
-    longer = torch.cat([torch.zeros(5, 9, dtype=torch.int64), query.history], dim=1)
-    padded = Query(query.user, query.event, longer, query.time)
-    torch.testing.assert_close(ranker(padded, items), ranker(query, items), rtol=0, atol=1e-12)
-    none = Query(query.user, query.event, query.history[:, :0], query.time)
-    empty = Query(query.user, query.event, torch.zeros_like(query.history), query.time)
-    torch.testing.assert_close(ranker(none, items), ranker(empty, items), rtol=0, atol=1e-12)
 
 
 class Watch(TorchDispatchMode):
@@ -218,14 +207,14 @@ class Watch(TorchDispatchMode):
         return result
 
 
-def watched(ranker: nn.Module, queries: int, items: int, length: int) -> Watch:
-    query, rows = make_query(queries, length), make_items(queries, items)
+def watched(ranker: nn.Module, count: int, items: int, length: int) -> Watch:
+    query, rows = queries(count, length), items_of(count, items)
     with torch.no_grad(), Watch() as watch:
         ranker(query, rows)
     return watch
 
 
-def test_the_history_is_looked_up_once(ranker: nn.Module) -> None:
+def test_the_history_is_looked_up_once(ranker: Any) -> None:
     """Look-ups have no term in N * L: what a longer history adds is the same for 2 items as for 60."""
 
     def added(items: int) -> int:
@@ -235,40 +224,91 @@ def test_the_history_is_looked_up_once(ranker: nn.Module) -> None:
     assert watched(ranker, 4, 60, 8).looked_up > 0
 
 
-def test_the_history_is_never_copied_per_item(ranker: nn.Module) -> None:
-    queries, items, length = 4, 100, 64
-    copied = queries * items * length * ranker.fields.num_item_fields * ranker.fields.field_size
-    assert watched(ranker, queries, items, length).largest < copied / 2 or ranker.fields.field_size == 1
+def test_the_history_is_never_copied_per_item(ranker: Any) -> None:
+    count, items, length = 4, 100, 64
+    copied = count * items * length * ranker.fields.num_item_fields * ranker.fields.field_size
+    assert watched(ranker, count, items, length).largest < copied / 2 or ranker.fields.field_size == 1
 
 
-def test_every_parameter_gets_a_finite_gradient(ranker: nn.Module) -> None:
+def test_gradients_reach_every_weight_but_padding(ranker: Any) -> None:
     ranker.train()
-    query, items = make_query(20), make_items(20, 30)
-    logits = ranker(query, items)
-    loss = (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))).sum()
-    loss.backward()
-    used = {"fields.users"} if "user.id" not in ranker.fields.context_names else set()
+    logits = ranker(queries(20), items_of(20, 30))
+    (logits * torch.randn(logits.shape, generator=seeded(1))).sum().backward()
     for name, parameter in ranker.named_parameters():
-        if any(name.startswith(prefix) for prefix in used):
+        if name.startswith("fields.users") and not reads_users(ranker):
             continue
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0 or name.endswith("attention.output.bias"), name
         if name.endswith(("id.weight", "embedding.weight")):
             assert parameter.grad[PADDING].eq(0).all(), name
 
 
-def test_one_example_trains(ranker: nn.Module) -> None:
-    ranker.train()
-    logits = ranker(make_query(1), make_items(1, 1))
-    logits.sum().backward()
-    assert logits.isfinite().all()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in ranker.parameters())
+class Wrong(nn.Module):
+    """The candidate against the last item, with something broken in it; the checks must notice."""
+
+    def __init__(self, items: int, fault: str) -> None:
+        super().__init__()
+        self.fault, self.table = fault, nn.Embedding(items, SIZE)
+        self.hidden = torch.randn(SIZE, dtype=torch.float64) if fault == "a loose tensor" else torch.ones(SIZE)
+
+    def forward(self, query: Query, items: Tensor) -> Tensor:
+        history = query.history if query.history.shape[1] else query.history.new_zeros(len(query), 1)
+        mask = history != 0
+        if self.fault == "reads the padding":
+            mask = torch.ones_like(mask)
+        past = (self.table(history) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        logits = torch.einsum("bd,bnd->bn", past * self.hidden, self.table(items))
+        if self.fault == "normalises the list":
+            return logits - logits.mean(1, keepdim=True)
+        if self.fault == "normalises over the batch":
+            return logits - logits.mean()
+        if self.fault == "position bias":
+            return logits + torch.arange(items.shape[1])
+        return logits.log() if self.fault == "not finite" else logits
 
 
-def test_saved_weights_are_all_it_needs(request: pytest.FixtureRequest, ranker: nn.Module) -> None:
-    twin = RANKERS[request.node.callspec.params["ranker"]]().double().eval()
-    query, items = make_query(5), make_items(5, 12)
-    twin.load_state_dict(ranker.state_dict())
-    assert torch.equal(twin(query, items), ranker(query, items))
-    assert all(value.is_floating_point() or "num_batches" in name for name, value in ranker.state_dict().items())
+@pytest.mark.parametrize(
+    ("fault", "promise"),
+    [
+        ("reads the padding", "padding"),
+        ("normalises the list", "never on the other items of the list"),
+        ("normalises over the batch", "on the other items of the list"),
+        ("position bias", "another order keep their logits"),
+        ("not finite", "finite floating"),
+        ("a loose tensor", "no buffer"),
+    ],
+)
+def test_the_checks_reject_a_wrong_ranker(fault: str, promise: str) -> None:
+    check_ranker(lambda users, items: Wrong(items.rows, ""))
+    with pytest.raises(AssertionError, match=promise):
+        check_ranker(lambda users, items: Wrong(items.rows, fault))
+
+
+class WrongCtr(nn.Module):
+    """A linear CTR model with something broken in it."""
+
+    uses_history = True
+
+    def __init__(self, field_size: int, context: int, item: int, *, fault: str, num_extra: int = 0) -> None:
+        super().__init__()
+        self.fault, self.weight, self.num_extra = fault, nn.Linear(field_size, 1), num_extra
+        self.extra = nn.Linear(num_extra, 1) if num_extra else None
+
+    def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
+        shown = history.sum(2) if self.fault == "ignores the mask" else history.sum(2) * mask[..., None]
+        logits = self.weight(fields.items.sum(2) * (fields.context.sum(2) + shown.sum(1)[:, None])).squeeze(-1)
+        if self.extra is None or extra is None or self.fault == "ignores dense inputs":
+            return logits
+        return logits + self.extra(extra).squeeze(-1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "promise"),
+    [
+        ("ignores the mask", "mask is False count for nothing"),
+        ("ignores dense inputs", r"dense input 0 of 3 \(num_extra\) changes no logit"),
+    ],
+)
+def test_the_checks_reject_a_wrong_ctr_model(fault: str, promise: str) -> None:
+    check_ctr_model(partial(WrongCtr, fault=""))
+    with pytest.raises(AssertionError, match=promise):
+        check_ctr_model(partial(WrongCtr, fault=fault))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import polars as pl
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,209 +14,180 @@ from corral.data.batches import Query, SequenceBatch
 from corral.data.dataset import Dataset
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
-from corral.data.features import FeatureTable
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, Split, time_cut
 from corral.data.synthetic import CheckerboardWorld, MarkovWorld, checkerboard_world, markov_world
-from corral.data.vocabulary import UNKNOWN, Vocabulary
 from corral.retrieval.feature_fields import NumericScale
 from corral.retrieval.gru4rec import GRU4Rec
 from corral.retrieval.matrix_factorization import MatrixFactorization
 from corral.retrieval.popularity import PopularityRetriever
-from corral.retrieval.retriever import CausalRetriever, Retriever
 from corral.retrieval.sasrec import SASRec
+from corral.retrieval.text_tower import TextTower
 from corral.retrieval.two_tower import TwoTower
+from corral.testing.retrievers import (
+    CAUSAL_CHECKS,
+    CHECKS,
+    ITEMS,
+    LENGTH,
+    USERS,
+    MakeRetriever,
+    check_retriever,
+    no_position_sees_what_comes_after_it,
+    queries,
+    sequences,
+    small_retriever,
+)
+from corral.testing.small_world import small_queries
 from corral.training.fit import fit
 from corral.training.optimizers import RowWiseAdam
 from corral.training.retrieval_objectives import FullSoftmaxObjective
 
-USERS, ITEMS, SIZE, LENGTH = 20, 50, 8, 7
-
-
-def features(count: int, key: str) -> FeatureTable:
-    ids = list(range(count - 2))
-    frame = pl.DataFrame(
-        {
-            key: ids,
-            "group": [f"g{i % 3}" for i in ids],
-            "tags": [[f"t{j}" for j in range(i % 4)] for i in ids],
-            "number": [float(i) if i % 5 else None for i in ids],
-        }
-    )
-    return FeatureTable.build(frame, key, Vocabulary.of(frame[key]))
-
-
-USER_FEATURES, ITEM_FEATURES = features(USERS, "user_id"), features(ITEMS, "item_id")
+SIZE = 8
 SCALES = {"number": NumericScale(9.0, 5.0)}
 
-CAUSAL: dict[str, Callable[[], nn.Module]] = {
-    "gru4rec": lambda: GRU4Rec(ITEMS, size=SIZE, hidden=12, max_length=LENGTH),
-    "gru4rec, two layers": lambda: GRU4Rec(ITEMS, size=SIZE, hidden=6, layers=2, max_length=LENGTH),
-    "sasrec": lambda: SASRec(ITEMS, size=SIZE, max_length=LENGTH),
-    "sasrec, two heads": lambda: SASRec(ITEMS, size=SIZE, max_length=LENGTH, blocks=1, heads=2),
+
+class WordCounts:
+    """In place of a text encoder: counts of hashed letters, with the signature of sentence-transformers."""
+
+    def encode(self, sentences: list[str]) -> np.ndarray:
+        return np.array([np.bincount([ord(letter) % 16 for letter in text], minlength=16) for text in sentences])
+
+
+CAUSAL: dict[str, MakeRetriever] = {
+    "gru4rec": lambda users, items: GRU4Rec(items.rows, size=SIZE, hidden=12, max_length=LENGTH),
+    "gru4rec, two layers": lambda users, items: GRU4Rec(items.rows, size=SIZE, hidden=6, layers=2, max_length=LENGTH),
+    "sasrec": lambda users, items: SASRec(items.rows, size=SIZE, max_length=LENGTH),
+    "sasrec, two heads": lambda users, items: SASRec(items.rows, size=SIZE, max_length=LENGTH, blocks=1, heads=2),
 }
-RETRIEVERS: dict[str, Callable[[], nn.Module]] = {
-    "popularity": lambda: PopularityRetriever(torch.arange(ITEMS)),
-    "mf": lambda: MatrixFactorization(USERS, ITEMS, size=SIZE),
-    "mf, sparse": lambda: MatrixFactorization(USERS, ITEMS, size=SIZE, sparse=True),
-    "two-tower": lambda: TwoTower(USERS, ITEMS, size=SIZE, hidden=(6,)),
-    "two-tower, features": lambda: TwoTower(
-        USERS,
-        ITEMS,
-        USER_FEATURES,
-        ITEM_FEATURES,
+RETRIEVERS: dict[str, MakeRetriever] = {
+    "popularity": lambda users, items: PopularityRetriever(torch.arange(items.rows)),
+    "mf": lambda users, items: MatrixFactorization(users.rows, items.rows, size=SIZE),
+    "mf, sparse": lambda users, items: MatrixFactorization(users.rows, items.rows, size=SIZE, sparse=True),
+    "two-tower": lambda users, items: TwoTower(users.rows, items.rows, size=SIZE, hidden=(6,)),
+    "two-tower, features": lambda users, items: TwoTower(
+        users.rows,
+        items.rows,
+        users,
+        items,
         user_scales=SCALES,
         item_scales=SCALES,
         size=SIZE,
         hidden=(6, 5),
         history_length=4,
     ),
-    "two-tower, history alone": lambda: TwoTower(USERS, ITEMS, size=SIZE, user_id=False, sparse=True),
-    "two-tower, features alone": lambda: TwoTower(
-        USERS, ITEMS, USER_FEATURES, ITEM_FEATURES, size=SIZE, user_id=False, item_id=False
+    "two-tower, history alone": lambda users, items: TwoTower(
+        users.rows, items.rows, size=SIZE, user_id=False, sparse=True
+    ),
+    "two-tower, features alone": lambda users, items: TwoTower(
+        users.rows, items.rows, users, items, size=SIZE, user_id=False, item_id=False
+    ),
+    "text tower": lambda users, items: TextTower(users, items, encoder=WordCounts(), size=SIZE, hidden=6),
+    "text tower, ids": lambda users, items: TextTower(
+        users, items, encoder=WordCounts(), columns=["title"], size=SIZE, item_id=True
     ),
     **CAUSAL,
 }
 
 
-def build(make: Callable[[], nn.Module]) -> Any:
-    """In evaluation mode, float64, with every weight random: zeros (an empty query) would hide mistakes."""
-    torch.manual_seed(0)
-    model = make().double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return model
+@pytest.mark.parametrize("name", RETRIEVERS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_contract(check: Callable[[Any], None], name: str) -> None:
+    check(small_retriever(RETRIEVERS[name]))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("check", CAUSAL_CHECKS)
+def test_contract_of_causal_ones(check: Callable[[Any], None], name: str) -> None:
+    check(small_retriever(CAUSAL[name]))
+
+
+def test_all_checks_in_one_call() -> None:
+    check_retriever(CAUSAL["sasrec"])
 
 
 @pytest.fixture(params=RETRIEVERS)
 def retriever(request: pytest.FixtureRequest) -> Any:
-    return build(RETRIEVERS[request.param])
+    return small_retriever(RETRIEVERS[request.param])
 
 
 @pytest.fixture(params=CAUSAL)
 def causal(request: pytest.FixtureRequest) -> Any:
-    return build(CAUSAL[request.param])
-
-
-def make_query(queries: int, length: int = LENGTH) -> Query:
-    """Histories of all lengths; the first query has none, the second an unknown user."""
-    generator = torch.Generator().manual_seed(queries)
-    history = torch.randint(2, ITEMS, (queries, length), generator=generator)
-    lengths = torch.randint(0, length + 1, (queries, 1), generator=generator)
-    lengths[0] = 0
-    history[torch.arange(length) < length - lengths] = 0
-    user = torch.randint(2, USERS, (queries,), generator=generator)
-    user[1:2] = UNKNOWN
-    return Query(user, torch.full((queries,), -1), history, torch.arange(queries) + 1_000)
-
-
-def part_of(query: Query, rows: slice, history: Tensor | None = None) -> Query:
-    past = query.history if history is None else history
-    return Query(query.user[rows], query.event[rows], past[rows], query.time[rows])
-
-
-def make_sequence(history: Tensor) -> SequenceBatch:
-    slots = torch.arange(history.shape[1]).expand_as(history)
-    return SequenceBatch(torch.full((len(history),), 2), history, slots, slots, slots, history != 0)
+    return small_retriever(CAUSAL[request.param])
 
 
 @torch.no_grad()
-def test_shapes(retriever: Any) -> None:
-    assert isinstance(retriever, Retriever)
-    items = torch.arange(ITEMS)
-    vectors = retriever.encode_items(items)
-    size = vectors.shape[-1]
-    assert vectors.shape == (ITEMS, size)
+def test_vectors_keep_their_precision(retriever: Any) -> None:
+    vectors = retriever.encode_items(torch.arange(ITEMS))
     assert vectors.dtype == torch.float64 or isinstance(retriever, PopularityRetriever)
-    assert vectors.isfinite().all()
-    cube = items[:24].view(2, 3, 4)
-    torch.testing.assert_close(retriever.encode_items(cube), vectors[:24].view(2, 3, 4, size))
-    for count in (1, 6):
-        queries = retriever.encode_queries(make_query(count))
-        assert queries.shape == (count, size)
-        assert queries.isfinite().all()
-
-
-@torch.no_grad()
-def test_evaluation_is_deterministic(retriever: Any) -> None:
-    query = make_query(6)
-    assert torch.equal(retriever.encode_queries(query), retriever.encode_queries(query))
-    assert torch.equal(retriever.encode_items(query.history), retriever.encode_items(query.history))
-
-
-@torch.no_grad()
-def test_a_batch_of_one_equals_its_row(retriever: Any) -> None:
-    query = make_query(9)
-    whole = retriever.encode_queries(query)
-    for row in range(9):
-        alone = retriever.encode_queries(part_of(query, slice(row, row + 1)))
-        torch.testing.assert_close(alone[0], whole[row], rtol=1e-10, atol=1e-12)
-
-
-@torch.no_grad()
-def test_padding_in_front_changes_nothing(retriever: Any) -> None:
-    query = make_query(9)
-    more = torch.cat([torch.zeros(9, 5, dtype=torch.int64), query.history], 1)
-    torch.testing.assert_close(
-        retriever.encode_queries(part_of(query, slice(None), more)),
-        retriever.encode_queries(query),
-        rtol=1e-10,
-        atol=1e-12,
-    )
-
-
-@torch.no_grad()
-def test_no_history_at_all(retriever: Any) -> None:
-    """Whether the history has no columns or only padding."""
-    query = make_query(4)
-    answers = [
-        retriever.encode_queries(part_of(query, slice(None), torch.zeros(4, width, dtype=torch.int64)))
-        for width in (0, 1, LENGTH)
-    ]
-    assert answers[0].isfinite().all()
-    for answer in answers[1:]:
-        torch.testing.assert_close(answer, answers[0], rtol=1e-10, atol=1e-12)
 
 
 @torch.no_grad()
 def test_only_the_last_items_of_a_long_history_count(retriever: Any) -> None:
-    query = make_query(6, 3 * LENGTH)
-    cut = part_of(query, slice(None), query.history[:, -LENGTH:])
-    if isinstance(retriever, TwoTower):
+    query = small_queries(6, users=USERS, items=ITEMS, length=3 * LENGTH)
+    cut = query.recent(LENGTH)
+    if isinstance(retriever, TwoTower | TextTower):
         retriever.history_length = LENGTH
     torch.testing.assert_close(retriever.encode_queries(query), retriever.encode_queries(cut), rtol=1e-10, atol=1e-12)
 
 
-def test_training_reaches_every_weight(retriever: Any) -> None:
-    """One step of gradients, for queries with and without a history."""
-    if not list(retriever.parameters()):
-        return
-    retriever.train()
-    query = make_query(64)
-    scores = retriever.encode_queries(query) @ retriever.encode_items(torch.arange(2, ITEMS)).T
-    scores.logsumexp(1).sum().backward()
-    missing = [name for name, parameter in retriever.named_parameters() if parameter.grad is None]
-    assert missing == []
+class Wrong(nn.Module):
+    """The last item's vector, with something broken in it; the checks must notice."""
+
+    def __init__(self, items: int, fault: str) -> None:
+        super().__init__()
+        self.fault, self.item_embedding = fault, nn.Embedding(items, SIZE)
+        self.unused = nn.Linear(2, 2) if fault == "an unused weight" else None
+
+    def encode_items(self, items: Tensor) -> Tensor:
+        vectors = self.item_embedding(items)
+        if self.fault == "no vector of padding":
+            return vectors / (items != 0)[..., None]
+        return vectors.squeeze(-2) if self.fault == "loses an axis" and items.shape[-1] == 4 else vectors
+
+    def encode_queries(self, query: Query) -> Tensor:
+        history = query.history if query.history.shape[1] else query.history.new_zeros(len(query), 1)
+        vectors = self.item_embedding(history)
+        if self.fault == "reads the padding":
+            return vectors.mean(1)
+        found = (vectors * (history != 0)[..., None]).sum(1)
+        if self.fault == "normalises over the batch":
+            return found - found.mean(0)
+        return found + torch.randn_like(found) if self.fault == "noise" else found
+
+    def encode_positions(self, sequence: SequenceBatch) -> Tensor:
+        vectors = self.item_embedding(sequence.items) * (sequence.items != 0)[..., None]
+        sums = torch.cat([torch.zeros_like(vectors[:, :1]), vectors.cumsum(1)], 1)
+        if self.fault == "looks ahead":
+            return torch.cat([sums[:, 1:], sums[:, -1:]], 1)
+        return sums.roll(1, 1) if self.fault == "one position off" else sums
 
 
-# Causal ones
+@pytest.mark.parametrize(
+    ("fault", "promise"),
+    [
+        ("no vector of padding", "item vectors are finite"),
+        ("an unused weight", "training reaches every weight, but not unused"),
+        ("reads the padding", "padding"),
+        ("normalises over the batch", "other queries of its batch"),
+        ("noise", "ignores eval"),
+        ("looks ahead", "is the query of the first"),
+        ("one position off", "position 0 is the query"),
+    ],
+)
+def test_the_checks_reject_a_wrong_retriever(fault: str, promise: str) -> None:
+    check_retriever(lambda users, items: Wrong(items.rows, ""))
+    with pytest.raises(AssertionError, match=promise):
+        check_retriever(lambda users, items: Wrong(items.rows, fault))
 
 
-@torch.no_grad()
-def test_positions_are_the_queries_of_the_prefixes(causal: Any) -> None:
-    assert isinstance(causal, CausalRetriever)
-    history = make_query(9).history
-    positions = causal.encode_positions(make_sequence(history))
-    assert positions.shape == (9, LENGTH + 1, SIZE)
-    for j in range(LENGTH + 1):
-        prefix = part_of(make_query(9), slice(None), history[:, :j])
-        torch.testing.assert_close(positions[:, j], causal.encode_queries(prefix), rtol=1e-10, atol=1e-10)
+def test_looking_ahead_is_noticed_by_itself() -> None:
+    with pytest.raises(AssertionError, match="the model looks ahead"):
+        no_position_sees_what_comes_after_it(Wrong(ITEMS, "looks ahead").double())
 
 
 def test_later_items_never_reach_earlier_queries(causal: Any) -> None:
     """By gradient: that of query j with respect to the items from slot j on is exactly zero."""
-    history = make_query(9).history
+    history = queries(9).history
     history[-1] = torch.arange(2, 2 + LENGTH)  # without padding, all different
     table = causal.item_embedding
     captured: list[Tensor] = []
@@ -226,7 +197,7 @@ def test_later_items_never_reach_earlier_queries(causal: Any) -> None:
         return captured[-1]
 
     handle = table.register_forward_hook(keep)
-    positions = causal.encode_positions(make_sequence(history))
+    positions = causal.encode_positions(sequences(history))
     handle.remove()
     (packed,) = captured  # in packed order: a row's real items first
     real = (history != 0).sum(1)
@@ -240,23 +211,10 @@ def test_later_items_never_reach_earlier_queries(causal: Any) -> None:
         assert all((gradient[row, : seen[row]] != 0).any(1).all() for row in range(9))
 
 
-@torch.no_grad()
-def test_changing_a_later_item_changes_no_earlier_query(causal: Any) -> None:
-    history = make_query(9).history
-    positions = causal.encode_positions(make_sequence(history))
-    for slot in range(LENGTH):
-        other = history.clone()
-        other[:, slot] = torch.where(history[:, slot] != 0, (history[:, slot] + 7 - 2) % (ITEMS - 2) + 2, 0)
-        changed = causal.encode_positions(make_sequence(other))
-        assert torch.equal(changed[:, : slot + 1], positions[:, : slot + 1])
-        real = history[:, slot] != 0
-        assert (changed[real, slot + 1] != positions[real, slot + 1]).any(1).all()
-
-
 def test_sasrec_refuses_sequences_beyond_its_positions() -> None:
     model = SASRec(ITEMS, size=SIZE, max_length=4)
     with pytest.raises(ValueError, match="max_length=4"):
-        model.encode_positions(make_sequence(make_query(3).history))
+        model.encode_positions(sequences(queries(3).history))
     with pytest.raises(ValueError, match="heads=3 must divide size=8"):
         SASRec(ITEMS, size=SIZE, heads=3)
 

@@ -3,277 +3,134 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from functools import partial
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 from corral.corr.multi_index_sampler import MultiIndexSampler, _Scores
 from corral.sampling.exact_softmax import ExactSoftmaxSampler
 from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.popularity import PopularitySampler
-from corral.sampling.sampler import Sample, Sampler
+from corral.sampling.sampler import Sample
 from corral.sampling.top_k import TopKRandomSampler, TopKSampler
 from corral.sampling.uniform import UniformSampler
+from corral.testing.samplers import (
+    CATALOGUE,
+    CHECKS,
+    COUNTS,
+    NORMALISED_CHECKS,
+    SIZE,
+    VECTORS,
+    MakeSampler,
+    a_biased_one_says_so,
+    check_sampler,
+    frequencies,
+    log_probabilities,
+    one_item,
+    queries,
+    small_sampler,
+    state_makes_a_fresh_sampler_go_on,
+)
+from corral.testing.small_world import seeded
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-SIZE = 6
-# Rows with gaps, as a train catalogue has: items without train events are not in it. Not in order, either.
-CATALOGUE = 2 + torch.randperm(200, generator=seeded(20))[:90]
-COUNTS = torch.randint(0, 60, (90,), generator=seeded(21)) * torch.randint(0, 2, (90,), generator=seeded(22))
-VECTORS = torch.randn(90, SIZE, generator=seeded(23))
-
-
-def in_batch(window: int) -> InBatchSampler:
-    sampler = InBatchSampler(CATALOGUE, window=window, uniform_share=0.1)
-    for batch in CATALOGUE[torch.randint(40, (30, 16), generator=seeded(24))]:
+def in_batch(catalogue: Tensor, window: int) -> InBatchSampler:
+    sampler = InBatchSampler(catalogue, window=window, uniform_share=0.1)
+    for batch in catalogue[torch.randint(min(40, len(catalogue)), (30, 16), generator=seeded(24))]:
         sampler.observe(batch)
     return sampler
 
 
-SAMPLERS: dict[str, Callable[[], Sampler]] = {
-    "uniform": lambda: UniformSampler(CATALOGUE),
-    "popularity": lambda: PopularitySampler(CATALOGUE, COUNTS),
-    "popularity, flattened": lambda: PopularitySampler(CATALOGUE, COUNTS, power=0.5),
-    "popularity, power 0": lambda: PopularitySampler(CATALOGUE, COUNTS, power=0.0),
-    "in-batch": lambda: in_batch(200),
-    "in-batch, one batch": lambda: in_batch(16),
-    "in-batch, no batch yet": lambda: InBatchSampler(CATALOGUE),
-    "exact softmax": lambda: ExactSoftmaxSampler(CATALOGUE, size=SIZE),
-    "multi-index": lambda: MultiIndexSampler(CATALOGUE, size=SIZE, num_codewords=4),
-    "multi-index, more cells than items": lambda: MultiIndexSampler(CATALOGUE, size=SIZE),
-    "multi-index, more codewords than items": lambda: MultiIndexSampler(CATALOGUE, size=SIZE, num_codewords=128),
+SAMPLERS: dict[str, MakeSampler] = {
+    "uniform": lambda items, counts: UniformSampler(items),
+    "popularity": PopularitySampler,
+    "popularity, flattened": partial(PopularitySampler, power=0.5),
+    "popularity, power 0": partial(PopularitySampler, power=0.0),
+    "in-batch": lambda items, counts: in_batch(items, 200),
+    "in-batch, one batch": lambda items, counts: in_batch(items, 16),
+    "in-batch, no batch yet": lambda items, counts: InBatchSampler(items),
+    "exact softmax": lambda items, counts: ExactSoftmaxSampler(items, size=SIZE),
+    "multi-index": lambda items, counts: MultiIndexSampler(items, size=SIZE, num_codewords=4),
+    "multi-index, more cells than items": lambda items, counts: MultiIndexSampler(items, size=SIZE),
+    "multi-index, more codewords than items": lambda items, counts: MultiIndexSampler(
+        items, size=SIZE, num_codewords=128
+    ),
 }
-BIASED: dict[str, Callable[[], Sampler]] = {
-    "top-k": lambda: TopKSampler(CATALOGUE, size=SIZE, k=20),
-    "top-k-random": lambda: TopKRandomSampler(CATALOGUE, size=SIZE, k=20),
+BIASED: dict[str, MakeSampler] = {
+    "top-k": lambda items, counts: TopKSampler(items, size=SIZE, k=20),
+    "top-k-random": lambda items, counts: TopKRandomSampler(items, size=SIZE, k=20),
 }
+INDIFFERENT = (UniformSampler, PopularitySampler, InBatchSampler)
 
 
-@pytest.fixture(params=SAMPLERS)
-def sampler(request: pytest.FixtureRequest) -> Sampler:
-    """A sampler with a corrected log_q."""
-    made = SAMPLERS[request.param]()
-    made.refresh(VECTORS)
-    return made
+@pytest.mark.parametrize("name", SAMPLERS | BIASED)
+@pytest.mark.parametrize("check", CHECKS)
+def test_contract(check: Callable[[Any], None], name: str) -> None:
+    check(small_sampler((SAMPLERS | BIASED)[name]))
 
 
-@pytest.fixture(params=SAMPLERS | BIASED)
-def make(request: pytest.FixtureRequest) -> Callable[[], Sampler]:
-    """Makes any sampler, before its first refresh."""
-    return (SAMPLERS | BIASED)[request.param]
+@pytest.mark.parametrize("name", SAMPLERS | BIASED)
+@pytest.mark.parametrize("check", [state_makes_a_fresh_sampler_go_on, one_item])
+def test_contract_of_new_ones(check: Callable[[MakeSampler], None], name: str) -> None:
+    check((SAMPLERS | BIASED)[name])
 
 
-@pytest.fixture
-def any_sampler(make: Callable[[], Sampler]) -> Sampler:
-    """Any sampler."""
-    made = make()
-    made.refresh(VECTORS)
-    return made
-
-
-def queries(count: int) -> Tensor:
-    return torch.randn(count, SIZE, generator=seeded(1))
-
-
-def check_frequencies(sampler: Sampler, draws: int = 40_000) -> None:
-    """The draws of each query follow exp(log_q): chi-square, with a false alarm in a million runs.
-
-    Raises:
-        AssertionError: they do not, or something outside the catalogue was drawn.
-    """
-    asked = queries(4)
-    sample = sampler.sample(asked, draws, seeded(2))
-    probability = sampler.log_q(asked, CATALOGUE.expand(4, -1)).double().exp().numpy()
-    for items, expected in zip(sample.items.numpy(), draws * probability, strict=True):
-        observed = np.bincount(items, minlength=int(CATALOGUE.max()) + 1)[CATALOGUE.numpy()]
-        assert observed.sum() == draws, "drawn outside the catalogue"
-        # The statistic needs expectations that are not tiny: the rarest items count as one.
-        order = expected.argsort()
-        rare = order[: max(1, int((expected[order].cumsum() < 10).sum()) + 1)]
-        common = np.setdiff1d(order, rare)
-        observed = np.append(observed[common], observed[rare].sum())
-        expected = np.append(expected[common], expected[rare].sum())
-        assert stats.chisquare(observed, draws * expected / expected.sum()).pvalue > 1e-6
-
-
-def check_log_q(sampler: Sampler) -> None:
-    """log_q is normalised over the catalogue, and a sample carries the same numbers.
-
-    Raises:
-        AssertionError: it does not.
-    """
-    asked = queries(4)
-    whole = sampler.log_q(asked, CATALOGUE.expand(4, -1))
-    torch.testing.assert_close(whole.double().exp().sum(1), torch.ones(4, dtype=torch.float64), rtol=1e-5, atol=0)
-    sample = sampler.sample(asked, 50, seeded(3))
-    torch.testing.assert_close(sample.log_q, sampler.log_q(asked, sample.items))
-
-
-def test_is_a_sampler(any_sampler: Sampler) -> None:
-    assert isinstance(any_sampler, Sampler)
-    assert isinstance(any_sampler, nn.Module)
-
-
-def test_frequencies(sampler: Sampler) -> None:
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("check", NORMALISED_CHECKS)
+def test_contract_of_normalised_ones(check: Callable[[Any], None], name: str) -> None:
+    sampler = small_sampler(SAMPLERS[name])
     assert sampler.normalised
-    check_frequencies(sampler)
-
-
-def test_log_q(sampler: Sampler) -> None:
-    check_log_q(sampler)
+    check(sampler)
 
 
 @pytest.mark.parametrize("name", BIASED)
 def test_the_biased_ones_say_so(name: str) -> None:
-    sampler = BIASED[name]()
-    sampler.refresh(VECTORS)
+    sampler = small_sampler(BIASED[name])
     assert not sampler.normalised
-    sample = sampler.sample(queries(3), 30, seeded(0))
-    assert sample.log_q.eq(0).all()
-    assert sampler.log_q(queries(3), CATALOGUE.expand(3, -1)).eq(0).all()
+    a_biased_one_says_so(sampler)
     with pytest.raises(AssertionError):
-        check_log_q(sampler)
+        log_probabilities(sampler)
     with pytest.raises(AssertionError):
-        check_frequencies(sampler)
+        frequencies(sampler)
 
 
-@pytest.mark.parametrize(("count", "draws"), [(1, 1), (5, 7), (0, 3), (2, 0)])
-def test_shapes_and_types(any_sampler: Sampler, count: int, draws: int) -> None:
-    asked = queries(count).requires_grad_()
-    sample = any_sampler.sample(asked, draws, seeded(0))
-    assert sample.items.shape == sample.log_q.shape == (count, draws)
-    assert sample.items.dtype == torch.int64
-    log_q = any_sampler.log_q(asked, sample.items)
-    assert log_q.shape == (count, draws)
-    for logs in (sample.log_q, log_q):
-        assert logs.dtype == torch.float32
-        assert not logs.requires_grad
+def test_all_checks_in_one_call() -> None:
+    check_sampler(SAMPLERS["popularity"])
+    check_sampler(BIASED["top-k"])
 
 
-def test_never_draws_reserved_rows_nor_items_outside_the_catalogue(any_sampler: Sampler) -> None:
-    items = any_sampler.sample(queries(10), 5_000, seeded(5)).items
-    assert set(items.unique().tolist()) <= set(CATALOGUE.tolist())
+@pytest.fixture(params=SAMPLERS | BIASED)
+def any_sampler(request: pytest.FixtureRequest) -> Any:
+    return small_sampler((SAMPLERS | BIASED)[request.param])
 
 
-def test_minus_infinity_outside_the_catalogue(any_sampler: Sampler) -> None:
-    rows = torch.arange(0, 5_000)
-    inside = torch.isin(rows, CATALOGUE)
-    log_q = any_sampler.log_q(queries(2), rows.expand(2, -1))
-    assert log_q[:, ~inside].eq(-torch.inf).all()
-    assert log_q[:, inside].isfinite().all()
-
-
-def test_full_support(sampler: Sampler) -> None:
-    """Every item can be drawn, also those without a train event: the corrections need it."""
-    assert sampler.log_q(queries(2), CATALOGUE.expand(2, -1)).isfinite().all()
-
-
-def test_same_generator_same_draws(any_sampler: Sampler) -> None:
-    first, again = (any_sampler.sample(queries(4), 30, seeded(9)).items for _ in range(2))
-    other = any_sampler.sample(queries(4), 30, seeded(10)).items
-    assert torch.equal(first, again)
+def test_another_generator_draws_others(any_sampler: Any) -> None:
+    first, other = (any_sampler.sample(queries(4), 30, seeded(seed)).items for seed in (9, 10))
     assert torch.equal(first, other) == (type(any_sampler) is TopKSampler)
-    before = torch.get_rng_state()
-    any_sampler.sample(queries(4), 30, seeded(9))
-    assert torch.equal(torch.get_rng_state(), before), "draws from its own generator only"
 
 
-def test_draws_of_a_query_are_independent(sampler: Sampler) -> None:
-    """With replacement: a pair of draws agrees as often as independent ones do."""
-    asked = queries(1).expand(20_000, -1)
-    items = sampler.sample(asked, 2, seeded(11)).items
-    agree = float((items[:, 0] == items[:, 1]).double().mean())
-    probability = sampler.log_q(queries(1), CATALOGUE[None]).double().exp()
-    expected = float((probability**2).sum())
-    assert abs(agree - expected) < 5 * (expected * (1 - expected) / 20_000) ** 0.5
-
-
-def test_state_makes_a_fresh_sampler_go_on(make: Callable[[], Sampler]) -> None:
-    """Resuming between two refreshes: the same draws from ``state_dict()`` alone."""
-    first, fresh = make(), make()
-    first.refresh(VECTORS)
-    fresh.refresh(VECTORS.flip(0))
-    if isinstance(fresh, InBatchSampler):
-        fresh.observe(CATALOGUE[:7])
-    cast(nn.Module, fresh).load_state_dict(cast(nn.Module, first).state_dict())
-    drawn, again = (each.sample(queries(6), 40, seeded(12)) for each in (first, fresh))
-    assert torch.equal(drawn.items, again.items)
-    assert torch.equal(drawn.log_q, again.log_q)
-
-
-def test_tensors_are_buffers(any_sampler: Sampler) -> None:
-    """So that they move with ``.to(device)``; none is a parameter, which an optimiser would train."""
-    module = cast(nn.Module, any_sampler)
-    loose = [name for part in module.modules() for name, value in vars(part).items() if isinstance(value, Tensor)]
-    assert not loose
-    assert not list(module.parameters())
-
-
-def test_item_vectors_are_copied_not_kept(make: Callable[[], Sampler]) -> None:
-    """Training goes on after a refresh: the proposal is what it was at the refresh, in draws and in log_q."""
-    sampler, vectors = make(), VECTORS.clone().requires_grad_()
-    sampler.refresh(vectors)
-    before = sampler.sample(queries(4), 30, seeded(13))
-    with torch.no_grad():
-        vectors.neg_()
-    after = sampler.sample(queries(4), 30, seeded(13))
-    assert torch.equal(before.items, after.items)
-    assert torch.equal(before.log_q, after.log_q)
-    if sampler.normalised:
-        check_log_q(sampler)
-        check_frequencies(sampler)
-
-
-def test_a_refresh_follows_the_vectors(any_sampler: Sampler) -> None:
+def test_a_refresh_follows_the_vectors(any_sampler: Any) -> None:
     """Or, where the proposal does not use them, changes nothing."""
     before = any_sampler.sample(queries(4), 200, seeded(14))
     any_sampler.refresh(VECTORS.flip(0))
     after = any_sampler.sample(queries(4), 200, seeded(14))
-    indifferent = isinstance(any_sampler, UniformSampler | PopularitySampler | InBatchSampler)
-    assert torch.equal(before.items, after.items) == indifferent
-    if any_sampler.normalised:
-        check_log_q(any_sampler)
-        check_frequencies(any_sampler)
+    assert torch.equal(before.items, after.items) == isinstance(any_sampler, INDIFFERENT)
 
 
-def test_before_the_first_refresh(make: Callable[[], Sampler]) -> None:
-    sampler = make()
-    if isinstance(sampler, UniformSampler | PopularitySampler | InBatchSampler):
+@pytest.mark.parametrize("name", SAMPLERS | BIASED)
+def test_before_the_first_refresh(name: str) -> None:
+    sampler = (SAMPLERS | BIASED)[name](CATALOGUE, COUNTS)
+    if isinstance(sampler, INDIFFERENT):
         sampler.sample(queries(2), 3, seeded(0))
     else:
         with pytest.raises(RuntimeError, match="refresh"):
             sampler.sample(queries(2), 3, seeded(0))
 
 
-ON_A_CATALOGUE: dict[str, Callable[[Tensor], Sampler]] = {
-    "uniform": UniformSampler,
-    "popularity": lambda catalogue: PopularitySampler(catalogue, torch.ones_like(catalogue)),
-    "in-batch": InBatchSampler,
-    "exact softmax": lambda catalogue: ExactSoftmaxSampler(catalogue, size=SIZE),
-    "multi-index": lambda catalogue: MultiIndexSampler(catalogue, size=SIZE),
-    "top-k": lambda catalogue: TopKSampler(catalogue, size=SIZE),
-    "top-k-random": lambda catalogue: TopKRandomSampler(catalogue, size=SIZE),
-}
-
-
-@pytest.mark.parametrize("name", ON_A_CATALOGUE)
-def test_one_item(name: str) -> None:
-    sampler = ON_A_CATALOGUE[name](torch.tensor([7]))
-    sampler.refresh(torch.randn(1, SIZE, generator=seeded(0)))
-    sample = sampler.sample(queries(3), 5, seeded(0))
-    assert sample.items.eq(7).all()
-    torch.testing.assert_close(sample.log_q, torch.zeros(3, 5))
-
-
-@pytest.mark.parametrize("name", ON_A_CATALOGUE)
+@pytest.mark.parametrize("name", [name for name in SAMPLERS | BIASED if "batch" not in name or "no batch" in name])
 @pytest.mark.parametrize(
     ("catalogue", "message"),
     [
@@ -287,7 +144,7 @@ def test_one_item(name: str) -> None:
 )
 def test_what_is_no_catalogue_is_refused(name: str, catalogue: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ON_A_CATALOGUE[name](catalogue)
+        (SAMPLERS | BIASED)[name](catalogue, torch.ones_like(catalogue))
 
 
 class Wrong:
@@ -320,16 +177,16 @@ class Wrong:
 @pytest.mark.parametrize(
     ("check", "fault"),
     [
-        (check_frequencies, "draws uniformly"),
-        (check_frequencies, "one place off"),
-        (check_frequencies, "draws padding"),
-        (check_frequencies, "wrong sign"),
-        (check_log_q, "draws uniformly"),
-        (check_log_q, "not normalised"),
-        (check_log_q, "wrong sign"),
+        (frequencies, "draws uniformly"),
+        (frequencies, "one place off"),
+        (frequencies, "draws padding"),
+        (frequencies, "wrong sign"),
+        (log_probabilities, "draws uniformly"),
+        (log_probabilities, "not normalised"),
+        (log_probabilities, "wrong sign"),
     ],
 )
-def test_the_checks_reject_a_wrong_sampler(check: Callable[[Sampler], None], fault: str) -> None:
+def test_the_checks_reject_a_wrong_sampler(check: Callable[[Any], None], fault: str) -> None:
     check(Wrong(""))
     with pytest.raises(AssertionError):
         check(Wrong(fault))
@@ -362,13 +219,13 @@ class WrongMultiIndex(MultiIndexSampler):
 @pytest.mark.parametrize(
     ("check", "fault"),
     [
-        (check_frequencies, "cell sizes forgotten in k0"),
-        (check_frequencies, "cell sizes forgotten in k1"),
-        (check_frequencies, "k1 of another k0"),
-        (check_log_q, "not normalised"),
+        (frequencies, "cell sizes forgotten in k0"),
+        (frequencies, "cell sizes forgotten in k1"),
+        (frequencies, "k1 of another k0"),
+        (log_probabilities, "not normalised"),
     ],
 )
-def test_the_checks_reject_a_wrong_multi_index(check: Callable[[Sampler], None], fault: str) -> None:
+def test_the_checks_reject_a_wrong_multi_index(check: Callable[[Any], None], fault: str) -> None:
     # Three codewords: no cell is empty, so that even the wrong ones draw something that exists.
     sampler = WrongMultiIndex(CATALOGUE, size=SIZE, num_codewords=3)
     sampler.refresh(VECTORS)

@@ -10,6 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from corral.cli.own_parts import (
+    NO_PARTS,
+    OWN_CTR_MODEL,
+    OWN_RANKER,
+    OWN_RANKERS,
+    OWN_RETRIEVER,
+    OWN_SAMPLER,
+    OwnParts,
+)
 from corral.cli.processor_flags import BFLOAT16, processor_flags
 from corral.cli.ranker_inputs import RankerInputs, empty_evidence
 from corral.cli.rar_parts import Enrichment
@@ -95,7 +104,15 @@ def make_split(dataset: Dataset, settings: SplitSettings) -> Split:
 
 
 def make_sampler(
-    kind: str, catalogue: Tensor, counts: Tensor, *, size: int, num_codewords: int, depth: int, seed: int
+    kind: str,
+    catalogue: Tensor,
+    counts: Tensor,
+    *,
+    size: int,
+    num_codewords: int,
+    depth: int,
+    seed: int,
+    own: OwnParts = NO_PARTS,
 ) -> Sampler:
     """A sampler over the catalogue.
 
@@ -107,7 +124,10 @@ def make_sampler(
         num_codewords: of midx.
         depth: k of top-k and top-k-random.
         seed: of what the sampler itself draws.
+        own: where the sampler ``own`` comes from.
     """
+    if kind == OWN_SAMPLER:
+        return own.new_sampler(catalogue, counts[catalogue])
     if kind == "popularity":
         return PopularitySampler(catalogue, counts[catalogue])
     if kind == "midx":
@@ -146,7 +166,13 @@ def _from_tables(spec: Mapping[str, Any], users: FeatureTable, items: FeatureTab
     return {**sizes, "user_features": users, "item_features": items, **scales}
 
 
-def make_retriever(spec: Mapping[str, Any], users: FeatureTable, items: FeatureTable, counts: Tensor) -> nn.Module:
+def make_retriever(
+    spec: Mapping[str, Any],
+    users: FeatureTable,
+    items: FeatureTable,
+    counts: Tensor,
+    own: OwnParts = NO_PARTS,
+) -> nn.Module:
     """A retriever from its settings.
 
     Args:
@@ -154,7 +180,10 @@ def make_retriever(spec: Mapping[str, Any], users: FeatureTable, items: FeatureT
         users: features by user row.
         items: features by item row.
         counts: train events by item row.
+        own: where the retriever ``own`` comes from.
     """
+    if spec["kind"] == OWN_RETRIEVER:
+        return own.new_retriever(users, items)
     kind, names = RETRIEVERS[spec["kind"]]
     known = {**spec, **_from_tables(spec, users, items), "counts": counts}
     retriever: nn.Module = kind(**{name: known[name] for name in names})
@@ -166,6 +195,7 @@ def make_ranker(
     users: FeatureTable,
     items: FeatureTable,
     inputs: RankerInputs | None = None,
+    own: OwnParts = NO_PARTS,
 ) -> nn.Module:
     """A ranker from its settings.
 
@@ -175,8 +205,11 @@ def make_ranker(
         users: features by user row.
         items: features by item row.
         inputs: what it reads beside fields and history; None: the same with nothing in it, to load it into.
+        own: where ``own-ctr-model`` and ``own-ranker`` come from.
     """
-    kind, names = CTR_MODELS[spec["kind"]]
+    if spec["kind"] == OWN_RANKER:
+        return own.new_ranker(users, items)
+    kind, names = (own.ctr_model_class(), ()) if spec["kind"] == OWN_CTR_MODEL else CTR_MODELS[spec["kind"]]
     size = 1 if kind is LR else spec["field_size"]
     fields = Fields(
         **_from_tables(spec, users, items),
@@ -193,14 +226,15 @@ def make_ranker(
     evidence_size = 0 if known is None else cast(Evidence, known).size
     score = bool(spec.get("evidence") and spec["evidence"]["score"])
     enrichment = spec.get("rar") and Enrichment(spec["rar"], fields, as_extra=kind is LR)
+    # RAR's two fields are none of a history slot's.
+    narrow_history = bool(enrichment) and getattr(kind, "uses_history", False)
     ctr = kind(
         size,
         fields.num_context_fields,
         fields.num_item_fields + (enrichment.more_fields if enrichment else 0),
         # A bundle older than a setting was made by the keyword's default.
         **{name: spec[name] for name in names if name in spec},
-        # RAR's two fields are none of a history slot's.
-        **({"num_history_fields": fields.num_item_fields} if getattr(kind, "uses_history", False) else {}),
+        **({"num_history_fields": fields.num_item_fields} if narrow_history else {}),
         num_extra=evidence_size + int(score) + (enrichment.more_extra if enrichment else 0),
     )
     ranker = FieldRanker(
@@ -213,13 +247,13 @@ def make_ranker(
     return enrichment.around(informed) if enrichment else informed
 
 
-def build_part(spec: ModuleSpec, tables: ServingTables) -> nn.Module:
+def build_part(spec: ModuleSpec, tables: ServingTables, own: OwnParts = NO_PARTS) -> nn.Module:
     """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
     whole = {"kind": spec.kind, **spec.settings}
-    if spec.kind in CTR_MODELS:
-        return make_ranker(whole, tables.user_features, tables.item_features)
+    if spec.kind in (*CTR_MODELS, *OWN_RANKERS):
+        return make_ranker(whole, tables.user_features, tables.item_features, own=own)
     counts = torch.zeros(tables.item_features.rows)
-    return make_retriever(whole, tables.user_features, tables.item_features, counts)
+    return make_retriever(whole, tables.user_features, tables.item_features, counts, own)
 
 
 def be_deterministic() -> None:

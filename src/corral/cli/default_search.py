@@ -47,7 +47,7 @@ def default_search(settings: Settings) -> SearchSpace:
             found |= _training("ranker_training", settings.ranker_training, sampled=not clicks)
         if clicks:
             found["ranker_training.weight_decay"] = Choices(values=(0.0, 0.001, 0.01, 0.1))
-        if "dropout" in CTR_MODELS[ranker.kind][1]:
+        if ranker.kind in CTR_MODELS and "dropout" in CTR_MODELS[ranker.kind][1]:
             found["ranker.dropout"] = Range(low=0.0, high=0.5)
         found["ranker.embedding_dropout"] = Range(low=0.0, high=0.6)
         if ranker.rar is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from corral.cli.build import build_part
+from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.run_files import BUNDLE, DATA_FILE, MANIFEST_FILE, check_finished
 from corral.data.dataset import Dataset
 from corral.data.split import Split
@@ -47,14 +49,16 @@ class EarlierRun:
     look_alikes: LookAlikeItems
 
     @classmethod
-    def open(cls, directory: Path, dataset: Dataset, split: Split, device: torch.device) -> EarlierRun:
+    def open(
+        cls, directory: Path, dataset: Dataset, split: Split, device: torch.device, own: OwnParts = NO_PARTS
+    ) -> EarlierRun:
         """The run in ``directory``, as the present data see it.
 
         Raises:
             ValueError: it is not finished, was trained on other data, or on events that are now to be judged.
         """
         check_finished(directory, BUNDLE, MANIFEST_FILE)
-        recommender = load_bundle(directory / BUNDLE, build_part, device)
+        recommender = load_bundle(directory / BUNDLE, partial(build_part, own=own), device)
         protocol = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))["protocol"]
         tables = recommender.tables
         users, items = tables.users.rows_in(dataset.users), tables.items.rows_in(dataset.items)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from corral.cli import build, run_files
 from corral.cli.earlier_run import EarlierRun
 from corral.cli.open_data import open_data
+from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_inputs import RankerInputs
 from corral.data.dataset import Dataset
@@ -47,6 +48,7 @@ class Experiment:
         quiet: no progress bars.
         on_epoch: called after every epoch of every training with its name ("retriever", "ranker", "together") and
             state, when its checkpoint is written: it may end the run by raising.
+        own: parts that the settings call ``own``.
     """
 
     settings: Settings
@@ -55,6 +57,7 @@ class Experiment:
     split: Split
     quiet: bool = False
     on_epoch: OnEpoch = lambda training, state: None
+    own: OwnParts = NO_PARTS
 
     @classmethod
     def start(
@@ -64,17 +67,20 @@ class Experiment:
         *,
         quiet: bool = False,
         on_epoch: OnEpoch = lambda training, state: None,
+        own: OwnParts = NO_PARTS,
     ) -> Experiment:
         """A new run, or one that goes on, in ``directory``.
 
         Raises:
-            ValueError: the directory holds another run, or the data lack what the settings need.
+            ValueError: the directory holds another run, the data lack what the settings need, or a part of one's own
+                is missing.
         """
+        own.check(settings)
         run_files.check_settings(directory, settings)
         with progress("Data", quiet=quiet):
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
-        experiment = cls(settings, directory, dataset, split, quiet, on_epoch)
+        experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own)
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
         if not (directory / run_files.BUNDLE).exists():
@@ -89,13 +95,13 @@ class Experiment:
         return experiment
 
     @classmethod
-    def open(cls, directory: Path, *, quiet: bool = False) -> Experiment:
+    def open(cls, directory: Path, *, quiet: bool = False, own: OwnParts = NO_PARTS) -> Experiment:
         """A run that was started before.
 
         Raises:
             ValueError: there is none, or its data changed.
         """
-        return cls.start(run_files.read_settings(directory), directory, quiet=quiet)
+        return cls.start(run_files.read_settings(directory), directory, quiet=quiet, own=own)
 
     @cached_property
     def device(self) -> torch.device:
@@ -111,7 +117,9 @@ class Experiment:
     def earlier(self) -> EarlierRun | None:
         """The run that this one continues."""
         continues = self.settings.continues
-        return None if continues is None else EarlierRun.open(continues, self.dataset, self.split, self.device)
+        return (
+            None if continues is None else EarlierRun.open(continues, self.dataset, self.split, self.device, self.own)
+        )
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -131,9 +139,13 @@ class Experiment:
     @cached_property
     def history_length(self) -> int:
         """L of the queries: the longest that a stage reads."""
-        lengths = [getattr(self.settings.retriever, name, 0) for name in ("max_length", "history_length")]
         linear = self.settings.ranker and self.settings.ranker.linear
-        return max(*lengths, self.ranker_history_length, linear.history_length if linear else 0, 1)
+        return max(self.retriever_history_length, self.ranker_history_length, linear.history_length if linear else 0, 1)
+
+    @property
+    def retriever_history_length(self) -> int:
+        """The longest history that the retriever reads; 0: none."""
+        return max(getattr(self.settings.retriever, name, 0) for name in ("max_length", "history_length"))
 
     @property
     def ranker_history_length(self) -> int:
@@ -256,7 +268,8 @@ class Experiment:
         """Ids without a train event take the trained "unknown"; done before a model is judged or used."""
         users = torch.zeros(self.dataset.n_users, dtype=torch.bool)
         users[torch.from_numpy(self.dataset.events.user[self.split.part == Part.TRAIN]).long()] = True
-        share_unknown(cast(HasIdTables, model), users, torch.from_numpy(self.counts > 0))
+        if isinstance(model, HasIdTables):
+            share_unknown(model, users, torch.from_numpy(self.counts > 0))
 
     def _negatives_rule(self) -> dict[str, object]:
         """What click metrics are of, where it is not what was shown."""

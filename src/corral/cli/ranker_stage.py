@@ -51,6 +51,7 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
         dataset.user_features,
         dataset.item_features,
         experiment.inputs,
+        experiment.own,
     )
     if experiment.earlier is not None:
         experiment.earlier.start("ranker", model)

@@ -34,6 +34,7 @@ def new_retriever(experiment: Experiment) -> nn.Module:
         dataset.user_features,
         dataset.item_features,
         torch.from_numpy(experiment.counts),
+        experiment.own,
     )
     if experiment.earlier is not None and list(model.parameters()):
         experiment.earlier.start("retriever", model)
@@ -67,6 +68,7 @@ def sampler_for(
         num_codewords=chosen.num_codewords,
         depth=chosen.depth,
         seed=experiment.settings.seed,
+        own=experiment.own,
     )
 
 
@@ -96,7 +98,7 @@ def click_loader(experiment: Experiment, retriever: nn.Module, chosen: TrainingS
         return SequenceLoader(
             experiment.dataset,
             experiment.split,
-            length=settings.retriever.max_length,  # type: ignore[union-attr]
+            length=experiment.retriever_history_length,
             batch_size=chosen.batch_size,
             seed=settings.seed,
         )
@@ -139,7 +141,7 @@ def train_retriever(experiment: Experiment) -> nn.Module:
             experiment,
             model,
             experiment.settings.retriever_training,
-            getattr(experiment.settings.retriever, "history_length", 0),
+            experiment.retriever_history_length,
         ),
         experiment.settings.retriever_training,
         retriever_judge(experiment, model),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from corral.cli.build import build_part
 from corral.cli.continuation import write_continuation
 from corral.cli.earlier_run import EarlierRun
 from corral.cli.experiment import Experiment
+from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
 from corral.cli.retriever_stage import item_index, served_channel, train_retriever
@@ -70,13 +72,13 @@ def train_models(experiment: Experiment) -> Models:
     return Models(retriever, ranker, tuning.mixture, _served(experiment, tuning))
 
 
-def open_models(run: Path, device: str) -> Models:
+def open_models(run: Path, device: str, own: OwnParts = NO_PARTS) -> Models:
     """What a finished run trained, from its bundle: nothing is trained or tuned again.
 
     Raises:
         ValueError: the run holds no bundle.
     """
-    served = open_recommender(run, device)
+    served = open_recommender(run, device, own)
     return Models(cast(nn.Module, served.retriever), cast(Any, served.ranker), served.mixture, served.serve_by)
 
 
@@ -203,10 +205,15 @@ def bundle_folder(path: Path) -> Path:
     return folder
 
 
-def open_recommender(path: Path, device: str = "auto") -> TwoStageRecommender:
+def open_recommender(path: Path, device: str = "auto", own: OwnParts = NO_PARTS) -> TwoStageRecommender:
     """The recommender of a bundle, or of a run directory that holds one.
 
+    Args:
+        path: the bundle or the run.
+        device: where the models go.
+        own: parts that the bundle calls ``own``; their code is not in it.
+
     Raises:
-        ValueError: neither, or the bundle is damaged; the message names the file.
+        ValueError: neither, the bundle is damaged (the message names the file), or a part of one's own is missing.
     """
-    return load_bundle(bundle_folder(path), build_part, build.choose_device(device))
+    return load_bundle(bundle_folder(path), partial(build_part, own=own), build.choose_device(device))

@@ -15,6 +15,7 @@ from corral.data.arrow_file import open_arrow_column
 from corral.data.dataset_header import DatasetHeader, FeatureEntry
 from corral.data.dataset_write import Progress, write_directory
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
+from corral.data.html_table import html_table
 from corral.data.interactions import Interactions
 from corral.data.vocabulary import Vocabulary
 
@@ -174,6 +175,18 @@ class Dataset:
             _open_features(path, header, header.user_features, len(users)),
             _open_features(path, header, header.item_features, len(items)),
         )
+
+    def __repr__(self) -> str:
+        counts = self.header.counts
+        return f"Dataset({self.name!r}, {counts.events:,} events, {counts.users:,} users, {counts.items:,} items)"
+
+    def _repr_html_(self) -> str:
+        counts = self.header.counts
+        tables = {"users": self.user_features, "items": self.item_features}
+        notes = [f"features of {name}: {', '.join(table.columns)}" for name, table in tables.items() if table.columns]
+        shown = {"events": counts.events, "impressions": counts.impressions, "users": counts.users}
+        columns = {name: [count] for name, count in {**shown, "items": counts.items}.items()}
+        return html_table(f"{self.name} ({self.hash})", columns, notes=[*notes, *filter(None, [self.header.licence])])
 
     def verify(self, progress: Callable[[str, float], None] | None = None) -> None:
         """Reads every file and compares its checksum.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from corral.data.html_table import html_table
 from corral.evaluation.result import Evaluation, Stage
 
 
@@ -63,3 +64,15 @@ def funnel_table(evaluation: Evaluation, cutoffs: Sequence[int] = (10, 20)) -> l
     bound = FunnelRow("ceiling", f"no list of {n} candidates can have a higher recall", ceiling)
     place = next(index for index, row in enumerate(rows) if row.name == "served") + 1
     return [*rows[:place], bound, *rows[place:]]
+
+
+def funnel_html(evaluation: Evaluation) -> str:
+    """The main columns of the table and the protocol, for a notebook."""
+    rows = funnel_table(evaluation, (10,))
+    wanted = ("ndcg@10", "recall@10", "mrr@10", f"recall@{evaluation.num_candidates}")
+    columns: dict[str, Sequence[object]] = {"": [row.name for row in rows]}
+    shown = [name for name in funnel_columns(evaluation, (10,)) if name in wanted]
+    columns |= {name: [row.values[name] for row in rows] for name in shown}
+    columns["meaning"] = [row.meaning for row in rows]
+    protocol = "; ".join(f"{name} {value}" for name, value in evaluation.protocol.items())
+    return html_table(repr(evaluation), columns, notes=[f"Protocol: {protocol}"])

@@ -51,6 +51,17 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.queries["user"])
 
+    def __repr__(self) -> str:
+        value = self.metrics.get("ndcg@10")
+        said = "" if value is None else f", served nDCG@10 {value:.4f}"
+        return f"Evaluation({len(self):,} queries of {self.protocol.get('dataset', 'no named data')}{said})"
+
+    def _repr_html_(self) -> str:
+        # The table is made of evaluations, so it comes after them.
+        from corral.evaluation.funnel_table import funnel_html
+
+        return funnel_html(self)
+
     @property
     def served(self) -> Stage:
         """The stage whose list is served."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN
 
 
+@runtime_checkable
 class HasIdTables(Protocol):
     """A model that embeds ids."""
 

@@ -11,7 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from corral.data.html_table import html_table
 from corral.serving.explanation import Explanation
+
+# So many lists, and so many items of each, are shown in a notebook.
+_SHOWN = 10
 
 ServedBy = Literal["retriever", "ranker", "fused"]
 PredictionKind = Literal["probability", "logit", "score"]
@@ -66,6 +70,19 @@ class Recommendations:
     def short(self) -> np.ndarray:
         """True [B] where fewer items remained than were asked for."""
         return self.counts < self.requested
+
+    def __repr__(self) -> str:
+        return f"Recommendations({len(self):,} lists of up to {self.requested:,} items, by {self.served_by})"
+
+    def _repr_html_(self) -> str:
+        users = list(range(min(len(self), _SHOWN)))
+        columns = {"user": [str(self.user_ids[user]) for user in users]}
+        for place in range(min(self.scores.shape[1], _SHOWN)):
+            ids = [self.item_ids[user][place] for user in users]
+            columns[f"{place + 1}"] = ["" if one is None else str(one) for one in ids]
+        fallback = int(self.fallback.sum())
+        notes = [f"{fallback:,} without history: popular items"] if fallback else []
+        return html_table(repr(self), columns, notes=notes)
 
     def to_frame(self) -> pl.DataFrame:
         """One row an item: user_id, rank (from 1), item_id, score, fallback; both stages' scores if kept."""

@@ -71,7 +71,7 @@ def _row_tables(
     trained: nn.Module, module: nn.Module, users: np.ndarray, items: np.ndarray
 ) -> tuple[dict[int, np.ndarray], set[int]]:
     """Where the rows of each table by user, item or feature value are now; and the items' tables without features."""
-    user_tables, item_tables = cast(HasIdTables, module).id_tables()
+    user_tables, item_tables = module.id_tables() if isinstance(module, HasIdTables) else ((), ())
     rows = {id(table): users for table in user_tables} | {id(table): items for table in item_tables}
     bare, old_modules = {id(table) for table in item_tables}, dict(trained.named_modules())
     for name, part in module.named_modules():

@@ -18,12 +18,14 @@ from corral.data.features import FeatureTable
 from corral.settings import RankerSettings, RetrieverSettings
 
 KINDS = {settings.model_fields["kind"].default: settings for settings in get_args(get_args(RetrieverSettings)[0])}
+del KINDS["own"]  # given in Python, see tests/system/test_two_stage.py
 EMPTY = FeatureTable(9, {})
 
 
 def test_every_kind_of_the_settings_has_its_class() -> None:
     assert set(RETRIEVERS) == set(KINDS)
-    assert set(CTR_MODELS) == set(get_args(RankerSettings.model_fields["kind"].annotation))
+    kinds = set(get_args(RankerSettings.model_fields["kind"].annotation))
+    assert set(CTR_MODELS) == kinds - {"own-ctr-model", "own-ranker"}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -1,0 +1,1 @@
+"""What every part owes its callers, as functions: corral's own parts are held to them, and yours can be."""
