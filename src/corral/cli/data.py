@@ -107,6 +107,11 @@ def add(
         typer.Option(help="Column with 1 clicked, 0 shown and not clicked (which makes impressions)."),
     ] = None,
     part: Annotated[str | None, typer.Option(help="Column of a given split: train, valid, test (table).")] = None,
+    weight: Annotated[str | None, typer.Option(help="Column of what a row counts in training losses (table).")] = None,
+    event_type: Annotated[str | None, typer.Option(help="Column of the kind of event, with --weights (table).")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weight of each event type: view=0.1,cart=0.3,purchase=1 (table).")
+    ] = None,
     time_unit: Annotated[
         str | None,
         typer.Option(help="Unit of the times: seconds (default), milliseconds, minutes, hours, days (table)."),
@@ -148,6 +153,9 @@ def add(
         value=value,
         label=label,
         part=part,
+        weight=weight,
+        event_type=event_type,
+        weights=weights,
         user_features=user_features,
         item_features=item_features,
         impressions=impressions,

@@ -32,6 +32,8 @@ def check_scalable(settings: Settings) -> None:
 def _faults(settings: Settings) -> Iterator[str]:
     if settings.retriever.kind not in RETRIEVERS:
         yield f"retriever.kind={settings.retriever.kind} (known are {', '.join(RETRIEVERS)})"
+    if settings.continues is not None:
+        yield "continues (corral train --from)"
     ranker, together = settings.ranker, settings.together
     if ranker is not None:
         if ranker.kind.startswith("own"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,14 @@ import numpy as np
 import polars as pl
 
 from corral.data.atomic_directory import DirectoryFiles, atomic_directory
-from corral.data.dataset_header import HEADER_FILE, Counts, DatasetHeader, FeatureEntry
+from corral.data.dataset_header import (
+    FORMAT_VERSION,
+    HEADER_FILE,
+    UNWEIGHTED_VERSION,
+    Counts,
+    DatasetHeader,
+    FeatureEntry,
+)
 from corral.data.event_sort import SortedEvents, sort_events
 from corral.data.features import FeatureKind, FeatureTable
 from corral.data.interactions import Interactions
@@ -99,6 +106,8 @@ class Source(Protocol):
     def source(self) -> str: ...
     @property
     def licence(self) -> str: ...
+    @property
+    def event_weights(self) -> Mapping[str, float] | None: ...
 
 
 def write_header(
@@ -121,7 +130,9 @@ def write_header(
         table = FeatureTable.build(frame, key, vocabulary, source.text_columns)
         entries[block] = _write_features(files, block, table)
         unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum())
+    weights = source.event_weights
     header = DatasetHeader(
+        format_version=FORMAT_VERSION if weights is not None else UNWEIGHTED_VERSION,
         name=name,
         source=source.source,
         source_hash=_content_hash(files, entries, source.time_unit),
@@ -140,6 +151,7 @@ def write_header(
         user_features=entries["user_features"],
         item_features=entries["item_features"],
         files=files.entries,
+        event_weights=None if weights is None else dict(weights),
     )
     report("flushing to disk", 0.9)
     files.text(HEADER_FILE, header.dumps())
@@ -215,7 +227,7 @@ def _sort(frame: pl.DataFrame, rows: _Rows, user_rows: int) -> SortedEvents:
 
     time = column("timestamp")
     assert time is not None
-    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows)
+    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows, column("weight"))
 
 
 def _write_log(files: DirectoryFiles, block: str, log: SortedEvents) -> None:

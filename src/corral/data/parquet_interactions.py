@@ -68,6 +68,11 @@ class ParquetInteractions:
     skipped: SkippedRows
     skip_bad_rows: bool
 
+    @property
+    def event_weights(self) -> None:
+        """None: they are not read from many files."""
+        return None
+
     @classmethod
     def open(
         cls,
@@ -102,6 +107,8 @@ class ParquetInteractions:
             FileNotFoundError: there is no such file.
         """
         columns = columns or ColumnMap()
+        if columns.weight is not None or columns.event_type is not None:
+            raise ValueError(f"{source}: weights of events are read from one table, not from many files")
         shown = tuple(impressions)
         if shown and columns.label is not None:
             raise ValueError("impressions are given twice: by a label column and by a table of their own; choose one")

@@ -98,8 +98,9 @@ class ShardedSoftmax(nn.Module):
         self.register_buffer("items", items, persistent=False)
         self.register_buffer("position", position, persistent=False)
 
-    def forward(self, retriever: Retriever, queries: Tensor, target: Tensor) -> Tensor:
+    def forward(self, retriever: Retriever, queries: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """See ``ItemSoftmax``."""
+        assert weight is None, "weights of events: refused on several workers"
         vectors, device = retriever.encode_items(self.items), queries.device.type
         exact = torch.float64 if queries.dtype == torch.float64 else torch.float32
         return cast(
