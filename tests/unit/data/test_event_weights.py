@@ -139,5 +139,6 @@ def test_the_command_line_takes_kinds_and_weights(tmp_path: Path, capsys: pytest
     assert "write TYPE=WEIGHT" in corral(*add, "--event-type", "what", "--weights", "view")
     corral(*add, "--event-type", "what", "--weights", "view=0.1,cart=0.3,purchase=1")
     assert DatasetHeader.read(tmp_path / "shop").event_weights == KINDS
+    assert "view 0.1, cart 0.3, purchase 1" in corral("data", "describe", "shop", "--root", tmp_path)
     corral("data", "append", "shop", more, "--event-type", "what", "--root", tmp_path)
     assert len(Dataset.open(tmp_path / "shop").events) == 80
