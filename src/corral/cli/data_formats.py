@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from corral.data.interactions import ColumnMap, Interactions
+    from corral.data.parquet_interactions import ParquetInteractions
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,24 @@ def _bars(path: Path, options: ReadOptions) -> Interactions:
     return bars.read(path, columns=columns, skip_bad_rows=options.skip_bad_rows)
 
 
-def _table(path: Path, options: ReadOptions) -> Interactions:
+def _table(path: Path, options: ReadOptions) -> Interactions | ParquetInteractions:
+    from corral.data.parquet_interactions import ParquetInteractions, parquet_files
     from corral.data.readers import tabular
 
+    files = parquet_files(path)
+    if files is not None:
+        shown = options.impressions
+        return ParquetInteractions.open(
+            files,
+            options.columns(tabular.DEFAULT_COLUMNS),
+            impressions=() if shown is None else parquet_files(shown) or (shown,),
+            user_features=options.user_features,
+            item_features=options.item_features,
+            text_columns=options.text,
+            time_unit=options.time_unit or "seconds",
+            source=path.name,
+            skip_bad_rows=options.skip_bad_rows,
+        )
     return tabular.read(
         path,
         columns=options.columns(tabular.DEFAULT_COLUMNS),
@@ -156,7 +172,7 @@ def _table(path: Path, options: ReadOptions) -> Interactions:
     )
 
 
-READERS: dict[str, Callable[[Path, ReadOptions], Interactions]] = {
+READERS: dict[str, Callable[[Path, ReadOptions], Interactions | ParquetInteractions]] = {
     "movielens": _movielens,
     "online-retail": _online_retail,
     "amazon": _amazon,

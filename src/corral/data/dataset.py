@@ -17,6 +17,7 @@ from corral.data.dataset_write import Progress, write_directory
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.html_table import html_table
 from corral.data.interactions import Interactions
+from corral.data.rare_filter import Filters
 from corral.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ class Dataset:
             path,
             interactions,
             name=name or path.name,
-            min_user_events=min_user_events,
-            min_item_events=min_item_events,
-            iterate=iterate,
+            filters=Filters(min_user_events, min_item_events, iterate),
             overwrite=overwrite,
             progress=progress,
         )

@@ -47,11 +47,23 @@ def check_events(
     Raises:
         ValueError: naming source, line or row, column, value and what to do.
     """
-    names = names or {}
     require_columns(frame.columns, ID_COLUMNS, source)
     if frame.is_empty():
         raise ValueError(f"{source}: no events: the table has no rows")
-    problems = Problems(source, line_offset, names)
+    checked, skipped = check_rows(frame, Problems(source, line_offset, names or {}), skip_bad_rows, text, event_weights)
+    if checked.is_empty():
+        raise ValueError(f"{source}: no events left: all {skipped.count} rows are bad. {skipped}")
+    return checked, skipped
+
+
+def check_rows(
+    frame: pl.DataFrame,
+    problems: Problems,
+    skip_bad_rows: bool,
+    text: bool = False,
+    event_weights: Mapping[str, float] | None = None,
+) -> tuple[pl.DataFrame, SkippedRows]:
+    """Checks and types some rows of a table of events, as ``check_events`` does; they may all be bad."""
     columns = [check_ids(frame[column], column, problems, text) for column in ID_COLUMNS]
     if "timestamp" in frame.columns:
         columns.append(_check_time(frame["timestamp"], problems))
@@ -66,15 +78,13 @@ def check_events(
     if "event_type" in frame.columns:
         if "weight" in frame.columns or not event_weights:
             raise ValueError(
-                f"{source}: an event type needs the weight of each type (view=0.1,purchase=1), and no column of weights"
+                f"{problems.source}: an event type needs the weight of each type (view=0.1,purchase=1), and no column "
+                "of weights"
             )
         columns.append(_weights_of_types(frame["event_type"], event_weights, problems))
     elif "weight" in frame.columns:
         columns.append(_check_weight(frame["weight"], problems))
-    checked, skipped = problems.settle(pl.DataFrame(columns), skip_bad_rows)
-    if checked.is_empty():
-        raise ValueError(f"{source}: no events left: all {skipped.count} rows are bad. {skipped}")
-    return checked, skipped
+    return problems.settle(pl.DataFrame(columns), skip_bad_rows)
 
 
 def check_features(

@@ -273,19 +273,16 @@ def read_table(
         if other is None:
             features.append(None)
             continue
-        side = load_table(other, None, separator=separator, encoding=encoding, skip_bad_rows=skip_bad_rows)
-        side_frame = side.frame.rename({name: key}) if name in side.frame.columns else side.frame
-        side_frame, dropped = check_features(
-            side_frame,
+        side_frame, dropped = read_features(
+            other,
             key,
-            source=side.source,
-            line_offset=side.line_of,
+            name,
+            text_columns=text_columns,
+            separator=separator,
+            encoding=encoding,
             skip_bad_rows=skip_bad_rows,
-            text=side.is_text,
         )
-        if side.is_text:
-            side_frame = _type_text_features(side_frame, key, frozenset(text_columns))
-        skipped = skipped + side.skipped + dropped
+        skipped = skipped + dropped
         features.append(side_frame)
     return Interactions.of(
         events,
@@ -298,6 +295,40 @@ def read_table(
         skipped=skipped,
         event_weights=event_weights,
     )
+
+
+def read_features(
+    table: str | Path | pl.DataFrame | Any,
+    key: str,
+    name: str,
+    *,
+    text_columns: Iterable[str] = (),
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    skip_bad_rows: bool = False,
+) -> tuple[pl.DataFrame, SkippedRows]:
+    """Reads and checks a table of features.
+
+    Args:
+        table: as in ``read_table``.
+        key: user_id or item_id.
+        name: the key's column in the table; ``key`` is taken, too.
+        text_columns: feature columns for display only.
+        separator: of a text file.
+        encoding: of a text file.
+        skip_bad_rows: drop bad rows instead of raising.
+
+    Returns:
+        The features, the key's column named ``key``; and what was skipped.
+    """
+    side = load_table(table, None, separator=separator, encoding=encoding, skip_bad_rows=skip_bad_rows)
+    frame = side.frame.rename({name: key}) if name in side.frame.columns else side.frame
+    frame, dropped = check_features(
+        frame, key, source=side.source, line_offset=side.line_of, skip_bad_rows=skip_bad_rows, text=side.is_text
+    )
+    if side.is_text:
+        frame = _type_text_features(frame, key, frozenset(text_columns))
+    return frame, side.skipped + dropped
 
 
 def _type_text_features(frame: pl.DataFrame, key: str, text_columns: frozenset[str]) -> pl.DataFrame:

@@ -145,6 +145,10 @@ class Vocabulary:
         reserved = array < FIRST_ROW
         return self.ids.take(pa.array(array - FIRST_ROW, mask=reserved)).to_pylist()
 
+    def only(self, keep: np.ndarray) -> Vocabulary:
+        """The ids of the rows where ``keep`` [rows] (bool) is true, the reserved rows beside them."""
+        return Vocabulary(self.ids.take(np.flatnonzero(keep[FIRST_ROW:])))
+
     def save(self, path: str | Path) -> None:
         """Writes the ids as one Arrow IPC file."""
         with open(path, "wb") as stream:

@@ -1,7 +1,7 @@
 """The losses of both stages. Natural logarithms; each returns the mean over its P examples.
 
 With weights [P] the mean is sum of weight x loss / sum of weights: an example of weight 2 is that example twice.
-
+Where a process holds a share of a batch, sampled losses return its part of the whole batch's mean: parts add up to it.
 Gradients flow to query and item vectors, never through sampling probabilities.
 """
 
@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from corral.data.whole_batch import total
+
 
 def weighted_mean(losses: Tensor, weight: Tensor | None = None) -> Tensor:
     """The mean of losses [P] under weights [P], None: all alike; 0 where there is nothing."""
     if weight is None:
-        return losses.sum() / max(len(losses), 1)
+        return losses.sum() / max(total(len(losses)), 1)
     return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
@@ -50,7 +52,7 @@ class _FullSoftmax(torch.autograd.Function):
     ) -> Tensor:
         exact = queries.dtype
         low_queries, low_items = queries.to(dtype), item_vectors.to(dtype)
-        total = torch.zeros((), dtype=torch.float64, device=queries.device)
+        loss = torch.zeros((), dtype=torch.float64, device=queries.device)
         query_grad, item_grad = torch.empty_like(queries), torch.zeros_like(item_vectors)
         scale: Tensor | float = 1.0 / max(len(queries), 1)
         if weight is not None:
@@ -63,9 +65,9 @@ class _FullSoftmax(torch.autograd.Function):
             log_mass = logits.amax(1, keepdim=True) - grad.amax(1, keepdim=True).log()
             losses = log_mass - (1 - smoothing) * logits.gather(1, right)
             mine = None if weight is None else weight[start : start + chunk, None]
-            total += losses.sum() if mine is None else (mine * losses).sum()
+            loss += losses.sum() if mine is None else (mine * losses).sum()
             if smoothing:
-                total -= smoothing / len(item_vectors) * (logits if mine is None else mine * logits).sum()
+                loss -= smoothing / len(item_vectors) * (logits if mine is None else mine * logits).sum()
                 grad -= smoothing / len(item_vectors)
             grad.scatter_add_(1, right, grad.new_full(right.shape, smoothing - 1.0))
             if mine is not None:
@@ -74,7 +76,7 @@ class _FullSoftmax(torch.autograd.Function):
             query_grad[start : start + chunk] = low_grad @ low_items
             item_grad += low_grad.T @ part
         ctx.save_for_backward(query_grad.mul_(scale), item_grad.mul_(scale))
-        return (total * scale).to(exact)
+        return (loss * scale).to(exact)
 
     @staticmethod
     @once_differentiable
@@ -191,4 +193,4 @@ def binary_loss(logits: Tensor, hit: Tensor, weight: Tensor | None = None) -> Te
     pairs = torch.cat([torch.ones_like(logits[:, :1]), (~hit).to(logits.dtype)], 1)
     if weight is not None:
         return weighted_mean(loss.flatten(), (pairs * weight[:, None]).flatten())
-    return (loss * pairs).sum() / pairs.sum().clamp(min=1)
+    return (loss * pairs).sum() / max(total(int(pairs.sum())), 1)

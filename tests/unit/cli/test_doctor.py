@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -99,4 +100,4 @@ def test_every_extra_for_users_is_examined() -> None:
 
 
 def _names(requirements: list[str]) -> set[str]:
-    return {requirement.partition(">=")[0] for requirement in requirements}
+    return {re.split(r"[\[>]", requirement)[0] for requirement in requirements}
