@@ -56,7 +56,8 @@ from corral.sampling.popularity import PopularitySampler
 from corral.sampling.sampler import Sampler
 from corral.sampling.top_k import TopKRandomSampler, TopKSampler
 from corral.sampling.uniform import UniformSampler
-from corral.serving.recommender import ModuleSpec, ServingTables
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.serving_tables import ServingTables
 from corral.settings import SplitSettings
 
 # Kind -> the class, and which of its keywords are given: settings of the same names, and what the data give.

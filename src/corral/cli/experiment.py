@@ -105,6 +105,8 @@ class Experiment:
         if dataset.events.weight is not None and (workers is not None or settings.scale.workers):
             raise ValueError(f"{dataset.name}: its events have weights, which are not on several workers yet")
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
+        if (workers is not None or settings.scale.workers) and dataset.events.weight is not None:
+            raise ValueError(f"scale.workers: not on several workers yet: weights of events, as {dataset.name} has")
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
         if not (directory / run_files.BUNDLE).exists():

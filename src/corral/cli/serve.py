@@ -92,7 +92,7 @@ def serve(
         if port == 0:
             raise ValueError("--port 0 is not for --replicas: say which port Ray Serve takes")
         if impressions is not None:
-            raise ValueError("--impressions is not for --replicas: one process writes a log's files")
+            raise ValueError("--impressions is not for --replicas: serve from one process each, on ports of their own")
         make = partial(_replica, bundle, events, known, limits, device, onnx)
         _serve_replicas(make, replicas, host, port, timeout)
         return

@@ -72,8 +72,6 @@ def train(
     if print_settings:
         print(dump_settings(settings), end="")
         return
-    from corral.cli.continuation import show_continuation
-    from corral.cli.run_files import CONTINUATION_FILE
     from corral.cli.show import evaluation_json, show_evaluation
 
     if earlier is not None and run is None:
@@ -88,6 +86,9 @@ def train(
     console = Console()
     show_evaluation(result, console)
     if earlier is not None:
+        from corral.cli.continuation import show_continuation
+        from corral.cli.run_files import CONTINUATION_FILE
+
         show_continuation(json.loads((directory / CONTINUATION_FILE).read_text(encoding="utf-8")), console)
     console.print(f"Run: {directory}. Next: corral report {directory}; corral recommend {directory} --user ID")
 

@@ -50,6 +50,5 @@ class Clicks:
             self.histories.gather(user, self.histories.ends(event), history_length),
             torch.from_numpy(self.events.time[event]),
         )
-        item = torch.from_numpy(self.events.item[event].astype(np.int64))
         weight = None if self.events.weight is None else torch.from_numpy(self.events.weight[event])
-        return Batch(query, item, torch.ones(len(at)), weight)
+        return Batch(query, torch.from_numpy(self.events.item[event].astype(np.int64)), torch.ones(len(at)), weight)

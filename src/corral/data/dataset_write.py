@@ -74,7 +74,16 @@ def write_directory(
             else len(interactions.impressions) - n_impressions,
         )
         header = write_header(
-            files, name, interactions, numbered.users, numbered.items, counts, filters, interactions.skipped, report
+            files,
+            name,
+            interactions,
+            numbered.users,
+            numbered.items,
+            counts,
+            filters,
+            interactions.skipped,
+            report,
+            interactions.event_weights,
         )
     report("done", 1.0)
     return header
@@ -120,6 +129,7 @@ def write_header(
     filters: Filters,
     skipped: SkippedRows,
     report: Progress,
+    event_weights: Mapping[str, float] | None = None,
 ) -> DatasetHeader:
     """Writes the feature tables and, with every other file there, the header: the end of every Dataset directory."""
     entries, unused = {}, {}
@@ -132,7 +142,7 @@ def write_header(
         unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum())
     weights = source.event_weights
     header = DatasetHeader(
-        format_version=FORMAT_VERSION if weights is not None else UNWEIGHTED_VERSION,
+        format_version=UNWEIGHTED_VERSION if event_weights is None else FORMAT_VERSION,
         name=name,
         source=source.source,
         source_hash=_content_hash(files, entries, source.time_unit),
@@ -151,7 +161,7 @@ def write_header(
         user_features=entries["user_features"],
         item_features=entries["item_features"],
         files=files.entries,
-        event_weights=None if weights is None else dict(weights),
+        event_weights=None if event_weights is None else dict(event_weights),
     )
     report("flushing to disk", 0.9)
     files.text(HEADER_FILE, header.dumps())

@@ -15,7 +15,10 @@ class ItemSoftmax(Protocol):
     """Cross entropy against all items of a catalogue, wherever their vectors are."""
 
     def __call__(self, retriever: Retriever, queries: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Scalar, mean over P: query vectors [P, D] whose clicked items are the rows ``target`` [P]; weights [P]."""
+        """Scalar, mean over P: the loss of query vectors [P, D] whose clicked items are the rows ``target`` [P].
+
+        ``weight``: of each [P]; None: all alike.
+        """
         ...
 
 

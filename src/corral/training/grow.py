@@ -50,7 +50,8 @@ def grow(
             continue
         theirs = old_modules[name]
         if id(part) in rows:
-            table, old = cast(nn.Embedding, part).weight, cast(nn.Embedding, theirs).weight
+            table = cast(nn.Embedding, part).weight
+            old = cast(nn.Embedding, theirs).weight.to(table.device)
             _check(f"{name}.weight", old.shape[1:], table.shape[1:])
             moved = torch.from_numpy(rows[id(part)]).long().to(table.device)
             table[:] = old[UNKNOWN]

@@ -1,8 +1,7 @@
 """The losses of both stages. Natural logarithms; each returns the mean over its P examples.
 
-Where a process holds a share of a batch, sampled losses return its part of the whole batch's mean: parts add up to it.
 With weights [P] the mean is sum of weight x loss / sum of weights: an example of weight 2 is that example twice.
-
+Where a process holds a share of a batch, sampled losses return its part of the whole batch's mean: parts add up to it.
 Gradients flow to query and item vectors, never through sampling probabilities.
 """
 

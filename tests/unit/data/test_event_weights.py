@@ -16,6 +16,7 @@ from corral.data.dataset_append import append_events
 from corral.data.dataset_header import FORMAT_VERSION, DatasetHeader
 from corral.data.examples import Examples
 from corral.data.interactions import ColumnMap, Interactions, read_table
+from corral.data.parquet_interactions import ParquetInteractions
 from corral.data.sampled_negatives import with_sampled_negatives
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, time_cut
@@ -72,6 +73,12 @@ def test_a_column_of_weights(tmp_path: Path) -> None:
         append_events(tmp_path / "data", events.with_columns(pl.col("timestamp") + 120))
 
 
+def test_many_files_have_no_weights_yet(tmp_path: Path) -> None:
+    frame().write_parquet(tmp_path / "one.parquet")
+    with pytest.raises(ValueError, match="not read from many files yet"):
+        ParquetInteractions.open([tmp_path / "one.parquet"], COLUMNS, source="x")
+
+
 def test_without_weights_the_format_is_that_of_before(tmp_path: Path) -> None:
     dataset = Dataset.write(tmp_path / "data", read_table(frame()))
     header = json.loads((dataset.path / "header.json").read_text())
@@ -110,6 +117,10 @@ def test_batches_bring_the_weights_of_their_events(tmp_path: Path) -> None:
     batch = examples.batch(np.arange(10), 4)
     assert batch.weight is not None
     assert np.array_equal(batch.weight.numpy(), log.weight[examples.event[:10]])
+    clicks_alone = Clicks.of(dataset, split, Part.TRAIN)
+    asked = clicks_alone.batch(np.arange(5), 4)
+    assert asked.weight is not None
+    assert np.array_equal(asked.weight.numpy(), log.weight[clicks_alone.event[:5]])
     more = with_sampled_negatives(Examples.of(dataset, split, Part.TRAIN), dataset, split, Part.TRAIN, per_positive=2)
     n = len(Examples.of(dataset, split, Part.TRAIN))
     source = {(u, t): w for u, t, w in zip(more.user[:n], more.time[:n], more.weight[:n], strict=True)}  # type: ignore[index]
@@ -140,6 +151,7 @@ def test_the_command_line_takes_kinds_and_weights(tmp_path: Path, capsys: pytest
     assert "write TYPE=WEIGHT" in corral(*add, "--event-type", "what", "--weights", "view")
     corral(*add, "--event-type", "what", "--weights", "view=0.1,cart=0.3,purchase=1")
     assert DatasetHeader.read(tmp_path / "shop").event_weights == KINDS
+    assert "view 0.1, cart 0.3, purchase 1" in corral("data", "describe", "shop", "--root", tmp_path)
     corral("data", "append", "shop", more, "--event-type", "what", "--root", tmp_path)
     assert len(Dataset.open(tmp_path / "shop").events) == 80
 
