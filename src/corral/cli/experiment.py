@@ -102,8 +102,6 @@ class Experiment:
         with progress("Data", quiet=quiet):
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
-        if dataset.events.weight is not None and (workers is not None or settings.scale.workers):
-            raise ValueError(f"{dataset.name}: its events have weights, which are not on several workers yet")
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
         if (workers is not None or settings.scale.workers) and dataset.events.weight is not None:
             raise ValueError(f"scale.workers: not on several workers yet: weights of events, as {dataset.name} has")

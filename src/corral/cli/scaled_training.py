@@ -34,8 +34,6 @@ def _faults(settings: Settings) -> Iterator[str]:
         yield f"continues={settings.continues} (corral train --from)"
     if settings.retriever.kind not in RETRIEVERS:
         yield f"retriever.kind={settings.retriever.kind} (known are {', '.join(RETRIEVERS)})"
-    if settings.continues is not None:
-        yield "continues (corral train --from)"
     ranker, together = settings.ranker, settings.together
     if ranker is not None:
         if ranker.kind.startswith("own"):

@@ -115,8 +115,6 @@ class Source(Protocol):
     def source(self) -> str: ...
     @property
     def licence(self) -> str: ...
-    @property
-    def event_weights(self) -> Mapping[str, float] | None: ...
 
 
 def write_header(
@@ -140,7 +138,6 @@ def write_header(
         table = FeatureTable.build(frame, key, vocabulary, source.text_columns)
         entries[block] = _write_features(files, block, table)
         unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum())
-    weights = source.event_weights
     header = DatasetHeader(
         format_version=UNWEIGHTED_VERSION if event_weights is None else FORMAT_VERSION,
         name=name,

@@ -68,11 +68,6 @@ class ParquetInteractions:
     skipped: SkippedRows
     skip_bad_rows: bool
 
-    @property
-    def event_weights(self) -> None:
-        """None: they are not read from many files."""
-        return None
-
     @classmethod
     def open(
         cls,

@@ -154,14 +154,3 @@ def test_the_command_line_takes_kinds_and_weights(tmp_path: Path, capsys: pytest
     assert "view 0.1, cart 0.3, purchase 1" in corral("data", "describe", "shop", "--root", tmp_path)
     corral("data", "append", "shop", more, "--event-type", "what", "--root", tmp_path)
     assert len(Dataset.open(tmp_path / "shop").events) == 80
-
-
-def test_clicks_gathered_when_asked_for_carry_their_weights(tmp_path: Path) -> None:
-    dataset = Dataset.write(tmp_path / "data", read_table(frame(), COLUMNS, event_weights=KINDS))
-    split = time_cut(dataset)
-    at = np.array([3, 0, 3])
-    clicks, examples = (kind.of(dataset, split, Part.TRAIN).batch(at, 4) for kind in (Clicks, Examples))
-    assert clicks.weight is not None
-    assert examples.weight is not None
-    assert clicks.weight.tolist() == examples.weight.tolist()
-    assert set(clicks.weight.tolist()) <= {float(np.float32(weight)) for weight in KINDS.values()}
