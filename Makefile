@@ -40,11 +40,11 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_READY): pyproject.toml constraints.txt
-	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,dev
+	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,export,docs,dev
 	@touch $(DEMO_READY) $@
 
 $(ALL_READY): pyproject.toml constraints.txt
-	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,dev,crosscheck
+	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,scale,export,docs,dev,crosscheck
 	@touch $(DEMO_READY) $(DEV_READY) $@
 
 demo: $(DEMO_READY)  ## train, measure and use a two-stage recommender on real purchases
@@ -67,8 +67,8 @@ format: $(DEV_READY)  ## format, and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(DEV_READY)  ## run every code block of README.md and docs/, and check the links
-	$(PYTEST) tests/docs $(ARGS)
+docs: $(DEV_READY)  ## the documentation's site, into build/site: offline, every link and anchor checked
+	$(BIN)/python tools/build_docs.py
 
 tree: $(DEV_READY)  ## write the tree in ARCHITECTURE.md anew from the modules' docstrings
 	$(BIN)/python tests/test_architecture.py

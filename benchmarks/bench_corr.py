@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,10 @@ from corral.cli.run_files import write_text
 from corral.data.split import Part
 from corral.evaluation.catalogue_auc import catalogue_auc
 from corral.evaluation.evaluate import evaluate
+from corral.evaluation.fates import fates
 from corral.evaluation.result import Evaluation, Stage
 from corral.evaluation.significance import compare
+from corral.evaluation.slices import ITEM_GROUPS
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.co_visitation_channel import CoVisitationChannel
 
@@ -258,6 +261,28 @@ def comparisons(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def diagnosis(rows: Sequence[Row], folder: Path) -> list[str]:
+    """What each stage loses: shares of the targets, means over seeds; one line a (data set, system)."""
+    lines = [
+        "| data set | system | seeds | found in the first 10 | lost by stage 2 | missed by stage 1 "
+        "| promoted by stage 2 | pushed out by stage 2 | found, head items | found, mid | found, tail |",
+        "|---" * 11 + "|",
+    ]
+    groups = [group for group, name in ITEM_GROUPS.items() if name != "cold"]
+    systems = dict.fromkeys((row["dataset"], row["system"]) for row in rows)
+    for dataset, system in systems:
+        shares = []
+        for seed in [row["seed"] for row in rows if (row["dataset"], row["system"]) == (dataset, system)]:
+            evaluation = Evaluation.open(folder / f"{dataset}-{system}-{seed}" / "evaluation")
+            what = fates(evaluation)
+            of_group = [what.found[evaluation.targets["group"] == group] for group in groups]
+            parts = (what.found, what.lost, what.missed, what.promoted, what.demoted, *of_group)
+            shares.append([float(part.mean()) if len(part) else float("nan") for part in parts])
+        means = [statistics.mean(column) for column in zip(*shares, strict=True)]
+        lines.append(f"| {dataset} | {system} | {len(shares)} | " + " | ".join(f"{m:.1%}" for m in means) + " |")
+    return lines
+
+
 def readme_table(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The first data set's table with what corr (or corr-plain) gains on each line."""
     dataset = next(iter(DATASETS))
@@ -286,6 +311,8 @@ def write_pages(folder: Path) -> None:
             "| {dataset} | {system} | {against} | {seeds} | {gain:+.1%} | {difference:+.4f} "
             "| {low:+.4f} to {high:+.4f} |".format(**pair)
         )
+    shown += ["", "## What each stage loses: shares of the test part's targets", "", *diagnosis(rows, folder)]
+    shown += ["", "Head, mid and tail items each got a third of the train events."]
     protocol = {"threads": 1, "num_candidates": 100, "comparisons": pairs}
     write_results("corr", rows, protocol, shown, command="python benchmarks/bench_corr.py")
     fill_readme("corr", readme_table(rows, pairs))

@@ -144,6 +144,7 @@ TIMED = {
         "--no-memory",
         "--folder",
     ),
+    "scale": ("--sections", "stream", "--events", "20000", "--steps", "2", "--folder"),
     "training": ("--datasets", "tables", "--sizes", "10000", "--steps", "1", "--folder"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -45,3 +46,13 @@ def test_rows_of_this_commit_need_no_word(results: ModuleType, tmp_path: Path) -
     row = results.result_row("ml-1m", "mf", 1, {"ndcg@10": 0.75})
     results.write_results("speed", [row], {}, [], tmp_path)
     assert "Rows were made at" not in (tmp_path / "speed.md").read_text()
+
+
+def test_the_readme_has_a_place_for_each_table_that_benchmarks_put_there() -> None:
+    readme = (FILE.parents[1] / "README.md").read_text("utf-8")
+    scripts = [path.read_text("utf-8") for path in FILE.parent.glob("bench_*.py")]
+    called = {name for text in scripts for name in re.findall(r'fill_readme\("(\w+)"', text)}
+    assert called
+    for name in called:
+        assert f"<!-- results: {name} -->\n" in readme
+        assert f"\n<!-- /results: {name} -->" in readme

@@ -18,11 +18,13 @@ from corral.cli.data_export import export
 from corral.cli.data_formats import READERS, TAKES, ReadOptions
 from corral.cli.data_print import print_summary
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
+from corral.cli.engines import Engine, preparing
 from corral.cli.progress import steps
 from corral.data.catalog import CATALOG, CatalogEntry
 
 if TYPE_CHECKING:
     from corral.data.interactions import Interactions
+    from corral.data.parquet_interactions import ParquetInteractions
 
 app = typer.Typer(
     help="Data sets: what there is, add your own or a public one, describe, download.",
@@ -82,7 +84,13 @@ def list_sets(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help=f"What to call it; {EMBEDDED} needs no --from.")],
-    source: Annotated[Path | None, typer.Option("--from", help="The maker's file or directory, or your table.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="The maker's file or directory, or your table; or many Parquet files: a directory or a pattern.",
+        ),
+    ] = None,
     data_format: Annotated[
         str | None,
         typer.Option("--format", help=f"One of: {', '.join(READERS)}. Known for names of the catalogue."),
@@ -100,6 +108,11 @@ def add(
         typer.Option(help="Column with 1 clicked, 0 shown and not clicked (which makes impressions)."),
     ] = None,
     part: Annotated[str | None, typer.Option(help="Column of a given split: train, valid, test (table).")] = None,
+    weight: Annotated[str | None, typer.Option(help="Column of what a row counts in training losses (table).")] = None,
+    event_type: Annotated[str | None, typer.Option(help="Column of the kind of event, with --weights (table).")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weight of each event type: view=0.1,cart=0.3,purchase=1 (table).")
+    ] = None,
     time_unit: Annotated[
         str | None,
         typer.Option(help="Unit of the times: seconds (default), milliseconds, minutes, hours, days (table)."),
@@ -120,6 +133,9 @@ def add(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop, count and list bad rows instead of stopping.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="What reads many Parquet files: this process, or Ray (corral[scale]) in parallel.")
+    ] = Engine.LOCAL,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set that is there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,6 +144,7 @@ def add(
     A table needs the columns user_id, item_id and timestamp, or a map: --user, --item, --timestamp.
     """
     from corral.data.dataset import Dataset
+    from corral.data.parquet_interactions import ParquetInteractions
 
     options = ReadOptions(
         skip_bad_rows=skip_bad_rows,
@@ -137,6 +154,9 @@ def add(
         value=value,
         label=label,
         part=part,
+        weight=weight,
+        event_type=event_type,
+        weights=weights,
         user_features=user_features,
         item_features=item_features,
         impressions=impressions,
@@ -152,9 +172,14 @@ def add(
     interactions = _read(name, source, data_format, options)
     if licence is not None:
         interactions = replace(interactions, licence=licence)
+    many = isinstance(interactions, ParquetInteractions)
+    if engine is Engine.RAY and not many:
+        raise ValueError("--engine ray reads many Parquet files: give --from a directory of them, or a pattern")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with steps("Data", quiet=as_json) as report:
-        dataset = Dataset.write(
+    with steps("Data", quiet=as_json) as report, preparing(engine) as prepare:
+        # Typed as one: they take the same words, each with its kind of events.
+        write: Any = prepare if many else Dataset.write
+        dataset: Dataset = write(
             target,
             interactions,
             name=name,
@@ -164,7 +189,7 @@ def add(
             overwrite=overwrite,
             progress=report,
         )
-    counts, skipped = dataset.header.counts, interactions.skipped
+    counts = dataset.header.counts
     if as_json:
         examples = list(dataset.header.skipped_examples)
         _print_json(
@@ -178,8 +203,9 @@ def add(
         )
         return
     console = Console(soft_wrap=True, highlight=False)
-    if skipped.count:
-        console.print(escape(str(skipped)), style="yellow")
+    if counts.skipped_rows:
+        lines = [f"{counts.skipped_rows} bad rows skipped, the first:", *dataset.header.skipped_examples]
+        console.print(escape("\n".join(lines)), style="yellow")
     sizes = f"{counts.events:,} events, {counts.users:,} users, {counts.items:,} items"
     console.print(f"{escape(str(target))}: {sizes}")
 
@@ -263,7 +289,9 @@ def get(
     Console(soft_wrap=True, highlight=False).print(f"{escape(str(path))}\nnext: {escape(then)}")
 
 
-def _read(name: str, source: Path | None, data_format: str | None, options: ReadOptions) -> Interactions:
+def _read(
+    name: str, source: Path | None, data_format: str | None, options: ReadOptions
+) -> Interactions | ParquetInteractions:
     if source is None:
         if name != EMBEDDED or data_format is not None:
             raise ValueError(f"say where {name} is: --from PATH (only {EMBEDDED} comes with corral)")

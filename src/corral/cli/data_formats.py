@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from corral.data.interactions import ColumnMap, Interactions
+    from corral.data.parquet_interactions import ParquetInteractions
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class ReadOptions:
     value: str | None = None
     label: str | None = None
     part: str | None = None
+    weight: str | None = None
+    event_type: str | None = None
+    weights: str | None = None
     user_features: Path | None = None
     item_features: Path | None = None
     impressions: Path | None = None
@@ -47,7 +51,22 @@ class ReadOptions:
             value=found["value"],
             label=found["label"],
             part=found["part"],
+            weight=self.weight,
+            event_type=self.event_type,
         )
+
+    def event_weights(self) -> dict[str, float] | None:
+        """The weight of each event type, as typed: view=0.1,purchase=1."""
+        if (self.event_type is None) != (self.weights is None):
+            raise ValueError("--event-type COLUMN and --weights TYPE=WEIGHT,... go together")
+        found = {}
+        for pair in (self.weights or "").split(",") if self.weights is not None else ():
+            name, _, weight = pair.partition("=")
+            try:
+                found[name.strip()] = float(weight)
+            except ValueError as error:
+                raise ValueError(f"--weights: {pair!r}: write TYPE=WEIGHT,TYPE=WEIGHT, view=0.1,purchase=1") from error
+        return found or None
 
     def given(self) -> set[str]:
         """Options that only some formats take, as typed."""
@@ -122,9 +141,24 @@ def _bars(path: Path, options: ReadOptions) -> Interactions:
     return bars.read(path, columns=columns, skip_bad_rows=options.skip_bad_rows)
 
 
-def _table(path: Path, options: ReadOptions) -> Interactions:
+def _table(path: Path, options: ReadOptions) -> Interactions | ParquetInteractions:
+    from corral.data.parquet_interactions import ParquetInteractions, parquet_files
     from corral.data.readers import tabular
 
+    files = parquet_files(path)
+    if files is not None:
+        shown = options.impressions
+        return ParquetInteractions.open(
+            files,
+            options.columns(tabular.DEFAULT_COLUMNS),
+            impressions=() if shown is None else parquet_files(shown) or (shown,),
+            user_features=options.user_features,
+            item_features=options.item_features,
+            text_columns=options.text,
+            time_unit=options.time_unit or "seconds",
+            source=path.name,
+            skip_bad_rows=options.skip_bad_rows,
+        )
     return tabular.read(
         path,
         columns=options.columns(tabular.DEFAULT_COLUMNS),
@@ -134,10 +168,11 @@ def _table(path: Path, options: ReadOptions) -> Interactions:
         text_columns=options.text,
         time_unit=options.time_unit or "seconds",
         skip_bad_rows=options.skip_bad_rows,
+        event_weights=options.event_weights(),
     )
 
 
-READERS: dict[str, Callable[[Path, ReadOptions], Interactions]] = {
+READERS: dict[str, Callable[[Path, ReadOptions], Interactions | ParquetInteractions]] = {
     "movielens": _movielens,
     "online-retail": _online_retail,
     "amazon": _amazon,
@@ -154,7 +189,17 @@ READERS: dict[str, Callable[[Path, ReadOptions], Interactions]] = {
 _COLUMN_OPTIONS = {"--user", "--item", "--timestamp", "--value", "--label"}
 TAKES: dict[str, set[str]] = {
     "table": _COLUMN_OPTIONS
-    | {"--part", "--user-features", "--item-features", "--impressions", "--text", "--time-unit"},
+    | {
+        "--part",
+        "--weight",
+        "--event-type",
+        "--weights",
+        "--user-features",
+        "--item-features",
+        "--impressions",
+        "--text",
+        "--time-unit",
+    },
     "atomic": _COLUMN_OPTIONS | {"--text"},
     "bars": _COLUMN_OPTIONS,
 }

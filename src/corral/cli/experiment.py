@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from corral.cli import build, run_files
+from corral.cli.earlier_run import EarlierRun
 from corral.cli.open_data import open_data
 from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
@@ -25,6 +26,9 @@ from corral.data.split import Part, Split
 from corral.data.targets import Targets, targets
 from corral.retrieval.cold_ids import HasIdTables, share_unknown
 from corral.retrieval.popularity import PopularityChannel
+from corral.scale.sharded_embedding import shard_tables
+from corral.scale.sharded_softmax import own_items
+from corral.scale.workers import Workers
 from corral.settings import Settings
 from corral.stage_settings import CorrSettings
 from corral.training.fit import FitState
@@ -48,6 +52,7 @@ class Experiment:
         on_epoch: called after every epoch of every training with its name ("retriever", "ranker", "together") and
             state, when its checkpoint is written: it may end the run by raising.
         own: parts that the settings call ``own``.
+        workers: who train it together, this process among them; None: it alone.
     """
 
     settings: Settings
@@ -57,6 +62,7 @@ class Experiment:
     quiet: bool = False
     on_epoch: OnEpoch = lambda training, state: None
     own: OwnParts = NO_PARTS
+    workers: Workers | None = None
 
     @classmethod
     def start(
@@ -67,6 +73,7 @@ class Experiment:
         quiet: bool = False,
         on_epoch: OnEpoch = lambda training, state: None,
         own: OwnParts = NO_PARTS,
+        workers: Workers | None = None,
     ) -> Experiment:
         """A new run, or one that goes on, in ``directory``.
 
@@ -75,15 +82,35 @@ class Experiment:
                 is missing.
         """
         own.check(settings)
+        if workers is None:
+            return cls._start(settings, directory, quiet, on_epoch, own, None)
+        # The first caches the data and notes whose run it is; the others find it done.
+        with workers.one_by_one():
+            return cls._start(settings, directory, quiet or not workers.first, on_epoch, own, workers)
+
+    @classmethod
+    def _start(
+        cls,
+        settings: Settings,
+        directory: Path,
+        quiet: bool,
+        on_epoch: OnEpoch,
+        own: OwnParts,
+        workers: Workers | None,
+    ) -> Experiment:
         run_files.check_settings(directory, settings)
         with progress("Data", quiet=quiet):
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
-        experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own)
+        experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
+        if (workers is not None or settings.scale.workers) and dataset.events.weight is not None:
+            raise ValueError(f"scale.workers: not on several workers yet: weights of events, as {dataset.name} has")
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
+        if not (directory / run_files.BUNDLE).exists():
+            _ = experiment.earlier
         run_files.begin(directory, settings, dataset.name, dataset.hash)
-        if split.warning:
+        if split.warning and experiment.writes:
             Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
         if settings.deterministic:
             build.be_deterministic()
@@ -103,7 +130,31 @@ class Experiment:
     @cached_property
     def device(self) -> torch.device:
         """Where models live."""
-        return build.choose_device(self.settings.device)
+        return build.choose_device(self.settings.device) if self.workers is None else self.workers.device
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's files: of several workers the first."""
+        return self.workers is None or self.workers.first
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """A new model where it will be trained: on the device, its id tables cut over the workers if there are some."""
+        if self.workers is not None:
+            shard_tables(model, self.workers)
+        return model.to(self.device)
+
+    def low_precision(self, chosen: bool) -> bool:
+        """Whether a training that says ``chosen`` multiplies in bfloat16: the switch for all comes first."""
+        switch = self.settings.low_precision
+        return build.multiplies_in_bfloat16(self.device) if switch == "auto" else chosen if switch is None else switch
+
+    @cached_property
+    def earlier(self) -> EarlierRun | None:
+        """The run that this one continues."""
+        continues = self.settings.continues
+        return (
+            None if continues is None else EarlierRun.open(continues, self.dataset, self.split, self.device, self.own)
+        )
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -114,6 +165,11 @@ class Experiment:
     def catalogue(self) -> Tensor:
         """Item rows with a train event [M]."""
         return torch.from_numpy(self.split.catalogue(self.dataset))
+
+    @cached_property
+    def own_items(self) -> Tensor:
+        """Those of them whose vectors this process has at hand: all, or a worker's part."""
+        return self.catalogue if self.workers is None else own_items(self.catalogue, self.dataset.n_items, self.workers)
 
     @cached_property
     def popularity(self) -> PopularityChannel:
@@ -159,6 +215,9 @@ class Experiment:
             for name, noted in self.inputs.noted.items():
                 ranker[name] = {**ranker[name], **noted}
             specs["ranker"] = ranker
+        if self.earlier is not None:
+            for stage in specs.keys() & self.earlier.recommender.specs.keys():
+                specs[stage] |= self.earlier.scales(stage)
         return specs
 
     @cached_property
@@ -247,9 +306,8 @@ class Experiment:
 
     def share_unknown(self, model: nn.Module) -> None:
         """Ids without a train event take the trained "unknown"; done before a model is judged or used."""
-        users = torch.zeros(self.dataset.n_users, dtype=torch.bool)
-        users[torch.from_numpy(self.dataset.events.user[self.split.part == Part.TRAIN]).long()] = True
         if isinstance(model, HasIdTables):
+            users = torch.from_numpy(self.split.train_users(self.dataset))
             share_unknown(model, users, torch.from_numpy(self.counts > 0))
 
     def _negatives_rule(self) -> dict[str, object]:
@@ -261,6 +319,14 @@ class Experiment:
             "negatives": f"{chosen.sampled_negatives} sampled a click, in every part, by train counts, never the "
             f"click's item nor one that the user had in train; seed {chosen.sampled_negatives_seed}"
         }
+
+    def _weights_rule(self) -> dict[str, object]:
+        """What events count in training, where they do not count alike."""
+        weights = self.dataset.header.event_weights
+        if weights is None:
+            return {}
+        told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items()) or "as the data's column says"
+        return {"event_weights": f"{told}: in the losses of training; judged events count once each"}
 
     def protocol(self) -> dict[str, object]:
         """The rules that are printed beside every result."""
@@ -278,6 +344,7 @@ class Experiment:
             "history_rule": split.history_rule.value,
             "repeats": "recommended and counted" if self.settings.split.repeats else "left out of lists and targets",
             "catalogue": "items with a train event",
+            **self._weights_rule(),
             **self._negatives_rule(),
             **({} if self.inputs is None else self.inputs.rules),
             "seed": self.settings.seed,

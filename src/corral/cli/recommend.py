@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corral.cli.engines import Engine, all_lists
+
 if TYPE_CHECKING:
     from corral.serving.recommendations import Recommendations
+    from corral.serving.recommender import TwoStageRecommender
+    from corral.serving.slate_rules import SlateRules
 
 
 def _nobody(users: Any) -> Any:
     """An id that no user has: ids are sorted, so one past the last."""
     last = users.ids[-1].as_py() if len(users.ids) else 0
     return last + 1 if users.id_type == "int64" else f"{last}+"
+
+
+def _answer(
+    recommender: TwoStageRecommender,
+    users: list[Any],
+    history: list[Any] | None = None,
+    *,
+    k: int,
+    filter_seen: bool | None,
+    allow: list[Any] | None,
+    deny: list[Any] | None,
+    slate: SlateRules | None,
+    explain: bool,
+) -> Recommendations:
+    """As the recommender would say it; a function that Ray can send to its workers."""
+    return recommender.recommend(
+        users, k, filter_seen=filter_seen, allow=allow, deny=deny, history=history, slate=slate, explain=explain
+    )
 
 
 def recommend(
@@ -69,6 +92,9 @@ def recommend(
         Path | None,
         typer.Option(help="Write the lists to a file: .parquet, .csv or .jsonl by its ending.", show_default=False),
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="What makes everybody's lists: this process, or Ray (corral[scale]) in parallel.")
+    ] = Engine.LOCAL,
     explain: Annotated[bool, typer.Option(help="Show both stages' scores, and whose the final one is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, one a list entry.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
@@ -97,6 +123,8 @@ def recommend(
     everybody = users == "all" and out is not None and not user and history is None
     if (users is not None or out is not None) and not everybody:
         raise ValueError("--users all and --out FILE go together, without --user and --history: everybody's lists")
+    if engine is Engine.RAY and not everybody:
+        raise ValueError("--engine ray makes everybody's lists: --users all --out FILE")
     recommender = open_recommender(bundle)
     vocabulary = recommender.tables.items
 
@@ -110,24 +138,21 @@ def recommend(
     elif new is not None:
         raise ValueError("--new says which items are new: say with --min-new how many of them a list needs")
 
-    def answer(wanted: Any, histories: list[Any] | None = None) -> Recommendations:
-        return recommender.recommend(
-            wanted,
-            k,
-            filter_seen=None if seen is None else not seen,
-            allow=only,
-            deny=never,
-            history=histories,
-            slate=rules,
-            explain=explain,
-        )
-
+    answer = partial(
+        _answer,
+        k=k,
+        filter_seen=None if seen is None else not seen,
+        allow=only,
+        deny=never,
+        slate=rules,
+        explain=explain,
+    )
     if out is not None:
-        from corral.cli.write_lists import BATCH, write_lists
+        from corral.cli.write_lists import BATCH, lists_schema, write_lists
 
-        ids = recommender.tables.users.ids
-        answers = (answer(ids[start : start + BATCH].to_pylist()) for start in range(0, len(ids), BATCH))
-        short = write_lists(out, recommender, answers, users=len(ids), explain=explain, quiet=quiet)
+        ids, schema = recommender.tables.users.ids, lists_schema(recommender, explain)
+        with all_lists(engine, ids, recommender, partial(open_recommender, bundle), answer, schema, BATCH) as frames:
+            short = write_lists(out, schema, frames, users=len(ids), k=k, quiet=quiet)
         said = f"{out}: {len(ids):,} lists, {short:,} of them shorter than {k}"
         Console(soft_wrap=True, highlight=False).print(said, markup=False)
         return
@@ -138,7 +163,7 @@ def recommend(
     wanted = [_nobody(recommender.tables.users)]
     if user is not None:
         wanted = [recommender.tables.users.parse(name, "user") for name in names]
-    found = answer(wanted, None if given is None else [given] * len(wanted))
+    found = answer(recommender, wanted, history=None if given is None else [given] * len(wanted))
     if as_json:
         print(found.to_frame().write_ndjson(), end="")
         return

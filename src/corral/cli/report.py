@@ -97,7 +97,15 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     from corral.cli.experiment import Experiment
     from corral.cli.progress import progress
     from corral.cli.run import open_recommender
-    from corral.cli.run_files import BUNDLE, EVALUATION, MANIFEST_FILE, SETTINGS_FILE, check_finished, read_log
+    from corral.cli.run_files import (
+        BUNDLE,
+        CORRECTION_FILE,
+        EVALUATION,
+        MANIFEST_FILE,
+        SETTINGS_FILE,
+        check_finished,
+        read_log,
+    )
     from corral.data.split import Part
     from corral.evaluation.result import Evaluation
     from corral.report.data_summary import data_summary
@@ -135,7 +143,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
                 device=recommender.device,
             )
         logs = {stage: read_log(run / stage) for stage in STAGES if (run / stage).is_dir()}
-        settings = experiment.settings
+        settings, correction = experiment.settings, run / CORRECTION_FILE
         return RunReport(
             name=name,
             evaluation=evaluation,
@@ -149,6 +157,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
             },
             examples=lists,
             probe=probe,
+            correction=json.loads(correction.read_text(encoding="utf-8")) if correction.exists() else {},
             clicks=_clicks(experiment, recommender),
             settings=settings.model_dump(mode="json"),
             settings_text=(run / SETTINGS_FILE).read_text(encoding="utf-8"),

@@ -38,7 +38,7 @@ def rerank(
 
     from corral.cli.run import open_recommender
     from corral.cli.table_writer import check_kind
-    from corral.cli.write_lists import BATCH, write_lists
+    from corral.cli.write_lists import BATCH, lists_schema, write_lists
     from corral.data.given_lists import read_lists
     from corral.data.vocabulary import UNKNOWN
 
@@ -53,7 +53,8 @@ def rerank(
         )
         for start in range(0, len(lists), BATCH)
     )
-    write_lists(out, recommender, answers, users=len(lists), quiet=quiet)
+    frames = (answer.to_frame() for answer in answers)
+    write_lists(out, lists_schema(recommender), frames, users=len(lists), k=wanted, quiet=quiet)
     strange = int((users.rows(lists.users) == UNKNOWN).sum())
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{out}: {len(lists):,} lists, {strange:,} of them of users the bundle does not know", markup=False)

@@ -8,27 +8,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from corral.cli import build
+from corral.cli.build import build_part
+from corral.cli.continuation import write_continuation
+from corral.cli.earlier_run import EarlierRun
 from corral.cli.experiment import Experiment
-from corral.cli.own_parts import NO_PARTS, OWN_RANKERS, OwnParts
+from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
-from corral.cli.retriever_stage import item_index, served_channel, train_retriever
+from corral.cli.retriever_stage import served_channel, train_retriever
 from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
+from corral.cli.scaled_training import judging
 from corral.cli.together_stage import train_together
 from corral.data.split import Part
 from corral.evaluation.calibration import Calibration, fit_calibration
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
+from corral.evaluation.other_rows import OtherRows, OtherRowsChannel, OtherRowsRanker
 from corral.evaluation.result import Evaluation, Stage
-from corral.retrieval.channels import RecallChannel
+from corral.retrieval.channels import ColdStartChannel, RecallChannel, RetrieverChannel
+from corral.retrieval.index_rule import IndexRule
+from corral.scale.sharded_embedding import unshard_tables
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.item_index import served_index
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.queries import Queries
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,13 @@ def _served(experiment: Experiment, tuning: MixtureTuning) -> Stage:
 
 
 def train_stages(experiment: Experiment) -> tuple[nn.Module, nn.Module | None]:
-    """Retriever and ranker, if there is one; trainings that are finished are loaded, interrupted ones go on."""
+    """Retriever and ranker, if there is one; trainings that are finished are loaded, interrupted ones go on.
+
+    Raises:
+        ValueError: the settings ask for workers that nobody started.
+    """
+    if experiment.settings.scale.workers and experiment.workers is None:
+        raise ValueError(f"scale.workers={experiment.settings.scale.workers}: only corral train starts workers")
     if experiment.settings.together is not None:
         return train_together(experiment)
     retriever = train_retriever(experiment)
@@ -61,9 +77,12 @@ def train_stages(experiment: Experiment) -> tuple[nn.Module, nn.Module | None]:
 def train_models(experiment: Experiment) -> Models:
     """Both stages, and their mixture."""
     retriever, ranker = train_stages(experiment)
+    for model in (retriever, ranker):
+        if model is not None:
+            unshard_tables(model)
     if ranker is None:
         return Models(retriever, None, None, Stage.RETRIEVER)
-    with progress("Mixture", quiet=experiment.quiet):
+    with progress("Mixture", quiet=experiment.quiet), judging(experiment.workers):
         correct(experiment, retriever, ranker)
         tuning = tune(experiment, retriever, ranker)
     return Models(retriever, ranker, tuning.mixture, _served(experiment, tuning))
@@ -82,11 +101,7 @@ def open_models(run: Path, device: str, own: OwnParts = NO_PARTS) -> Models:
 def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Evaluation:
     """The funnel on a part's targets."""
     channel = served_channel(experiment, models.retriever)
-    result = judge_channel(experiment, channel, models.ranker, models.mixture, models.served, part)
-    if models.ranker is not None and experiment.has_clicks:
-        logits, labels, users = click_logits(experiment, models.ranker, part)
-        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
-    return result
+    return judge_channel(experiment, channel, models.ranker, models.mixture, models.served, part)
 
 
 def judge_channel(
@@ -100,7 +115,7 @@ def judge_channel(
     """Any stage 1, with or without a stage 2, on the experiment's targets and by its rules."""
     settings = experiment.settings.evaluation
     with progress("Evaluation", quiet=experiment.quiet):
-        return evaluate(
+        result = evaluate(
             experiment.targets(part),
             channel,
             ranker=ranker,
@@ -113,6 +128,20 @@ def judge_channel(
             batch_size=settings.batch_size,
             device=experiment.device,
         )
+    if ranker is not None and experiment.has_clicks:
+        logits, labels, users = click_logits(experiment, ranker, part)
+        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
+    return result
+
+
+def judge_earlier(experiment: Experiment, earlier: EarlierRun, part: Part = Part.TEST) -> Evaluation:
+    """The earlier run's bundle as it stands, with all it counted then, on the targets of the run that continues it."""
+    served, dataset = earlier.recommender, experiment.dataset
+    tables = served.tables
+    rows = OtherRows((tables.users, dataset.users), (tables.items, dataset.items), experiment.device)
+    channel = ColdStartChannel(RetrieverChannel(served.retriever, served.index), served.popularity)
+    ranker = None if served.ranker is None else OtherRowsRanker(served.ranker, rows)
+    return judge_channel(experiment, OtherRowsChannel(channel, rows), ranker, served.mixture, served.serve_by, part)
 
 
 def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
@@ -133,18 +162,22 @@ def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommend
         stage: ModuleSpec(spec["kind"], {key: value for key, value in spec.items() if key != "kind"})
         for stage, spec in experiment.specs.items()
     }
+    retriever, settings = cast(Any, models.retriever), experiment.settings
+    rule, queries = IndexRule(**settings.index.model_dump()), Queries(tables, experiment.history_length)
+    n = settings.evaluation.num_candidates
     return TwoStageRecommender(
         tables,
-        cast(Any, models.retriever),
-        item_index(experiment, models.retriever),
+        retriever,
+        served_index(rule, queries, retriever, experiment.catalogue, n, experiment.device),
         experiment.popularity,
         ranker=cast(Any, models.ranker),
         mixture=models.mixture,
         calibration=calibration,
-        num_candidates=experiment.settings.evaluation.num_candidates,
+        num_candidates=n,
         serve_by=models.served,
         history_length=experiment.history_length,
-        repeats=experiment.settings.split.repeats,
+        repeats=settings.split.repeats,
+        index_rule=rule,
         specs=specs,
     )
 
@@ -154,15 +187,21 @@ def train_run(experiment: Experiment) -> Evaluation:
     began = time.perf_counter()
     models = train_models(experiment)
     trained = time.perf_counter()
-    recommender = new_recommender(experiment, models)
-    save_bundle(
-        experiment.directory / BUNDLE,
-        recommender,
-        data_name=experiment.dataset.name,
-        data_hash=experiment.dataset.hash,
-    )
-    result = judge(experiment, models)
+    if experiment.writes:
+        save_bundle(
+            experiment.directory / BUNDLE,
+            new_recommender(experiment, models),
+            data_name=experiment.dataset.name,
+            data_hash=experiment.dataset.hash,
+        )
+    with judging(experiment.workers):
+        result = judge(experiment, models)
+    if not experiment.writes:
+        return result
     result.save(experiment.directory / EVALUATION)
+    if experiment.earlier is not None:
+        before = judge_earlier(experiment, experiment.earlier)
+        write_continuation(experiment, experiment.earlier, before, result, trained - began)
     write_manifest(
         experiment.directory,
         {
@@ -170,18 +209,10 @@ def train_run(experiment: Experiment) -> Evaluation:
             "seconds": {"train": trained - began, "evaluate": result.seconds["total"]},
             "served": models.served.value,
             "mixture_weight": None if models.mixture is None else models.mixture.weight,
+            "workers": 1 if experiment.workers is None else experiment.workers.size,
         },
     )
     return result
-
-
-def build_part(spec: ModuleSpec, tables: ServingTables, own: OwnParts = NO_PARTS) -> nn.Module:
-    """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
-    whole = {"kind": spec.kind, **spec.settings}
-    if spec.kind in (*build.CTR_MODELS, *OWN_RANKERS):
-        return build.make_ranker(whole, tables.user_features, tables.item_features, own=own)
-    counts = torch.zeros(tables.item_features.rows)
-    return build.make_retriever(whole, tables.user_features, tables.item_features, counts, own)
 
 
 def bundle_folder(path: Path) -> Path:

@@ -7,7 +7,7 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import fit_objective
 from corral.cli.ranker_stage import new_ranker, new_stages, order_judge
-from corral.cli.retriever_stage import click_loader, new_retriever, sampler_for, train_retriever
+from corral.cli.retriever_stage import click_loader, item_softmax, new_retriever, sampler_for, train_retriever
 from corral.corr.alternating import AlternatingObjective
 from corral.corr.baselines.icc import IccObjective
 from corral.corr.baselines.lcron import LcronObjective
@@ -23,6 +23,11 @@ def together_objective(experiment: Experiment, stages: Stages) -> nn.Module:
     """What both stages learn at once."""
     chosen, seed = experiment.settings.together, experiment.settings.seed
     assert chosen is not None
+    if experiment.dataset.events.weight is not None and not isinstance(chosen, CorrSettings):
+        raise ValueError(
+            f"together.kind={chosen.kind} does not know weights of events, and {experiment.dataset.name} has some: use "
+            "corr, or train the stages apart"
+        )
     sampler, n = sampler_for(experiment, stages.retriever, chosen), chosen.num_negatives
     if isinstance(chosen, IccSettings):
         return IccObjective(
@@ -64,6 +69,7 @@ def together_objective(experiment: Experiment, stages: Stages) -> nn.Module:
         certain_retriever=chosen.certain_retriever,
         certain_ranker=chosen.certain_ranker,
         full_softmax=chosen.full_softmax,
+        softmax=item_softmax(experiment),
         clean_teacher=chosen.clean_teacher,
         only_better_teacher=chosen.only_better_teacher,
         seed=seed,

@@ -9,7 +9,6 @@ import polars as pl
 
 from corral.cli.progress import progress
 from corral.cli.table_writer import table_writer
-from corral.serving.recommendations import Recommendations
 from corral.serving.recommender import TwoStageRecommender
 
 # Users of one batch: bounds the memory.
@@ -17,28 +16,8 @@ BATCH = 4_096
 _KINDS = {"int64": pl.Int64(), "string": pl.String()}
 
 
-def write_lists(
-    path: Path,
-    recommender: TwoStageRecommender,
-    answers: Iterable[Recommendations],
-    *,
-    users: int,
-    explain: bool = False,
-    quiet: bool = False,
-) -> int:
-    """Writes lists, one row an entry; see ``table_writer``.
-
-    Args:
-        path: the file.
-        recommender: whose lists they are.
-        answers: the lists, some users at a time.
-        users: how many there are.
-        explain: the answers say what both stages said.
-        quiet: no progress bar.
-
-    Returns:
-        How many lists are shorter than was asked for.
-    """
+def lists_schema(recommender: TwoStageRecommender, explain: bool = False) -> pl.Schema:
+    """Columns of a file of lists; ``explain``: with what both stages said."""
     columns = {
         "user_id": _KINDS[recommender.tables.users.id_type],
         "rank": pl.Int64(),
@@ -50,10 +29,30 @@ def write_lists(
         columns["retriever_score"] = pl.Float64()
         if recommender.ranker is not None:
             columns["ranker_logit"] = pl.Float64()
-    short = 0
-    with progress("Lists", total=users, quiet=quiet) as advance, table_writer(path, pl.Schema(columns)) as write:
-        for found in answers:
-            write(found.to_frame())
-            short += int(found.short.sum())
-            advance(len(found))
-    return short
+    return pl.Schema(columns)
+
+
+def write_lists(
+    path: Path, schema: pl.Schema, frames: Iterable[pl.DataFrame], *, users: int, k: int, quiet: bool = False
+) -> int:
+    """Writes lists, one row an entry; see ``table_writer``.
+
+    Args:
+        path: the file.
+        schema: see ``lists_schema``.
+        frames: the lists of ``BATCH`` users each, as from ``Recommendations.to_frame``.
+        users: how many there are.
+        k: how many items each should have.
+        quiet: no progress bar.
+
+    Returns:
+        How many lists are shorter.
+    """
+    whole, left = 0, users
+    with progress("Lists", total=users, quiet=quiet) as advance, table_writer(path, schema) as write:
+        for frame in frames:
+            write(frame)
+            whole += int((frame["rank"] == k).sum())
+            advance(min(BATCH, left))
+            left -= BATCH
+    return users - whole

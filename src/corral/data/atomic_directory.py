@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import glob
 import hashlib
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,26 @@ class DirectoryFiles:
 
     def array(self, name: str, values: np.ndarray) -> None:
         """Writes a .npy file."""
-        values = np.ascontiguousarray(values)
+        self.array_of(name, values.dtype, values.shape, [values])
+
+    def array_of(self, name: str, dtype: np.dtype, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+        """Writes a .npy file of an array that comes in pieces, one in memory at a time.
+
+        Raises:
+            ValueError: the pieces do not fill ``shape``.
+        """
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        needed, held = dtype.itemsize * math.prod(shape), 0
         with _HashedFile(self._path(name)) as stream:
-            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
-            data = values.reshape(-1).view(np.uint8).data
-            for start in range(0, len(data), _CHUNK_BYTES):
-                stream.write(data[start : start + _CHUNK_BYTES])
-        self.entries[name] = stream.entry(str(values.dtype), values.shape)
+            np.lib.format.write_array_header_1_0(stream, header)
+            for piece in pieces:
+                data = np.ascontiguousarray(piece, dtype=dtype).reshape(-1).view(np.uint8).data
+                held += len(data)
+                for start in range(0, len(data), _CHUNK_BYTES):
+                    stream.write(data[start : start + _CHUNK_BYTES])
+        if held != needed:
+            raise ValueError(f"{name}: {held} bytes where an array of shape {shape} has {needed}")
+        self.entries[name] = stream.entry(str(dtype), shape)
         self.contents[name] = self.entries[name].sha256
 
     def arrow(self, name: str, column: str, values: pa.Array) -> None:
@@ -142,6 +157,7 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
 
     Raises:
         FileExistsError: ``path`` exists and may not be replaced.
+        OSError: the disk is full (it names ``path``), or cannot be written.
     """
     path = Path(os.path.abspath(path))
     if path.exists() or path.is_symlink():
@@ -163,6 +179,10 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
             # Fails if somebody made a directory with files there in the meantime.
             os.rename(temporary, path)
         _fsync_directory(path.parent)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         # After an exchange this is the replaced directory.
         shutil.rmtree(temporary, ignore_errors=True)

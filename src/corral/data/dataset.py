@@ -17,6 +17,7 @@ from corral.data.dataset_write import Progress, write_directory
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.html_table import html_table
 from corral.data.interactions import Interactions
+from corral.data.rare_filter import Filters
 from corral.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class EventLog:
         offsets: [U + 1], int64: events ``offsets[u]:offsets[u + 1]`` are those of user row u.
         value: [n], float32: rating, quantity, ...; or None.
         part: [n], int8: given split, 0 train, 1 valid, 2 test; or None.
+        weight: [n], float32, >= 0: what the event counts in training losses; or None.
     """
 
     user: np.ndarray
@@ -46,6 +48,7 @@ class EventLog:
     offsets: np.ndarray
     value: np.ndarray | None = None
     part: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -130,9 +133,7 @@ class Dataset:
             path,
             interactions,
             name=name or path.name,
-            min_user_events=min_user_events,
-            min_item_events=min_item_events,
-            iterate=iterate,
+            filters=Filters(min_user_events, min_item_events, iterate),
             overwrite=overwrite,
             progress=progress,
         )
@@ -252,6 +253,7 @@ def _open_log(path: Path, header: DatasetHeader, block: str) -> EventLog:
         column("offsets"),
         optional("value"),
         optional("part"),
+        optional("weight"),
     )
 
 

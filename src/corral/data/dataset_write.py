@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
 from corral.data.atomic_directory import DirectoryFiles, atomic_directory
-from corral.data.dataset_header import HEADER_FILE, Counts, DatasetHeader, FeatureEntry
+from corral.data.dataset_header import (
+    FORMAT_VERSION,
+    HEADER_FILE,
+    UNWEIGHTED_VERSION,
+    Counts,
+    DatasetHeader,
+    FeatureEntry,
+)
 from corral.data.event_sort import SortedEvents, sort_events
 from corral.data.features import FeatureKind, FeatureTable
 from corral.data.interactions import Interactions
+from corral.data.rare_filter import Filters, frequent_rows
+from corral.data.skipped_rows import SkippedRows
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 
 Progress = Callable[[str, float], None]
@@ -26,17 +36,15 @@ def write_directory(
     interactions: Interactions,
     *,
     name: str,
-    min_user_events: int,
-    min_item_events: int,
-    iterate: bool,
+    filters: Filters,
     overwrite: bool,
     progress: Progress | None,
 ) -> DatasetHeader:
     """Writes ``interactions`` as a Dataset directory; see ``Dataset.write``."""
-    report = progress or _silent
+    report = progress or silent
     with atomic_directory(path, overwrite=overwrite, marker=HEADER_FILE) as files:
         report("numbering ids", 0.0)
-        numbered = _number(interactions, min_user_events, min_item_events, iterate)
+        numbered = _number(interactions, filters)
         report("writing ids", 0.3)
         files.arrow("users.arrow", "id", numbered.users.ids)
         files.arrow("items.arrow", "id", numbered.items.ids)
@@ -56,17 +64,7 @@ def write_directory(
             _write_log(files, "impressions", shown)
             del shown
         report("writing features", 0.85)
-        entries, unused = {}, {}
-        for block, key, frame, vocabulary in (
-            ("user_features", "user_id", interactions.user_features, numbered.users),
-            ("item_features", "item_id", interactions.item_features, numbered.items),
-        ):
-            table = FeatureTable.build(frame, key, vocabulary, interactions.text_columns)
-            entries[block] = _write_features(files, block, table)
-            unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum())
-        counts = Counts(
-            users=len(numbered.users) - FIRST_ROW,
-            items=len(numbered.items) - FIRST_ROW,
+        counts = LogCounts(
             events=n_events,
             impressions=n_impressions,
             tied_events=tied,
@@ -74,32 +72,100 @@ def write_directory(
             filtered_impressions=0
             if interactions.impressions is None
             else len(interactions.impressions) - n_impressions,
-            skipped_rows=interactions.skipped.count,
-            unused_user_features=unused["user_features"],
-            unused_item_features=unused["item_features"],
         )
-        header = DatasetHeader(
-            name=name,
-            source=interactions.source,
-            source_hash=_content_hash(files, entries, interactions.time_unit),
-            licence=interactions.licence,
-            time_unit=interactions.time_unit,
-            min_user_events=min_user_events,
-            min_item_events=min_item_events,
-            iterate=iterate,
-            counts=counts,
-            skipped_examples=tuple(str(interactions.skipped).splitlines()[1:]),
-            user_features=entries["user_features"],
-            item_features=entries["item_features"],
-            files=files.entries,
+        header = write_header(
+            files,
+            name,
+            interactions,
+            numbered.users,
+            numbered.items,
+            counts,
+            filters,
+            interactions.skipped,
+            report,
+            interactions.event_weights,
         )
-        report("flushing to disk", 0.9)
-        files.text(HEADER_FILE, header.dumps())
     report("done", 1.0)
     return header
 
 
-def _silent(step: str, fraction: float) -> None:
+@dataclass(frozen=True)
+class LogCounts:
+    """Of the header's ``Counts`` those of events and impressions."""
+
+    events: int
+    impressions: int
+    tied_events: int
+    filtered_events: int
+    filtered_impressions: int
+
+
+class Source(Protocol):
+    """What is known of events besides themselves; see ``Interactions``."""
+
+    @property
+    def user_features(self) -> pl.DataFrame | None: ...
+    @property
+    def item_features(self) -> pl.DataFrame | None: ...
+    @property
+    def text_columns(self) -> frozenset[str]: ...
+    @property
+    def time_unit(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def licence(self) -> str: ...
+
+
+def write_header(
+    files: DirectoryFiles,
+    name: str,
+    source: Source,
+    users: Vocabulary,
+    items: Vocabulary,
+    counts: LogCounts,
+    filters: Filters,
+    skipped: SkippedRows,
+    report: Progress,
+    event_weights: Mapping[str, float] | None = None,
+) -> DatasetHeader:
+    """Writes the feature tables and, with every other file there, the header: the end of every Dataset directory."""
+    entries, unused = {}, {}
+    for block, key, frame, vocabulary in (
+        ("user_features", "user_id", source.user_features, users),
+        ("item_features", "item_id", source.item_features, items),
+    ):
+        table = FeatureTable.build(frame, key, vocabulary, source.text_columns)
+        entries[block] = _write_features(files, block, table)
+        unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum())
+    header = DatasetHeader(
+        format_version=UNWEIGHTED_VERSION if event_weights is None else FORMAT_VERSION,
+        name=name,
+        source=source.source,
+        source_hash=_content_hash(files, entries, source.time_unit),
+        licence=source.licence,
+        time_unit=source.time_unit,
+        **asdict(filters),
+        counts=Counts(
+            users=len(users) - FIRST_ROW,
+            items=len(items) - FIRST_ROW,
+            **asdict(counts),
+            skipped_rows=skipped.count,
+            unused_user_features=unused["user_features"],
+            unused_item_features=unused["item_features"],
+        ),
+        skipped_examples=tuple(str(skipped).splitlines()[1:]),
+        user_features=entries["user_features"],
+        item_features=entries["item_features"],
+        files=files.entries,
+        event_weights=None if event_weights is None else dict(event_weights),
+    )
+    report("flushing to disk", 0.9)
+    files.text(HEADER_FILE, header.dumps())
+    return header
+
+
+def silent(step: str, fraction: float) -> None:
     """Progress nobody watches."""
 
 
@@ -120,7 +186,7 @@ class _Numbered:
     impressions: _Rows | None
 
 
-def _number(interactions: Interactions, min_user: int, min_item: int, iterate: bool) -> _Numbered:
+def _number(interactions: Interactions, filters: Filters) -> _Numbered:
     """Numbers the ids of events and impressions together, and filters rare users and items."""
     n = len(interactions.events)
     vocabularies, rows = [], []
@@ -134,47 +200,29 @@ def _number(interactions: Interactions, min_user: int, min_item: int, iterate: b
     users, items = vocabularies
     events = _Rows(rows[0][:n], rows[1][:n])
     impressions = None if interactions.impressions is None else _Rows(rows[0][n:], rows[1][n:])
-    if min_user <= 1 and min_item <= 1:
+    if not filters:
         return _Numbered(users, items, events, impressions)
-
-    keep = np.ones(n, dtype=bool)
-    good_items = np.ones(len(items), dtype=bool)
-    good_users = np.ones(len(users), dtype=bool)
-    while True:
-        before = int(keep.sum())
-        # Counted on what is left; the thresholds of 1 keep those known from impressions only.
-        good_items &= np.bincount(events.item[keep], minlength=len(items)) >= (min_item if min_item > 1 else 0)
-        keep &= good_items[events.item]
-        good_users &= np.bincount(events.user[keep], minlength=len(users)) >= (min_user if min_user > 1 else 0)
-        keep &= good_users[events.user]
-        left = int(keep.sum())
-        if not left:
-            raise ValueError(
-                f"{interactions.source or 'events'}: min_user_events={min_user}, min_item_events={min_item}"
-                f"{' (iterated)' if iterate else ''} leave none of {n} events: lower them"
-            )
-        if not iterate or left == before:
-            break
-    shown_keep = None
-    if impressions is not None:
-        shown_keep = good_users[impressions.user] & good_items[impressions.item]
-    # Users and items that the other filter left without any event or impression have no row.
-    for good, side in ((good_users, "user"), (good_items, "item")):
-        used = np.zeros(len(good), dtype=bool)
-        used[getattr(events, side)[keep]] = True
-        if impressions is not None:
-            used[getattr(impressions, side)[shown_keep]] = True
-        good &= used
-        good[:FIRST_ROW] = True
+    shown = impressions
+    good_users, good_items = frequent_rows(
+        lambda: [(events.user, events.item)],
+        None if shown is None else lambda: [(shown.user, shown.item)],
+        len(users),
+        len(items),
+        filters,
+        interactions.source,
+    )
     new_user, new_item = (np.cumsum(good, dtype=np.int32) - 1 for good in (good_users, good_items))
-    events = _Rows(new_user[events.user[keep]], new_item[events.item[keep]], keep)
-    if impressions is not None:
-        impressions = _Rows(new_user[impressions.user[shown_keep]], new_item[impressions.item[shown_keep]], shown_keep)
-    kept = [
-        Vocabulary(vocabulary.ids.take(np.flatnonzero(good[FIRST_ROW:])))
-        for vocabulary, good in ((users, good_users), (items, good_items))
-    ]
-    return _Numbered(kept[0], kept[1], events, impressions)
+
+    def kept(rows: _Rows) -> _Rows:
+        keep = good_users[rows.user] & good_items[rows.item]
+        return _Rows(new_user[rows.user[keep]], new_item[rows.item[keep]], keep)
+
+    return _Numbered(
+        users.only(good_users),
+        items.only(good_items),
+        kept(events),
+        None if impressions is None else kept(impressions),
+    )
 
 
 def _sort(frame: pl.DataFrame, rows: _Rows, user_rows: int) -> SortedEvents:
@@ -186,7 +234,7 @@ def _sort(frame: pl.DataFrame, rows: _Rows, user_rows: int) -> SortedEvents:
 
     time = column("timestamp")
     assert time is not None
-    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows)
+    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows, column("weight"))
 
 
 def _write_log(files: DirectoryFiles, block: str, log: SortedEvents) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from corral.data.batches import Batch
+from corral.data.clicks import Clicks
 from corral.data.examples import Examples
 
 
 class EventLoader:
-    """Batches of examples, in an order that depends on (seed, epoch) only.
+    """Batches of examples, in an order that depends on (seed, epoch) only: a full shuffle, 4 bytes an example.
 
     Args:
         examples: what to batch: the train part's.
@@ -22,7 +23,7 @@ class EventLoader:
     """
 
     def __init__(
-        self, examples: Examples, *, history_length: int, batch_size: int, seed: int, max_per_user: int = 0
+        self, examples: Examples | Clicks, *, history_length: int, batch_size: int, seed: int, max_per_user: int = 0
     ) -> None:
         self._examples = examples
         self._history_length, self._batch_size, self._seed = history_length, batch_size, seed
@@ -37,7 +38,10 @@ class EventLoader:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``first_batch`` on."""
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._examples))
+        # What ``permutation`` gives, in half the memory where it can.
+        count = len(self._examples)
+        order = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
+        np.random.default_rng((self._seed, epoch)).shuffle(order)
         if self._max_per_user:
             order = order[_place_among_equals(self._examples.user[order]) < self._max_per_user]
         for start in range(first_batch * self._batch_size, len(order), self._batch_size):

@@ -9,8 +9,8 @@ import torch
 
 from corral.data.batches import SequenceBatch
 from corral.data.dataset import Dataset
-from corral.data.history import HistoryIndex
-from corral.data.split import Part, Split
+from corral.data.split import Split
+from corral.data.train_rows import TrainRows
 
 _BATCHES_PER_BUCKET = 32  # windows are sorted by length within so many batches: little padding, still shuffled
 
@@ -21,6 +21,10 @@ class SequenceLoader:
     A user with more events gets several windows; where they are cut moves from epoch to epoch, so that no
     event stays at the edge of a window. What an epoch holds depends on (seed, epoch) only, so training can
     resume at any batch.
+
+    All windows of an epoch are shuffled at once, wherever their users stand in the log, and each is gathered from the
+    memory-mapped log when its batch is made: in memory are about 60 bytes a window and 50 a user, and of an event what
+    ``TrainRows`` says.
 
     Args:
         dataset: the events.
@@ -34,13 +38,8 @@ class SequenceLoader:
         if length < 2:
             raise ValueError(f"length={length}: a window needs at least 2 events")
         self._events = dataset.events
-        self._rows = split.rows(Part.TRAIN)
-        # Where the history of each train event ends, counted in train events: a given split may put other
-        # events between them, so that the ties of the whole log do not say it.
-        train = HistoryIndex.of(dataset.events, split.history_rule, split.part == Part.TRAIN)
-        self._ends = train.ends(self._rows)
-        counts = np.bincount(self._events.user[self._rows], minlength=dataset.n_users)
-        self._start = np.concatenate([[0], np.cumsum(counts)])
+        self._train = TrainRows.of(dataset, split)
+        self._start = self._train.start
         self._length, self._batch_size, self._seed = length, batch_size, seed
 
     def _windows(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,12 +79,14 @@ class SequenceLoader:
         width = int((stop - first).max())
         at = stop[:, None] + np.arange(-width, 0)
         real = at >= first[:, None]
-        rows = np.where(real, self._rows.take(at, mode="clip"), -1)
+        rows = self._train.rows(user, at)
         # Negative or within the padding where a tie group begins before the window: its query is cut off.
-        query_index = self._ends.take(at, mode="clip") - (stop[:, None] - width)
+        query_index = self._train.ends(at, rows) - (stop[:, None] - width)
+        rows = np.where(real, rows, -1)
         pad = width - (stop - first)[:, None]
         first_window = (first == self._start[user])[:, None]
         # Query `pad` has seen nothing: right for a user's first events, wrong in a later window.
+        weight = self._events.weight
         target = real & ((query_index > pad) | (first_window & (query_index >= pad)))
         return SequenceBatch(
             user=torch.from_numpy(user),
@@ -94,4 +95,5 @@ class SequenceLoader:
             time=torch.from_numpy(np.where(real, self._events.time.take(rows, mode="clip"), 0)),
             query_index=torch.from_numpy(np.where(real, query_index, 0).clip(min=0)),
             target_mask=torch.from_numpy(target),
+            weight=None if weight is None else torch.from_numpy(np.where(real, weight.take(rows, mode="clip"), 0)),
         )

@@ -51,12 +51,21 @@ class SkippedRows:
 
 @dataclass
 class Problems:
-    """Bad rows found so far, column by column."""
+    """Bad rows found so far, column by column.
+
+    Attributes:
+        source: the file's name, for messages.
+        line_of: see ``LineOf``.
+        names: the columns' names in the file.
+        found: (rows, column, raw values, reason).
+        first_row: where there are no lines, the row of the source that is row 0 here.
+    """
 
     source: str
     line_of: LineOf
     names: dict[str, str]
     found: list[tuple[np.ndarray, str, pl.Series, str]] = field(default_factory=list)
+    first_row: int = 0
 
     def add(self, bad: pl.Series, column: str, raw: pl.Series, reason: str) -> None:
         rows = bad.fill_null(False).arg_true().to_numpy()
@@ -69,7 +78,7 @@ class Problems:
         for rows, column, raw, reason in self.found:
             for row in rows[:MAX_EXAMPLES].tolist():
                 if row not in first:
-                    first[row] = SkippedRow(self.source, _place(self.line_of, row), column, _show(raw[row]), reason)
+                    first[row] = SkippedRow(self.source, self._place(row), column, _show(raw[row]), reason)
         return [first[row] for row in sorted(first)][:MAX_EXAMPLES]
 
     def settle(self, frame: pl.DataFrame, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:
@@ -92,11 +101,10 @@ class Problems:
         keep[bad] = False
         return frame.filter(pl.Series(keep)), SkippedRows(len(bad), tuple(examples))
 
-
-def _place(line_of: LineOf, row: int) -> int:
-    if line_of is None:
-        return row
-    return line_of(row) if callable(line_of) else row + line_of
+    def _place(self, row: int) -> int:
+        if self.line_of is None:
+            return row + self.first_row
+        return self.line_of(row) if callable(self.line_of) else row + self.line_of
 
 
 def _show(value: object) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
 from corral.data.dataset import Dataset
 from corral.data.history import HistoryIndex, HistoryRule
+from corral.data.order_statistic import chunks, order_statistic
 
 
 class Part(IntEnum):
@@ -68,7 +70,18 @@ class Split:
 
     def train_counts(self, dataset: Dataset) -> np.ndarray:
         """Train events of each item row [M + 2], int64."""
-        return np.bincount(dataset.events.item[self.part == Part.TRAIN], minlength=dataset.n_items)
+        counts = np.zeros(dataset.n_items, dtype=np.int64)
+        for rows in chunks(len(self.part)):
+            train = self.part[rows] == Part.TRAIN
+            counts += np.bincount(dataset.events.item[rows][train], minlength=len(counts))
+        return counts
+
+    def train_users(self, dataset: Dataset) -> np.ndarray:
+        """Whether each user row has a train event [U], bool."""
+        seen = np.zeros(dataset.n_users, dtype=bool)
+        for rows in chunks(len(self.part)):
+            seen[dataset.events.user[rows][self.part[rows] == Part.TRAIN]] = True
+        return seen
 
     def catalogue(self, dataset: Dataset) -> np.ndarray:
         """Item rows with at least one train event, ascending, int64: what can be recommended."""
@@ -77,18 +90,19 @@ class Split:
 
 def _with_facts(dataset: Dataset, split: Split, facts: Mapping[str, object]) -> Split:
     """The split with counts of events and of cold users and items added to its facts."""
-    events, counted = dataset.events, dict(facts)
-    seen_user = np.zeros(dataset.n_users, dtype=bool)
-    seen_item = np.zeros(dataset.n_items, dtype=bool)
-    train = split.part == Part.TRAIN
-    seen_user[events.user[train]] = True
-    seen_item[events.item[train]] = True
-    counted["train_events"] = int(train.sum())
+    events = dataset.events
+    counted: dict[str, Any] = dict(facts)
+    seen_user, item_counts = split.train_users(dataset), split.train_counts(dataset)
+    seen_item = item_counts > 0
+    counted["train_events"] = int(item_counts.sum())
     for part in (Part.VALID, Part.TEST):
-        rows, name = split.rows(part), part.name.lower()
-        counted[f"{name}_events"] = len(rows)
-        counted[f"{name}_cold_user_events"] = int((~seen_user[events.user[rows]]).sum())
-        counted[f"{name}_cold_item_events"] = int((~seen_item[events.item[rows]]).sum())
+        found = np.zeros(3, dtype=np.int64)
+        for rows in chunks(len(split.part)):
+            chosen = split.part[rows] == part
+            cold = [~seen_user[events.user[rows][chosen]], ~seen_item[events.item[rows][chosen]]]
+            found += (chosen.sum(), *(each.sum() for each in cold))
+        for name, number in zip(("events", "cold_user_events", "cold_item_events"), found.tolist(), strict=True):
+            counted[f"{part.name.lower()}_{name}"] = number
     return replace(split, facts=counted)
 
 
@@ -128,10 +142,9 @@ def time_cut(
     if valid_from is None or test_from is None:
         _check_fractions(valid_fraction, test_fraction)
         shares = (1 - valid_fraction - test_fraction, 1 - test_fraction)
-        marks = tuple(min(int(n * share), n - 1) for share in shares)
-        cuts = np.partition(time, marks)[list(marks)]
-        valid_from = int(cuts[0]) if valid_from is None else valid_from
-        test_from = int(cuts[1]) if test_from is None else test_from
+        cuts = [order_statistic(time, min(int(n * share), n - 1)) for share in shares]
+        valid_from = cuts[0] if valid_from is None else valid_from
+        test_from = cuts[1] if test_from is None else test_from
     if valid_from >= test_from:
         raise ValueError(f"validation from {valid_from} must begin before the test from {test_from}")
     part = (time >= valid_from).astype(np.uint8) + (time >= test_from).astype(np.uint8)

@@ -12,6 +12,7 @@ from torch import Tensor
 from corral.data.batches import Query
 from corral.data.dataset import Dataset, EventLog
 from corral.data.history import HistoryIndex, HistoryRule
+from corral.data.order_statistic import CHUNK_ROWS
 from corral.data.split import Part, Split
 
 
@@ -123,13 +124,31 @@ def _had_before(
 
     Events that histories do not hold (``keep`` false) do not count: their items are not left out of lists.
     """
-    key = events.user.astype(np.int64) * n_items + events.item
-    seen = np.arange(len(key)) if keep is None else np.flatnonzero(keep)
+    had = np.zeros(len(rows), dtype=bool)
+    offsets, done = events.offsets, 0
+    while done < len(rows):
+        # The events of some users at a time, of one at least.
+        user = int(events.user[rows[done]])
+        stop = max(int(np.searchsorted(offsets, offsets[user] + CHUNK_ROWS, side="right")) - 1, user + 1)
+        low, high = int(offsets[user]), int(offsets[stop])
+        chosen = slice(done, int(np.searchsorted(rows, high)))
+        had[chosen] = _had_within(events, n_items, slice(low, high), rows[chosen], basket[chosen], keep)
+        done = chosen.stop
+    return had
+
+
+def _had_within(
+    events: EventLog, n_items: int, span: slice, rows: np.ndarray, basket: np.ndarray, keep: np.ndarray | None
+) -> np.ndarray:
+    """``_had_before`` for rows of users all of whose events are in ``span``."""
+    key = events.user[span].astype(np.int64) * n_items + events.item[span]
+    seen = np.arange(len(key)) if keep is None else np.flatnonzero(keep[span])
     if len(seen) == 0:
         return np.zeros(len(rows), dtype=bool)
     pairs, first = np.unique(key[seen], return_index=True)
-    at = np.searchsorted(pairs, key[rows]).clip(max=len(pairs) - 1)
-    return (pairs[at] == key[rows]) & (seen[first[at]] < basket)
+    wanted = key[rows - span.start]
+    at = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
+    return (pairs[at] == wanted) & (seen[first[at]] + span.start < basket)
 
 
 def targets(dataset: Dataset, split: Split, part: Part, *, history_length: int, repeats: bool = False) -> Targets:

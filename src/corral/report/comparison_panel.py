@@ -9,6 +9,7 @@ from corral.report import charts
 from corral.report.blocks import Block, Chart, Heading, Mark, Panel, Paragraph, Row, Table
 from corral.report.number_text import NOTHING, decimal, p_value, plain, signed
 from corral.report.run_report import RunReport
+from corral.report.sensitivity_panel import leaves
 
 METRICS = ("ndcg@10", "recall@10", "mrr@10", "ndcg@20", "recall@20")
 LISTS = ("coverage@10", "gini@10", "novelty@10", "popularity_bias@10")
@@ -140,19 +141,8 @@ def _differences(comparison: Comparison) -> list[Block]:
     ]
 
 
-def flattened(settings: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``a.b`` names."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = plain(value)
-    return flat
-
-
 def _settings(runs: Sequence[RunReport]) -> list[Block]:
-    flat = [flattened(run.settings) for run in runs]
+    flat = [{name: plain(value) for name, value in leaves(run.settings).items()} for run in runs]
     names = list(dict.fromkeys(name for each in flat for name in each))
     rows = [
         Row((name, *(each.get(name, NOTHING) for each in flat)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from corral.evaluation.fates import TOP, fates
 from corral.evaluation.funnel_table import funnel_columns, funnel_table
 from corral.evaluation.result import Evaluation, Stage
 from corral.evaluation.slices import ITEM_GROUPS
@@ -11,7 +12,6 @@ from corral.report import charts
 from corral.report.blocks import Block, Chart, Figure, Figures, Mark, Panel, Paragraph, Row, Table
 from corral.report.number_text import count, decimal, percent
 
-TOP = 10
 CURVE_POINTS = 200
 
 
@@ -124,26 +124,23 @@ def funnel_panel(evaluation: Evaluation) -> Panel:
 
 def losses_panel(evaluation: Evaluation) -> Panel:
     """Where the targets went: missed by stage 1, lost in the order, found in the first ten."""
-    judged = evaluation.targets
-    served, candidates, recalled = judged[evaluation.served.value], judged["candidates"], judged["retriever"]
-    top = (served > 0) & (served <= TOP)
-    missed = candidates == 0
-    fates = {
-        f"found in the first {TOP}": top,
-        "candidate, but further down": ~top & ~missed,
-        "missed by stage 1": missed,
+    what = fates(evaluation)
+    names = {
+        f"found in the first {TOP}": what.found,
+        "candidate, but further down": what.lost,
+        "missed by stage 1": what.missed,
     }
-    groups = {"all targets": np.ones(len(served), dtype=bool)}
-    groups |= {f"{name} items": judged["group"] == group for group, name in ITEM_GROUPS.items()}
+    groups = {"all targets": np.ones(len(what.found), dtype=bool)}
+    groups |= {f"{name} items": evaluation.targets["group"] == group for group, name in ITEM_GROUPS.items()}
     rows, bars = [], []
     for name, mask in groups.items():
         size = int(mask.sum())
         if size:
-            found = [int((fate & mask).sum()) for fate in fates.values()]
+            found = [int((fate & mask).sum()) for fate in names.values()]
             rows.append(Row((name, count(size), *(f"{count(part)} ({percent(part / size)})" for part in found))))
-            bars += [{"of": name, "what": fate, "share": part / size} for fate, part in zip(fates, found, strict=True)]
+            bars += [{"of": name, "what": fate, "share": part / size} for fate, part in zip(names, found, strict=True)]
     label = "What became of the targets. " + " ".join(
-        f"{bar['what']}: {percent(float(str(bar['share'])))}." for bar in bars[: len(fates)]
+        f"{bar['what']}: {percent(float(str(bar['share'])))}." for bar in bars[: len(names)]
     )
     spec = charts.bars(
         bars,
@@ -157,15 +154,14 @@ def losses_panel(evaluation: Evaluation) -> Panel:
     )
     blocks: list[Block] = [
         Chart("losses", "What each stage loses", label, spec),
-        Table("What became of the targets", ("targets", "number", *fates), rows),
+        Table("What became of the targets", ("targets", "number", *names), rows),
     ]
     if evaluation.served is not Stage.RETRIEVER:
-        first = (recalled > 0) & (recalled <= TOP) & ~missed
+        stayed = int(what.found.sum()) - int(what.promoted.sum())
         blocks.append(
             Paragraph(
-                f"Stage 2 brought {count(int((top & ~first).sum()))} targets into the first {TOP} that "
-                f"stage 1 had further down, and pushed out {count(int((first & ~top).sum()))}; "
-                f"{count(int((first & top).sum()))} stayed."
+                f"Stage 2 brought {count(int(what.promoted.sum()))} targets into the first {TOP} that "
+                f"stage 1 had further down, and pushed out {count(int(what.demoted.sum()))}; {count(stayed)} stayed."
             )
         )
     blocks.append(

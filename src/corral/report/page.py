@@ -19,6 +19,7 @@ from corral.report.funnel_panel import funnel_panel, losses_panel, summary_panel
 from corral.report.learning_panel import learning_panel
 from corral.report.protocol_panel import protocol_panel, settings_panel, time_panel
 from corral.report.run_report import RunReport
+from corral.report.sensitivity_panel import sensitivity_panel
 from corral.report.slices_panel import lists_panel, slices_panel
 from corral.report.stages_panel import stages_panel
 from corral.report.templates import asset, security_policy, templates
@@ -48,7 +49,7 @@ def run_panels(run: RunReport) -> list[Panel]:
         summary_panel(evaluation),
         funnel_panel(evaluation),
         losses_panel(evaluation),
-        stages_panel(evaluation, run.probe),
+        stages_panel(evaluation, run.probe, run.correction),
         slices_panel(evaluation),
         lists_panel(evaluation),
         clicks_panel(evaluation, run.clicks),
@@ -72,7 +73,8 @@ def report_page(runs: Sequence[RunReport], foot: str = "") -> Page:
     if len(runs) == 1:
         lead = runs[0].description or f"A two-stage recommender on {runs[0].data.name}."
         return Page(runs[0].name, lead, [Part("", "", run_panels(runs[0]))], foot)
-    parts = [Part("", "All runs", [comparison_panel(runs)])]
+    about_all = [comparison_panel(runs), sensitivity_panel(runs)]
+    parts = [Part("", "All runs", [panel for panel in about_all if panel is not None])]
     parts += [Part(f"run-{place}-", run.name, run_panels(run)) for place, run in enumerate(runs, 1)]
     return Page(f"{len(runs)} runs compared", ", ".join(run.name for run in runs), parts, foot)
 

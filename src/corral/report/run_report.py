@@ -42,6 +42,7 @@ class RunReport:
         watched: the validation metric that chose each stage's epoch, by stage.
         examples: lists of real users.
         probe: both stages looked at closer, where there are two.
+        correction: what fitting the ranker's held-out correction found; empty where none was fitted.
         clicks: where the data has click labels.
         settings: all of them, nested.
         settings_text: the same as YAML.
@@ -58,6 +59,7 @@ class RunReport:
     watched: Mapping[str, str] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     probe: StageProbe | None = None
+    correction: Mapping[str, float] = field(default_factory=dict)
     clicks: ClickResults | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     settings_text: str = ""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from corral.evaluation.result import Evaluation
 from corral.report import charts
 from corral.report.blocks import Block, Chart, Heading, Mark, Panel, Paragraph, Row, Table
-from corral.report.number_text import count, decimal, percent
+from corral.report.number_text import count, decimal, percent, signed
 from corral.report.stage_probe import BINS, StageProbe
 
 
-def stages_panel(evaluation: Evaluation, probe: StageProbe | None) -> Panel:
-    """The agreement of both orders as a picture, and nDCG@10 against the number of candidates."""
+def stages_panel(evaluation: Evaluation, probe: StageProbe | None, correction: Mapping[str, float]) -> Panel:
+    """The agreement of both orders, nDCG@10 against the number of candidates, and the held-out correction."""
     if probe is None:
         return Panel("stages", "The two stages", [Paragraph("This run has one stage only.", Mark.NOTE)])
     blocks = [*_agreement(probe), *_candidates(evaluation, probe)]
     note = f"Of {count(probe.num_queries)} queries of the part, drawn by a fixed seed."
-    return Panel("stages", "The two stages", [Paragraph(note, Mark.NOTE), *blocks])
+    return Panel("stages", "The two stages", [Paragraph(note, Mark.NOTE), *blocks, *_correction(correction)])
 
 
 def _agreement(probe: StageProbe) -> list[Block]:
@@ -84,4 +86,25 @@ def _candidates(evaluation: Evaluation, probe: StageProbe) -> list[Block]:
         Heading("How many candidates"),
         Chart("candidates", "nDCG@10 of the served list against the number of candidates", label, spec),
         Table("More and fewer candidates", ("candidates", "nDCG@10", "ceiling, recall of stage 1"), rows),
+    ]
+
+
+def _correction(found: Mapping[str, float]) -> list[Block]:
+    if not found:
+        return []
+    before, after = found["before"], found["after, cross-validated"]
+    rows = [
+        Row(("the ranker as it was trained", decimal(before), "")),
+        Row(("corrected, each half by weights of the other", decimal(after), signed(after - before))),
+    ]
+    note = (
+        "What a ranker learns on train events makes it trust its evidence too little: it has seen the outcome of those "
+        "events. A few weights, fitted on validation, put it right. "
+    )
+    note += f"Used; logits count {found['scale']:.2f} times." if found["used"] else "Not used: it does not help here."
+    columns = ("validation", "nDCG@10", "difference")
+    return [
+        Heading("The correction on held-out events"),
+        Table("What the held-out correction gains on validation", columns, rows),
+        Paragraph(note, Mark.NOTE),
     ]

@@ -13,7 +13,8 @@ from corral.data.batches import Batch, SequenceBatch
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import CausalRetriever, Retriever
 from corral.sampling.sampler import Sampler
-from corral.training.losses import binary_loss, full_softmax, in_batch_softmax, sampled_softmax
+from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
+from corral.training.losses import binary_loss, in_batch_softmax, sampled_softmax
 
 
 def queries_and_targets(retriever: Retriever, batch: Batch | SequenceBatch) -> tuple[Tensor, Tensor]:
@@ -26,6 +27,13 @@ def queries_and_targets(retriever: Retriever, batch: Batch | SequenceBatch) -> t
     positions = cast(CausalRetriever, retriever).encode_positions(batch)
     row, slot = batch.target_mask.nonzero(as_tuple=True)
     return positions[row, batch.query_index[row, slot]], batch.items[row, slot]
+
+
+def target_weights(batch: Batch | SequenceBatch) -> Tensor | None:
+    """Weights [P] of what ``queries_and_targets`` gives, in its order; None: all alike."""
+    if batch.weight is None or isinstance(batch, Batch):
+        return batch.weight
+    return batch.weight[batch.target_mask]
 
 
 class _RetrievalObjective(nn.Module):
@@ -54,29 +62,27 @@ class FullSoftmaxObjective(_RetrievalObjective):
         catalogue: item rows [M], int64.
         chunk: queries per chunk of the loss.
         label_smoothing: probability mass spread evenly over the catalogue.
+        softmax: another form of the loss, over a catalogue that is not all at hand; then ``chunk`` and
+            ``label_smoothing`` are its own.
     """
 
-    position: Tensor
-
     def __init__(
-        self, retriever: nn.Module, catalogue: Tensor, *, chunk: int = 256, label_smoothing: float = 0.0
+        self,
+        retriever: nn.Module,
+        catalogue: Tensor,
+        *,
+        chunk: int = 256,
+        label_smoothing: float = 0.0,
+        softmax: ItemSoftmax | None = None,
     ) -> None:
         super().__init__(retriever, catalogue)
-        self.chunk, self.label_smoothing = chunk, label_smoothing
-        # -1: a target outside the catalogue is an error, not the first item.
-        position = torch.full((int(catalogue.max()) + 1,), -1)
-        position[catalogue] = torch.arange(len(catalogue))
-        self.register_buffer("position", position, persistent=False)
+        self.softmax = softmax or CatalogueSoftmax(catalogue, chunk=chunk, label_smoothing=label_smoothing)
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """The loss of a batch."""
         retriever = cast(Retriever, self.retriever)
         queries, target = queries_and_targets(retriever, batch)
-        vectors = retriever.encode_items(self.catalogue)
-        loss = full_softmax(
-            queries, vectors, self.position[target], chunk=self.chunk, label_smoothing=self.label_smoothing
-        )
-        return {"total": loss}
+        return {"total": self.softmax(retriever, queries, target, target_weights(batch))}
 
 
 class SampledSoftmaxObjective(_RetrievalObjective):
@@ -128,12 +134,12 @@ class SampledSoftmaxObjective(_RetrievalObjective):
             log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]
         items = torch.cat([target[:, None], drawn.items], 1)
         scores = torch.einsum("pd,pnd->pn", queries, retriever.encode_items(items))
-        hit = drawn.items == target[:, None]
+        hit, weight = drawn.items == target[:, None], target_weights(batch)
         if self.binary:
-            return {"total": binary_loss(scores, hit)}
+            return {"total": binary_loss(scores, hit, weight)}
         if self.certain:
             log_q_target = torch.full_like(log_q_target, -math.log(self.num_negatives))
-        loss = sampled_softmax(scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, hit)
+        loss = sampled_softmax(scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, hit, weight)
         return {"total": loss}
 
 
@@ -157,5 +163,6 @@ class InBatchObjective(_RetrievalObjective):
         """The loss of a batch."""
         retriever = cast(Retriever, self.retriever)
         queries, target = queries_and_targets(retriever, batch)
-        loss = in_batch_softmax(queries, retriever.encode_items(target), target, self.log_share[target])
+        vectors, weight = retriever.encode_items(target), target_weights(batch)
+        loss = in_batch_softmax(queries, vectors, target, self.log_share[target], weight)
         return {"total": loss}

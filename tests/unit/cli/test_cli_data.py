@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from corral.cli.data import EMBEDDED
@@ -103,6 +104,21 @@ def test_features_and_impressions(cli: Cli, clicks: Path, tmp_path: Path) -> Non
     assert described["impressions"] == 1
     kinds = {one["name"]: one["kind"] for one in described["item_features"]}
     assert kinds == {"title": "text", "size": "numeric"}
+
+
+def test_many_parquet_files(cli: Cli, clicks: Path, tmp_path: Path) -> None:
+    """A directory, or a pattern, gives what the one table gives."""
+    table, folder = pl.read_csv(clicks), tmp_path / "events"
+    folder.mkdir()
+    for place in range(3):
+        table[place * 4 : place * 4 + 4].write_parquet(folder / f"{place}.parquet")
+    wanted = cli.json(f"add one --from {clicks} {MAP} --min-item-events 2")
+    for name, source in (("many", "events"), ("some", "'events/?.parquet'")):
+        assert cli.json(f"add {name} --from {source} {MAP} --min-item-events 2")["hash"] == wanted["hash"]
+    assert "no Parquet files" in cli(f"add none --from 'events/*.pq' {MAP}", code=2)
+    table[:2].with_columns(when=-1).write_parquet(folder / "0.parquet")
+    assert "0.parquet, row 0 (from 0), column 'when': -1" in cli(f"add bad --from events {MAP}", code=2)
+    assert "2 bad rows skipped, the first" in cli(f"add bad --from events {MAP} --skip-bad-rows")
 
 
 def test_the_data_that_comes_with_corral(cli: Cli) -> None:

@@ -150,3 +150,15 @@ def test_a_window_needs_two_events() -> None:
     assert batch.items.tolist() == [[2]]
     assert batch.query_index.tolist() == [[0]]
     assert batch.target_mask.tolist() == [[True]]
+
+
+def test_a_batch_holds_users_from_everywhere() -> None:
+    """The log is sorted by user; the shuffle is over all windows, not over some that lie together."""
+    dataset = small_dataset([(user, at % 7, at, 0) for user in range(400) for at in range(5)])
+    split = split_of(dataset, "leave-last-two-out")
+    assert split is not None
+    batches = list(SequenceLoader(dataset, split, length=4, batch_size=20, seed=0).epoch(0))
+    assert all(int(batch.user.max() - batch.user.min()) > 200 for batch in batches)
+    means = torch.stack([batch.user.float().mean() for batch in batches])
+    # Of 20 users drawn from 400: 202 +- 26.
+    assert float((means - 202).abs().max()) < 5 * 26

@@ -159,3 +159,21 @@ def test_a_sample_is_some_of_the_queries(events: list[Event], queries: int, seed
     assert found == [known[int(event)] for event in some.event]
     again = whole.sample(queries, seed)
     assert again.event.tolist() == some.event.tolist()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(events=event_lists(), rows_at_once=st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_some_users_at_a_time(rule: str, events: list[Event], rows_at_once: int) -> None:
+    """Whatever the number of events looked at together, the targets are the same."""
+    dataset = small_dataset(events)
+    split = split_of(dataset, rule)
+    if split is None:
+        return
+    whole = targets(dataset, split, Part.TEST, history_length=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("corral.data.targets.CHUNK_ROWS", rows_at_once)
+        pieces = targets(dataset, split, Part.TEST, history_length=3)
+    assert pieces.dropped_repeats == whole.dropped_repeats
+    for name in ("user", "event", "time", "end", "offsets", "items"):
+        assert getattr(pieces, name).tolist() == getattr(whole, name).tolist()

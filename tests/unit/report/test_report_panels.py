@@ -16,14 +16,16 @@ from corral.data.split import Part, time_cut
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
 from corral.report.blocks import Block, Chart, Mark, Paragraph, Table
-from corral.report.comparison_panel import comparison_panel, flattened
+from corral.report.comparison_panel import comparison_panel
 from corral.report.data_summary import data_summary
 from corral.report.example_lists import choose, example_lists
 from corral.report.examples_panel import examples_panel
 from corral.report.funnel_panel import losses_panel, recall_curve
 from corral.report.learning_panel import learning_panel
 from corral.report.run_report import RunReport
+from corral.report.sensitivity_panel import leaves, sensitivity_panel, sweeps
 from corral.report.stage_probe import stage_probe
+from corral.report.stages_panel import stages_panel
 
 
 def tables(blocks: Any) -> list[Table]:
@@ -137,7 +139,43 @@ def test_runs_judged_by_other_rules_are_flagged_and_not_compared(full: RunReport
 
 
 def test_nested_settings_become_dotted_names() -> None:
-    assert flattened({"a": {"b": {"c": 1}}, "d": None}) == {"a.b.c": "1", "d": "–"}
+    assert leaves({"a": {"b": {"c": 1}}, "d": None, "e": [1]}) == {"a.b.c": 1, "d": None, "e": [1]}
+
+
+def at(run: RunReport, name: str, value: float, seed: int, ndcg: float) -> RunReport:
+    """The run as if one setting had been another and the served list been worth so much."""
+    evaluation = replace(run.evaluation, metrics={**run.evaluation.metrics, "ndcg@10": ndcg})
+    settings = {"sampler": {"k": 8, "n": 20, name: value}, "seed": seed, "description": f"{name} = {value}"}
+    return replace(run, settings=settings, evaluation=evaluation)
+
+
+def test_a_sweep_is_runs_that_differ_by_one_number_and_seeds(full: RunReport) -> None:
+    runs = [at(full, "k", 32, 0, 0.3), at(full, "k", 8, 0, 0.1), at(full, "k", 8, 1, 0.2), at(full, "n", 100, 0, 0.4)]
+    found = {sweep.setting: dict(sweep.values) for sweep in sweeps(runs)}
+    assert found == {"sampler.k": {8.0: [0.1, 0.2], 32.0: [0.3]}, "sampler.n": {20.0: [0.1, 0.2], 100.0: [0.4]}}
+    panel = sensitivity_panel(runs)
+    assert panel is not None
+    assert [row.cells for row in tables(panel.blocks)[0].rows] == [
+        ("8", "2", "0.1500", "0.0707"),
+        ("32", "1", "0.3000", "–"),
+    ]
+
+
+def test_runs_of_one_value_or_of_other_rules_are_no_sweep(full: RunReport) -> None:
+    first, second = at(full, "k", 8, 0, 0.1), at(full, "k", 32, 0, 0.2)
+    rules = {**second.evaluation.protocol, "split": "leave-last-two-out"}
+    strange = replace(second, evaluation=replace(second.evaluation, protocol=rules))
+    assert sensitivity_panel([first, at(full, "k", 8, 1, 0.3)]) is None
+    assert sensitivity_panel([first, strange]) is None
+
+
+@pytest.mark.parametrize(("used", "said"), [(True, "Used; logits count 0.75 times."), (False, "Not used")])
+def test_the_correction_is_shown_where_one_was_fitted(full: RunReport, used: bool, said: str) -> None:
+    fitted = {"before": 0.1, "after, cross-validated": 0.125, "used": used, "scale": 0.75}
+    panel = stages_panel(full.evaluation, full.probe, fitted)
+    assert [row.cells[1:] for row in tables(panel.blocks)[-1].rows] == [("0.1000", ""), ("0.1250", "+0.0250")]
+    assert said in words(panel.blocks)
+    assert "correction" not in words(stages_panel(full.evaluation, full.probe, {}).blocks)
 
 
 def test_a_joint_training_shows_every_loss_and_every_stage() -> None:

@@ -1,0 +1,99 @@
+"""What do many events and large catalogues cost on one machine, and what survives being killed?
+
+Section ``stream``: Parquet files -> Dataset -> one pass -> training steps, up to 100 million events, with the peak
+memory of each. Section ``size``: cost of a training step, a sampler's refresh and a selection against the number of
+items and the dimension, with fitted exponents. Section ``kills``: processes killed at random moments.
+A row that is in docs/results/scale.json is not measured again (``--again`` does), so that an interrupted run goes on.
+
+    python benchmarks/bench_scale.py                                                  # everything: hours
+    python benchmarks/bench_scale.py --sections stream --events 1000000 --steps 100 --folder runs
+
+Writes docs/results/scale.json and scale.md. One thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import scale_kills
+import scale_size
+import scale_stream
+from results import ROOT, Row, result_row, write_results
+
+SECTIONS = {"stream": scale_stream.RULES, "size": scale_size.RULES, "kills": scale_kills.RULES}
+
+
+def cells(options: argparse.Namespace, work: Path, done: set[tuple[str, str]]) -> Iterator[tuple[str, str, Any]]:
+    """(data, system, metrics) of all sections asked for, as they are measured."""
+    if "stream" in options.sections:
+        yield from scale_stream.cells(options.events, work, options.steps, done)
+    if "size" in options.sections:
+        yield from scale_size.cells(work, done)
+    if "kills" in options.sections:
+        yield from scale_kills.cells(options.kills, work, done)
+
+
+def lines_of(rows: Sequence[Row]) -> list[str]:
+    """The page: for each section its rules and a table."""
+    lines: list[str] = []
+    for section, rules in SECTIONS.items():
+        found = [row for row in rows if row["dataset"].split(",")[0] == section]
+        if found:
+            lines += [f"## {section}", "", rules, "", *(scale_size.curves if section == "size" else listed)(found), ""]
+    return lines
+
+
+def listed(rows: Sequence[Row]) -> list[str]:
+    """One line a row, with the numbers that it has."""
+    lines = ["| data | system | found |", "|---|---|---|"]
+    for row in rows:
+        numbers = ", ".join(f"{name} {_plain(value)}" for name, value in row["metrics"].items())
+        lines.append(f"| {row['dataset']} | {row['system']} | {numbers} |")
+    return lines
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def main() -> None:
+    """Measures what is asked for and is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--events", type=int, nargs="+", default=[10**7, 3 * 10**7, 10**8], help="section stream")
+    parser.add_argument("--steps", type=int, default=scale_stream.TRAIN_STEPS, help="training steps of section stream")
+    parser.add_argument("--kills", type=int, default=scale_kills.KILLS, help="section kills, each kind")
+    parser.add_argument("--work", type=Path, help="where large files go, and stay; by default a temporary directory")
+    parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "results", help="where to write")
+    parser.add_argument("--again", action="store_true", help="measure again what is there")
+    options = parser.parse_args()
+    path = options.folder / "scale.json"
+
+    def stored() -> list[Row]:
+        """Read anew each time: another section may be running."""
+        return json.loads(path.read_text())["rows"] if path.exists() else []
+
+    rows = stored()
+    done = set() if options.again else {(row["dataset"], row["system"]) for row in rows}
+    work = options.work or Path(tempfile.mkdtemp(prefix="corral-bench-scale-"))
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        for dataset, system, metrics in cells(options, work, done):
+            rows = [row for row in stored() if (row["dataset"], row["system"]) != (dataset, system)]
+            rows.append(result_row(dataset, system, 0, {name: round(value, 4) for name, value in metrics.items()}))
+            print(dataset, system, metrics, flush=True)
+            write_results("scale", rows, {"rules": SECTIONS}, lines_of(rows), options.folder)
+    finally:
+        if options.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+    print("\n".join(lines_of(rows)))
+
+
+if __name__ == "__main__":
+    main()

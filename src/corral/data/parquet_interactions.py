@@ -1,0 +1,235 @@
+"""ParquetInteractions: events in many Parquet files, read and checked some rows at a time, never all at once."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corral.data.event_check import ID_COLUMNS, check_rows, require_columns
+from corral.data.interactions import ColumnMap, read_features
+from corral.data.skipped_rows import Problems, SkippedRows
+from corral.data.table_files import PARQUET_SUFFIXES
+
+# Of one batch: its frames and those of its check are a few hundred bytes a row at most.
+BATCH_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """One of the files.
+
+    Attributes:
+        path: of it.
+        first_row: its place in the whole: rows of the files before it.
+        rows: how many it has.
+    """
+
+    path: Path
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class ParquetInteractions:
+    """Events in Parquet files with what is known of users and items; the counterpart of ``Interactions``.
+
+    Make it with ``ParquetInteractions.open``. Only the feature tables are in memory.
+
+    Attributes:
+        files: of the events, in order: with equal times, the row that comes first is the earlier event.
+        columns: which column is which. Rows with label 0 are impressions.
+        shown: files of impressions; () where there are none of their own.
+        user_features: as in ``Interactions``.
+        item_features: as in ``Interactions``.
+        text_columns: as in ``Interactions``.
+        time_unit: as in ``Interactions``.
+        source: as in ``Interactions``.
+        licence: as in ``Interactions``.
+        skipped: bad rows of the feature tables that were dropped.
+        skip_bad_rows: drop, count and list bad rows instead of raising.
+    """
+
+    files: tuple[ParquetFile, ...]
+    columns: ColumnMap
+    shown: tuple[ParquetFile, ...]
+    user_features: pl.DataFrame | None
+    item_features: pl.DataFrame | None
+    text_columns: frozenset[str]
+    time_unit: str
+    source: str
+    licence: str
+    skipped: SkippedRows
+    skip_bad_rows: bool
+
+    @classmethod
+    def open(
+        cls,
+        files: Iterable[str | Path],
+        columns: ColumnMap | None = None,
+        *,
+        impressions: Iterable[str | Path] = (),
+        user_features: str | Path | Any | None = None,
+        item_features: str | Path | Any | None = None,
+        text_columns: Iterable[str] = (),
+        time_unit: str = "seconds",
+        source: str,
+        licence: str = "",
+        skip_bad_rows: bool = False,
+    ) -> ParquetInteractions:
+        """Reads the files' footers and the feature tables; events are read when a Dataset is made of them.
+
+        Args:
+            files: of the events; see ``parquet_files``.
+            columns: which column is which.
+            impressions: files of what was shown and not clicked, with the same column names.
+            user_features: as in ``read_table``.
+            item_features: as in ``read_table``.
+            text_columns: feature columns for display only.
+            time_unit: of the timestamps (dates are converted to seconds).
+            source: kept in the data set.
+            licence: kept in the data set.
+            skip_bad_rows: drop, count and list bad rows instead of raising.
+
+        Raises:
+            ValueError: no file, a damaged one, or one without a column or with ids or times of another type.
+            FileNotFoundError: there is no such file.
+        """
+        columns = columns or ColumnMap()
+        if columns.weight is not None or columns.event_type is not None:
+            raise ValueError(f"{source}: weights of events are not read from many files yet: give one table")
+        shown = tuple(impressions)
+        if shown and columns.label is not None:
+            raise ValueError("impressions are given twice: by a label column and by a table of their own; choose one")
+        kinds: dict[str, tuple[str, Path]] = {}
+        events = _numbered(files, list(columns.present().values()), columns, kinds)
+        if not any(file.rows for file in events):
+            raise ValueError(f"{source}: no events: the files have no rows")
+        shown_columns = [name for name in columns.present().values() if name not in (columns.value, columns.label)]
+        of_shown = _numbered(shown, shown_columns, columns, kinds)
+        skipped, features = SkippedRows(), []
+        for key, name, table in (
+            ("user_id", columns.user, user_features),
+            ("item_id", columns.item, item_features),
+        ):
+            frame = None
+            if table is not None:
+                frame, dropped = read_features(table, key, name, text_columns=text_columns, skip_bad_rows=skip_bad_rows)
+                skipped += dropped
+                frame = _keyed_like(frame, key, kinds[key][0])
+            features.append(frame)
+        return cls(
+            events,
+            columns,
+            of_shown,
+            features[0],
+            features[1],
+            frozenset(text_columns),
+            time_unit if columns.timestamp is not None else "order",
+            source,
+            licence,
+            skipped,
+            skip_bad_rows,
+        )
+
+    def batches(self, file: ParquetFile, shown: bool = False) -> Iterator[tuple[pl.DataFrame, SkippedRows]]:
+        """Checked rows of a file, in order, at most ``BATCH_ROWS`` at a time, and what was skipped among them.
+
+        Args:
+            file: one of ``files``, or of ``shown``.
+            shown: it is one of ``shown``.
+
+        Yields:
+            As from ``check_events``; label 1 throughout where there is no column of labels, or 0 in impressions.
+        """
+        names = self.columns.present()
+        if shown:
+            names = {canonical: name for canonical, name in names.items() if canonical not in ("value", "label")}
+        start = 0
+        try:
+            with pq.ParquetFile(file.path, memory_map=True) as parquet:
+                for batch in parquet.iter_batches(BATCH_ROWS, columns=list(names.values()), use_threads=False):
+                    frame = pl.from_arrow(pa.table(batch))
+                    assert isinstance(frame, pl.DataFrame)
+                    frame = frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
+                    problems = Problems(str(file.path), None, names, first_row=start)
+                    checked, skipped = check_rows(frame, problems, self.skip_bad_rows)
+                    if "timestamp" not in names:
+                        checked = checked.with_columns(pl.col("timestamp") + (file.first_row + start))
+                    if "label" not in names:
+                        checked = checked.with_columns(pl.lit(0 if shown else 1, dtype=pl.Int8).alias("label"))
+                    yield checked, skipped
+                    start += len(frame)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(file.path, error) from error
+
+
+def parquet_files(source: str | Path) -> tuple[Path, ...] | None:
+    """The Parquet files in a directory and those below it, or of a pattern such as ``events/*.parquet``, by name.
+
+    Returns:
+        None where ``source`` is neither: a file.
+
+    Raises:
+        ValueError: there are none.
+    """
+    source = Path(source)
+    if source.is_dir():
+        found = [path for path in source.rglob("*") if path.suffix.lower() in PARQUET_SUFFIXES and path.is_file()]
+    elif glob.has_magic(str(source)) and not source.exists():
+        found = [path for name in glob.glob(str(source), recursive=True) if (path := Path(name)).is_file()]
+    else:
+        return None
+    if not found:
+        raise ValueError(f"{source}: no Parquet files there ({', '.join(PARQUET_SUFFIXES)})")
+    return tuple(sorted(found))
+
+
+def _numbered(
+    files: Iterable[str | Path], wanted: list[str], columns: ColumnMap, kinds: dict[str, tuple[str, Path]]
+) -> tuple[ParquetFile, ...]:
+    """The files with their places, their columns looked at; ``kinds``: type of the ids, and the first file's name."""
+    numbered: list[ParquetFile] = []
+    first = 0
+    for path in map(Path, files):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            rows, schema = pq.read_metadata(path).num_rows, pl.read_parquet_schema(path)
+        except (pa.ArrowException, OSError, pl.exceptions.PolarsError) as error:
+            raise _damaged(path, error) from error
+        require_columns(list(schema), wanted, str(path))
+        for key, name in zip(ID_COLUMNS, (columns.user, columns.item), strict=True):
+            kind = _id_type(schema[name])
+            known, where = kinds.setdefault(key, (kind, path))
+            if kind != known:
+                raise ValueError(
+                    f"{path}: column {name!r} holds {kind} ids, those of {where} are {known}: give all the same type"
+                )
+        if columns.timestamp is not None and schema[columns.timestamp] == pl.String:
+            # What a text means, number or date, is decided by a whole column, which is never in memory.
+            raise ValueError(f"{path}: column {columns.timestamp!r} holds text: cast it to numbers or dates")
+        numbered.append(ParquetFile(path, first, rows))
+        first += rows
+    return tuple(numbered)
+
+
+def _id_type(dtype: pl.DataType) -> str:
+    return "string" if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum) else "int64"
+
+
+def _keyed_like(frame: pl.DataFrame, key: str, kind: str) -> pl.DataFrame:
+    """A feature table with ids of the events' type; rows whose key is no integer cannot belong to an integer id."""
+    frame = frame.with_columns(pl.col(key).cast(pl.String if kind == "string" else pl.Int64, strict=False))
+    return frame.filter(pl.col(key).is_not_null()).unique(key, keep="first", maintain_order=True)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = str(error).splitlines()[0]
+    return ValueError(f"{path}: damaged or truncated parquet file ({reason}): fetch or write it again")
