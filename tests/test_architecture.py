@@ -37,6 +37,7 @@ LAYERS = (
     ("settings", "recipes"),
     ("cli",),
     ("two_stage",),
+    ("__main__",),
 )
 # What `corral` itself may name, inside a function: importing it stays light.
 OFFERED = "two_stage"

@@ -59,6 +59,24 @@ class EvaluationSettings(Strict):
     )
 
 
+class ScaleSettings(Strict):
+    """Training on several workers; it changes no result, so a run may go on with another number of them."""
+
+    workers: int = Field(0, ge=0, description="processes that corral train starts on this machine; 0: an ordinary one")
+    max_restarts: int = Field(3, ge=0, description="how often all start again from the last checkpoint where one died")
+
+
+class IndexSettings(Strict):
+    """How the bundle's catalogue is searched; evaluation always searches exactly."""
+
+    exact_up_to: int = Field(
+        100_000, ge=0, description="items; a larger catalogue is searched by FAISS, where it is installed"
+    )
+    min_recall: float = Field(
+        0.95, gt=0, le=1, description="share of the exact list that FAISS must find for users of the data"
+    )
+
+
 class Settings(Strict):
     """A whole experiment."""
 
@@ -77,6 +95,8 @@ class Settings(Strict):
     ranker_training: RankerTrainingSettings = RankerTrainingSettings()
     together: Together | None = Field(None, description="both stages trained at once, instead of one after the other")
     evaluation: EvaluationSettings = EvaluationSettings()
+    scale: ScaleSettings = ScaleSettings()
+    index: IndexSettings = IndexSettings()
 
     @model_validator(mode="after")
     def _together_has_both(self) -> Settings:

@@ -43,7 +43,7 @@ from corral.testing.rankers import (
     saved_weights_are_all_it_needs,
     small_ranker,
 )
-from corral.testing.small_world import seeded, small_features
+from corral.testing.small_world import one_query, seeded, small_features
 
 SIZE = 8
 USER_FEATURES, ITEM_FEATURES = small_features(USERS, "user_id"), small_features(ITEMS, "item_id")
@@ -130,6 +130,15 @@ def test_contract(check: Callable[[Any], None], name: str) -> None:
         check(Trained(ranker))
         return
     check(ranker)
+
+
+def test_no_queries_give_no_logits_and_train(ranker: Any) -> None:
+    """A worker's share of a small batch may be empty."""
+    nobody = one_query(queries(1), -1)
+    for query in (nobody, nobody.recent(0)):
+        logits = ranker.train()(query, items_of(1, 4)[:0])
+        assert logits.shape == (0, 4)
+        logits.sum().backward()
 
 
 class Trained(nn.Module):

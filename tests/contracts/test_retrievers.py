@@ -21,6 +21,7 @@ from corral.retrieval.feature_fields import NumericScale
 from corral.retrieval.gru4rec import GRU4Rec
 from corral.retrieval.matrix_factorization import MatrixFactorization
 from corral.retrieval.popularity import PopularityRetriever
+from corral.retrieval.retriever import CausalRetriever
 from corral.retrieval.sasrec import SASRec
 from corral.retrieval.text_tower import TextTower
 from corral.retrieval.two_tower import TwoTower
@@ -37,7 +38,7 @@ from corral.testing.retrievers import (
     sequences,
     small_retriever,
 )
-from corral.testing.small_world import small_queries
+from corral.testing.small_world import one_query, small_queries
 from corral.training.fit import fit
 from corral.training.optimizers import RowWiseAdam
 from corral.training.retrieval_objectives import FullSoftmaxObjective
@@ -113,6 +114,19 @@ def retriever(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(params=CAUSAL)
 def causal(request: pytest.FixtureRequest) -> Any:
     return small_retriever(CAUSAL[request.param])
+
+
+def test_no_queries_give_no_vectors_and_train(retriever: Any) -> None:
+    """A worker's share of a small batch may be empty."""
+    nobody = one_query(queries(1), -1)
+    vectors = retriever.train().encode_queries(nobody)
+    assert vectors.shape == (0, retriever.encode_items(torch.arange(3)).shape[1])
+    if isinstance(retriever, CausalRetriever):
+        positions = retriever.encode_positions(sequences(nobody.history))
+        assert positions.shape == (0, LENGTH + 1, vectors.shape[1])
+        positions.sum().backward()
+    elif vectors.requires_grad:
+        vectors.sum().backward()
 
 
 @torch.no_grad()

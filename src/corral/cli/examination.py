@@ -41,6 +41,7 @@ EXTRAS = {
     "report": {"altair": "altair", "vl-convert-python": "vl_convert", "tensorboard": "tensorboard"},
     "tune": {"optuna": "optuna"},
     "scale": {"ray": "ray"},
+    "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
 # Processor features that change how fast torch and faiss are, by their name in /proc/cpuinfo.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vpopcntdq", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")

@@ -25,6 +25,9 @@ from corral.data.split import Part, Split
 from corral.data.targets import Targets, targets
 from corral.retrieval.cold_ids import HasIdTables, share_unknown
 from corral.retrieval.popularity import PopularityChannel
+from corral.scale.sharded_embedding import shard_tables
+from corral.scale.sharded_softmax import own_items
+from corral.scale.workers import Workers
 from corral.settings import Settings
 from corral.stage_settings import CorrSettings
 from corral.training.fit import FitState
@@ -48,6 +51,7 @@ class Experiment:
         on_epoch: called after every epoch of every training with its name ("retriever", "ranker", "together") and
             state, when its checkpoint is written: it may end the run by raising.
         own: parts that the settings call ``own``.
+        workers: who train it together, this process among them; None: it alone.
     """
 
     settings: Settings
@@ -57,6 +61,7 @@ class Experiment:
     quiet: bool = False
     on_epoch: OnEpoch = lambda training, state: None
     own: OwnParts = NO_PARTS
+    workers: Workers | None = None
 
     @classmethod
     def start(
@@ -67,6 +72,7 @@ class Experiment:
         quiet: bool = False,
         on_epoch: OnEpoch = lambda training, state: None,
         own: OwnParts = NO_PARTS,
+        workers: Workers | None = None,
     ) -> Experiment:
         """A new run, or one that goes on, in ``directory``.
 
@@ -75,15 +81,31 @@ class Experiment:
                 is missing.
         """
         own.check(settings)
+        if workers is None:
+            return cls._start(settings, directory, quiet, on_epoch, own, None)
+        # The first caches the data and notes whose run it is; the others find it done.
+        with workers.one_by_one():
+            return cls._start(settings, directory, quiet or not workers.first, on_epoch, own, workers)
+
+    @classmethod
+    def _start(
+        cls,
+        settings: Settings,
+        directory: Path,
+        quiet: bool,
+        on_epoch: OnEpoch,
+        own: OwnParts,
+        workers: Workers | None,
+    ) -> Experiment:
         run_files.check_settings(directory, settings)
         with progress("Data", quiet=quiet):
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
-        experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own)
+        experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
         run_files.begin(directory, settings, dataset.name, dataset.hash)
-        if split.warning:
+        if split.warning and experiment.writes:
             Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
         if settings.deterministic:
             build.be_deterministic()
@@ -103,7 +125,18 @@ class Experiment:
     @cached_property
     def device(self) -> torch.device:
         """Where models live."""
-        return build.choose_device(self.settings.device)
+        return build.choose_device(self.settings.device) if self.workers is None else self.workers.device
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's files: of several workers the first."""
+        return self.workers is None or self.workers.first
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """A new model where it will be trained: on the device, its id tables cut over the workers if there are some."""
+        if self.workers is not None:
+            shard_tables(model, self.workers)
+        return model.to(self.device)
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -114,6 +147,11 @@ class Experiment:
     def catalogue(self) -> Tensor:
         """Item rows with a train event [M]."""
         return torch.from_numpy(self.split.catalogue(self.dataset))
+
+    @cached_property
+    def own_items(self) -> Tensor:
+        """Those of them whose vectors this process has at hand: all, or a worker's part."""
+        return self.catalogue if self.workers is None else own_items(self.catalogue, self.dataset.n_items, self.workers)
 
     @cached_property
     def popularity(self) -> PopularityChannel:

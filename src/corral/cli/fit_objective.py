@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from corral.cli.experiment import Experiment
 from corral.cli.progress import progress
+from corral.cli.scaled_training import judging
 from corral.data.clicks import Clicks
 from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
+from corral.scale.scaled_objective import ScaledObjective
+from corral.scale.sharded_adam import ShardedAdam
+from corral.scale.shared_batches import SharedBatches
+from corral.scale.workers import Workers
+from corral.training.checkpoints import Checkpoints, FileCheckpoints
 from corral.training.fit import FitState, Loader, fit
 from corral.training.optimizers import RowWiseAdam, warmup_constant, warmup_cosine
 from corral.training.tensorboard import tensorboard_writer
@@ -32,6 +40,32 @@ def event_loader(
         seed=experiment.settings.seed,
         max_per_user=getattr(chosen, "max_per_user", 0),
     )
+
+
+def _optimizer(workers: Workers | None) -> Callable[..., RowWiseAdam]:
+    """Of one process, or of one of several workers."""
+    return RowWiseAdam if workers is None else partial(ShardedAdam, workers=workers)
+
+
+def _checkpoints(folder: Path, workers: Workers | None, seconds: float) -> Checkpoints:
+    """In files of one process, or of every worker.
+
+    Raises:
+        ValueError: the folder holds those of the other kind.
+    """
+    theirs, kind, wish = (
+        ("checkpoint-*", "workers", "say scale.workers=1")
+        if workers is None
+        else ("checkpoint.safetensors", "an ordinary process", "leave scale.workers out")
+    )
+    if any(folder.glob(theirs)):
+        raise ValueError(f"{folder}: holds checkpoints of {kind}; {wish} to go on, or give another --run")
+    if workers is None:
+        return FileCheckpoints(folder, seconds=seconds)
+    # Imported here: torch's distributed checkpoints take seconds.
+    from corral.scale.sharded_checkpoints import ShardedCheckpoints
+
+    return ShardedCheckpoints(folder, workers, seconds=seconds)
 
 
 def fit_objective(
@@ -56,7 +90,10 @@ def fit_objective(
     total = max(chosen.epochs * loader.batches_per_epoch(), 1)
     schedule = warmup_cosine(chosen.warmup_steps, total) if chosen.cosine else warmup_constant(chosen.warmup_steps)
     objective.to(experiment.device)
-    optimizer = RowWiseAdam(
+    folder, workers = experiment.directory / name, experiment.workers
+    if workers is not None:
+        objective, loader = ScaledObjective(objective, workers), SharedBatches(loader, workers)
+    optimizer = _optimizer(workers)(
         objective,
         learning_rate=chosen.learning_rate,
         weight_decay=chosen.weight_decay,
@@ -64,8 +101,12 @@ def fit_objective(
         schedule=schedule,
     )
     torch.manual_seed(experiment.settings.seed)
-    folder = experiment.directory / name
-    add_to_tensorboard = tensorboard_writer(folder / "tensorboard")
+    add_to_tensorboard = tensorboard_writer(folder / "tensorboard") if experiment.writes else lambda record: None
+
+    def judged() -> Mapping[str, float]:
+        with judging(workers, objective):
+            return validate()
+
     with progress(f"Training {name}", total, quiet=experiment.quiet) as advance:
 
         def note(state: FitState) -> None:
@@ -80,13 +121,12 @@ def fit_objective(
             loader,
             optimizer,
             epochs=chosen.epochs,
-            validate=validate,
+            validate=judged,
             metric=chosen.metric,
             patience=chosen.patience,
             validate_every=chosen.validate_every,
             refresh_every=getattr(chosen, "refresh_every", 0),
-            directory=folder,
-            checkpoint_seconds=chosen.checkpoint_seconds,
+            checkpoints=_checkpoints(folder, workers, chosen.checkpoint_seconds),
             device=experiment.device,
             low_precision=chosen.low_precision,
             on_step=lambda state: advance(1),

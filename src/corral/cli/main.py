@@ -25,6 +25,7 @@ VERBS = (
     "evaluate",
     "recommend",
     "rerank",
+    "export",
     "serve",
     "studio",
     "report",

@@ -57,7 +57,7 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     )
     if isinstance(model, ReadsScores):
         model.connect(cast(Retriever, retriever))
-    return model.to(experiment.device)
+    return experiment.placed(model)
 
 
 def new_stages(experiment: Experiment, retriever: nn.Module, ranker: nn.Module, positions: int) -> Stages:
@@ -65,7 +65,7 @@ def new_stages(experiment: Experiment, retriever: nn.Module, ranker: nn.Module, 
     return Stages(
         retriever,
         joint_ranker(experiment, ranker, retriever) if isinstance(ranker, RarRanker) else ranker,
-        experiment.catalogue,
+        experiment.own_items,
         positions=positions,
         history_length=experiment.ranker_history_length,
         seed=experiment.settings.seed + 2,
@@ -217,7 +217,8 @@ def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> 
     if found.helps:
         inner.correction.set(found.scale, found.weight)
     written = {"before": found.before, "after, cross-validated": found.after, "used": found.helps}
-    write_text(experiment.directory / CORRECTION_FILE, json.dumps({**written, "scale": float(found.scale)}))
+    if experiment.writes:
+        write_text(experiment.directory / CORRECTION_FILE, json.dumps({**written, "scale": float(found.scale)}))
 
 
 def tune(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> MixtureTuning:

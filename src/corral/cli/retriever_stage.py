@@ -20,6 +20,9 @@ from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.retriever import CausalRetriever
 from corral.sampling.sampler import Sampler
+from corral.scale.sharded_multi_index import ShardedMultiIndexSampler
+from corral.scale.sharded_softmax import ShardedSoftmax
+from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
 from corral.training.fit import Loader
 from corral.training.retrieval_objectives import FullSoftmaxObjective, InBatchObjective, SampledSoftmaxObjective
 from corral.training_settings import SampledTrainingSettings, TrainingSettings
@@ -36,7 +39,7 @@ def new_retriever(experiment: Experiment) -> nn.Module:
         torch.from_numpy(experiment.counts),
         experiment.own,
     )
-    return model.to(experiment.device)
+    return experiment.placed(model)
 
 
 def item_index(experiment: Experiment, retriever: Any) -> ExactIndex:
@@ -58,11 +61,20 @@ def sampler_for(
 ) -> Sampler:
     """The sampler that a training asks for; proposals that follow a query follow this retriever's."""
     catalogue = experiment.catalogue
+    size = retriever.encode_items(catalogue[:1].to(experiment.device)).shape[1]
+    if experiment.workers is not None and chosen.sampler == "midx":
+        return ShardedMultiIndexSampler(
+            catalogue,
+            experiment.workers,
+            size=size,
+            num_codewords=chosen.num_codewords,
+            seed=experiment.settings.seed,
+        )
     return build.make_sampler(
         chosen.sampler,
         catalogue,
         torch.from_numpy(experiment.counts),
-        size=retriever.encode_items(catalogue[:1].to(experiment.device)).shape[1],
+        size=size,
         num_codewords=chosen.num_codewords,
         depth=chosen.depth,
         seed=experiment.settings.seed,
@@ -70,12 +82,22 @@ def sampler_for(
     )
 
 
+def item_softmax(experiment: Experiment, label_smoothing: float = 0.0) -> ItemSoftmax:
+    """The full softmax over the catalogue, wherever its vectors are."""
+    if experiment.workers is None:
+        return CatalogueSoftmax(experiment.catalogue, label_smoothing=label_smoothing)
+    return ShardedSoftmax(
+        experiment.catalogue, experiment.own_items, experiment.workers, label_smoothing=label_smoothing
+    )
+
+
 def retriever_objective(experiment: Experiment, model: nn.Module) -> nn.Module:
     """What stage 1 learns from clicks alone."""
     chosen = experiment.settings.retriever_training
-    counts, catalogue = torch.from_numpy(experiment.counts), experiment.catalogue
+    counts, catalogue = torch.from_numpy(experiment.counts), experiment.own_items
     if chosen.loss == "full-softmax":
-        return FullSoftmaxObjective(model, catalogue, label_smoothing=chosen.label_smoothing)
+        softmax = item_softmax(experiment, chosen.label_smoothing)
+        return FullSoftmaxObjective(model, catalogue, softmax=softmax)
     if chosen.loss == "in-batch":
         return InBatchObjective(model, catalogue, counts)
     return SampledSoftmaxObjective(

@@ -16,8 +16,9 @@ from corral.cli.experiment import Experiment
 from corral.cli.own_parts import NO_PARTS, OWN_RANKERS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
-from corral.cli.retriever_stage import item_index, served_channel, train_retriever
+from corral.cli.retriever_stage import served_channel, train_retriever
 from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
+from corral.cli.scaled_training import judging
 from corral.cli.together_stage import train_together
 from corral.data.split import Part
 from corral.evaluation.calibration import Calibration, fit_calibration
@@ -26,9 +27,15 @@ from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
 from corral.evaluation.result import Evaluation, Stage
 from corral.retrieval.channels import RecallChannel
+from corral.retrieval.index_rule import IndexRule
+from corral.scale.sharded_embedding import unshard_tables
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.item_index import served_index
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.queries import Queries
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,13 @@ def _served(experiment: Experiment, tuning: MixtureTuning) -> Stage:
 
 
 def train_stages(experiment: Experiment) -> tuple[nn.Module, nn.Module | None]:
-    """Retriever and ranker, if there is one; trainings that are finished are loaded, interrupted ones go on."""
+    """Retriever and ranker, if there is one; trainings that are finished are loaded, interrupted ones go on.
+
+    Raises:
+        ValueError: the settings ask for workers that nobody started.
+    """
+    if experiment.settings.scale.workers and experiment.workers is None:
+        raise ValueError(f"scale.workers={experiment.settings.scale.workers}: only corral train starts workers")
     if experiment.settings.together is not None:
         return train_together(experiment)
     retriever = train_retriever(experiment)
@@ -61,9 +74,12 @@ def train_stages(experiment: Experiment) -> tuple[nn.Module, nn.Module | None]:
 def train_models(experiment: Experiment) -> Models:
     """Both stages, and their mixture."""
     retriever, ranker = train_stages(experiment)
+    for model in (retriever, ranker):
+        if model is not None:
+            unshard_tables(model)
     if ranker is None:
         return Models(retriever, None, None, Stage.RETRIEVER)
-    with progress("Mixture", quiet=experiment.quiet):
+    with progress("Mixture", quiet=experiment.quiet), judging(experiment.workers):
         correct(experiment, retriever, ranker)
         tuning = tune(experiment, retriever, ranker)
     return Models(retriever, ranker, tuning.mixture, _served(experiment, tuning))
@@ -133,18 +149,22 @@ def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommend
         stage: ModuleSpec(spec["kind"], {key: value for key, value in spec.items() if key != "kind"})
         for stage, spec in experiment.specs.items()
     }
+    retriever, settings = cast(Any, models.retriever), experiment.settings
+    rule, queries = IndexRule(**settings.index.model_dump()), Queries(tables, experiment.history_length)
+    n = settings.evaluation.num_candidates
     return TwoStageRecommender(
         tables,
-        cast(Any, models.retriever),
-        item_index(experiment, models.retriever),
+        retriever,
+        served_index(rule, queries, retriever, experiment.catalogue, n, experiment.device),
         experiment.popularity,
         ranker=cast(Any, models.ranker),
         mixture=models.mixture,
         calibration=calibration,
-        num_candidates=experiment.settings.evaluation.num_candidates,
+        num_candidates=n,
         serve_by=models.served,
         history_length=experiment.history_length,
-        repeats=experiment.settings.split.repeats,
+        repeats=settings.split.repeats,
+        index_rule=rule,
         specs=specs,
     )
 
@@ -154,14 +174,17 @@ def train_run(experiment: Experiment) -> Evaluation:
     began = time.perf_counter()
     models = train_models(experiment)
     trained = time.perf_counter()
-    recommender = new_recommender(experiment, models)
-    save_bundle(
-        experiment.directory / BUNDLE,
-        recommender,
-        data_name=experiment.dataset.name,
-        data_hash=experiment.dataset.hash,
-    )
-    result = judge(experiment, models)
+    if experiment.writes:
+        save_bundle(
+            experiment.directory / BUNDLE,
+            new_recommender(experiment, models),
+            data_name=experiment.dataset.name,
+            data_hash=experiment.dataset.hash,
+        )
+    with judging(experiment.workers):
+        result = judge(experiment, models)
+    if not experiment.writes:
+        return result
     result.save(experiment.directory / EVALUATION)
     write_manifest(
         experiment.directory,
@@ -170,6 +193,7 @@ def train_run(experiment: Experiment) -> Evaluation:
             "seconds": {"train": trained - began, "evaluate": result.seconds["total"]},
             "served": models.served.value,
             "mixture_weight": None if models.mixture is None else models.mixture.weight,
+            "workers": 1 if experiment.workers is None else experiment.workers.size,
         },
     )
     return result

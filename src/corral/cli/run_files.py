@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from corral import __version__
-from corral.settings import Settings, dump_settings, load_settings
+from corral.settings import ScaleSettings, Settings, dump_settings, load_settings
 
 SETTINGS_FILE, DATA_FILE, MANIFEST_FILE = "settings.yaml", "data_hash.txt", "manifest.json"
 BUNDLE, EVALUATION, CORRECTION_FILE = "bundle", "evaluation", "correction.json"
@@ -90,8 +90,13 @@ def check_settings(directory: Path, settings: Settings) -> None:
     Raises:
         ValueError: the directory holds a run with other settings.
     """
-    if (directory / SETTINGS_FILE).exists() and read_settings(directory) != settings:
+    if (directory / SETTINGS_FILE).exists() and _unscaled(read_settings(directory)) != _unscaled(settings):
         raise ValueError(f"{directory}: holds a run with other settings; choose another directory with --run")
+
+
+def _unscaled(settings: Settings) -> Settings:
+    """Without the number of workers, which changes no result."""
+    return settings.model_copy(update={"scale": ScaleSettings()})
 
 
 def begin(directory: Path, settings: Settings, data_name: str, data_hash: str) -> None:

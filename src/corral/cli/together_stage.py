@@ -7,7 +7,7 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import fit_objective
 from corral.cli.ranker_stage import new_ranker, new_stages, order_judge
-from corral.cli.retriever_stage import click_loader, new_retriever, sampler_for, train_retriever
+from corral.cli.retriever_stage import click_loader, item_softmax, new_retriever, sampler_for, train_retriever
 from corral.corr.alternating import AlternatingObjective
 from corral.corr.baselines.icc import IccObjective
 from corral.corr.baselines.lcron import LcronObjective
@@ -64,6 +64,7 @@ def together_objective(experiment: Experiment, stages: Stages) -> nn.Module:
         certain_retriever=chosen.certain_retriever,
         certain_ranker=chosen.certain_ranker,
         full_softmax=chosen.full_softmax,
+        softmax=item_softmax(experiment),
         clean_teacher=chosen.clean_teacher,
         only_better_teacher=chosen.only_better_teacher,
         seed=seed,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from corral.evaluation.result import Evaluation
+    from corral.settings import Settings
 
 
 def train(
@@ -51,15 +55,45 @@ def train(
     if print_settings:
         print(dump_settings(settings), end="")
         return
-    from corral.cli.experiment import Experiment
-    from corral.cli.run import train_run
     from corral.cli.show import evaluation_json, show_evaluation
 
     directory = run or Path("runs") / f"{Path(recipe).stem}-{settings.seed}"
-    result = train_run(Experiment.start(settings, directory, quiet=quiet))
+    result = _trained(settings, directory, recipe, overrides or [], as_json, quiet)
+    if result is None:
+        return
     if as_json:
         print(evaluation_json(result))
         return
     console = Console()
     show_evaluation(result, console)
     console.print(f"Run: {directory}. Next: corral report {directory}; corral recommend {directory} --user ID")
+
+
+def _trained(
+    settings: Settings, directory: Path, recipe: str, overrides: list[str], as_json: bool, quiet: bool
+) -> Evaluation | None:
+    """The run, by this process or with the other workers; None: others did it, or another one tells."""
+    from corral.cli.experiment import Experiment
+    from corral.cli.run import train_run
+    from corral.cli.scaled_training import check_scalable
+    from corral.scale.workers import joined_workers, launched
+
+    if launched():
+        check_scalable(settings)
+        from corral.cli.build import choose_device
+
+        with joined_workers(choose_device(settings.device)) as workers:
+            if settings.scale.workers not in (0, workers.size):
+                raise ValueError(f"scale.workers={settings.scale.workers}, but torchrun started {workers.size}")
+            result = train_run(Experiment.start(settings, directory, quiet=quiet, workers=workers))
+            return result if workers.first else None
+    if settings.scale.workers:
+        from corral.scale.launch import run_workers
+
+        check_scalable(settings)
+        Experiment.start(settings, directory, quiet=quiet)  # what is wrong with the data is said once, not by each
+        words = ["-m", "corral", "train", recipe, *overrides, "--run", str(directory)]
+        words += ["--json"] * as_json + ["--quiet"] * quiet
+        run_workers(words, workers=settings.scale.workers, max_restarts=settings.scale.max_restarts)
+        return None
+    return train_run(Experiment.start(settings, directory, quiet=quiet))

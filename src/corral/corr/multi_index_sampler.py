@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from corral.corr.quantization import quantize
+from corral.corr.quantization import ProductQuantization, quantize
 from corral.sampling.catalogue import Catalogue
 from corral.sampling.inverse_cdf import inverse_cdf
 from corral.sampling.sampler import Sample
@@ -106,8 +106,14 @@ class MultiIndexSampler(nn.Module):
             ValueError: vectors of another shape, or not finite.
         """
         self.catalogue.check_vectors(item_vectors, self.size)
-        previous = (self.codewords_0, self.codewords_1) if bool(self.refreshed) else None
-        quantization = quantize(item_vectors, self.num_codewords, previous=previous, seed=self.seed)
+        self._take(quantize(item_vectors, self.num_codewords, previous=self._previous(), seed=self.seed))
+
+    def _previous(self) -> tuple[Tensor, Tensor] | None:
+        """The codewords of the last refresh; None before the first."""
+        return (self.codewords_0, self.codewords_1) if bool(self.refreshed) else None
+
+    def _take(self, quantization: ProductQuantization) -> None:
+        """Codewords and lists of the whole catalogue."""
         codes = quantization.codes.to(self.cells.device)
         cells = codes[:, 0] * self.num_codewords + codes[:, 1]
         sizes = torch.bincount(cells, minlength=self.num_codewords**2)

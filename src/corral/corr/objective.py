@@ -8,6 +8,7 @@ Shape letters: P examples, N draws, A positions of a batch, M items in the catal
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ from corral.corr.schedule import Ramp
 from corral.corr.stages import Encoded, Scored, Stages
 from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
+from corral.data.whole_batch import total
+from corral.retrieval.retriever import Retriever
 from corral.sampling.sampler import Sampler
-from corral.training.losses import full_softmax, sampled_softmax
+from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
+from corral.training.losses import sampled_softmax
 
 AT_ONCE = Ramp(1.0)  # the paper's weight, from the first step on
 
@@ -41,6 +45,7 @@ class CooperativeObjective(StagesObjective):
         certain_retriever: L_re takes the clicked item as present with certainty (log Q(i+) replaced by -log N).
         certain_ranker: the same for L_ra.
         full_softmax: L_re over the whole catalogue instead of the sample.
+        softmax: another form of it, over a catalogue that is not all at hand.
         clean_teacher: the teacher's logits come from a second pass without dropout.
         only_better_teacher: an example is distilled only where the ranker finds the clicked item more
             likely than the retriever does, on the same sample.
@@ -48,7 +53,6 @@ class CooperativeObjective(StagesObjective):
     """
 
     step: Tensor
-    position: Tensor
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class CooperativeObjective(StagesObjective):
         certain_retriever: bool = False,
         certain_ranker: bool = False,
         full_softmax: bool = False,
+        softmax: ItemSoftmax | None = None,
         clean_teacher: bool = False,
         only_better_teacher: bool = False,
         seed: int = 0,
@@ -71,9 +76,7 @@ class CooperativeObjective(StagesObjective):
         self.full_softmax, self.clean_teacher = full_softmax, clean_teacher
         self.only_better_teacher = only_better_teacher
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        position = torch.full((int(stages.catalogue.max()) + 1,), -1)
-        position[stages.catalogue.cpu()] = torch.arange(len(stages.catalogue))
-        self.register_buffer("position", position, persistent=False)
+        self.softmax = softmax or CatalogueSoftmax(stages.catalogue)
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """L_ra, L_re, L_KD and their weighted total."""
@@ -98,13 +101,13 @@ class CooperativeObjective(StagesObjective):
 
     def _retriever_loss(self, encoded: Encoded, both: Scored) -> Tensor:
         if self.full_softmax:
-            vectors = self.stages.retriever.encode_items(self.stages.catalogue)  # type: ignore[operator]
-            return full_softmax(encoded.every_query, vectors, self.position[encoded.every_target])
+            return self.softmax(cast(Retriever, self.stages.retriever), encoded.every_query, encoded.every_target)
         drawn = self._clicks(both.scores, both, self.certain_retriever)
         others = torch.ones(len(encoded.every_query), dtype=torch.bool, device=drawn.device)
         others[encoded.chosen] = False
         rest = others.nonzero()[:, 0]
-        if len(rest) == 0:
+        number = total(len(rest))
+        if number == 0:
             return drawn
         queries, target = encoded.every_query.index_select(0, rest), encoded.every_target[rest]
         with torch.no_grad():
@@ -115,7 +118,7 @@ class CooperativeObjective(StagesObjective):
         second = Scored(scores, scores, log_q, more.items == target[:, None], items)
         loss = self._clicks(scores, second, self.certain_retriever)
         # The mean over all A positions.
-        share = len(rest) / len(others)
+        share = number / total(len(others))
         return (1 - share) * drawn + share * loss
 
     def _distillation(self, encoded: Encoded, both: Scored) -> Tensor:
@@ -127,4 +130,4 @@ class CooperativeObjective(StagesObjective):
                 ranker = (both.logits - both.log_q).log_softmax(1)[:, 0]
                 retriever = (both.scores - both.log_q).log_softmax(1)[:, 0]
             terms = terms * (ranker > retriever)
-        return terms.sum() / max(len(terms), 1)
+        return terms.sum() / max(total(len(terms)), 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from corral.data.batches import Query, SequenceBatch
+from corral.data.whole_batch import largest
 
 
 def queries_at(sequence: SequenceBatch, row: Tensor, slot: Tensor, length: int) -> Query:
@@ -36,7 +37,7 @@ def choose_positions(mask: Tensor, most: int, generator: torch.Generator) -> tup
         most: 0 keeps all.
         generator: on any device.
     """
-    if most and int(mask.sum(1).max()) > most:
+    if most and largest(int(mask.sum(1).max()) if len(mask) else 0) > most:
         key = torch.rand(mask.shape, generator=generator, device=generator.device).to(mask.device)
         bound = key.masked_fill(~mask, 2.0).topk(most, dim=1, largest=False).values[:, -1:]
         mask = mask & (key <= bound)

@@ -5,8 +5,9 @@ Shape letters: B queries, T recalled items, N items for the ranker.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.targets import TargetBatch, Targets
 from corral.evaluation.metrics import ranked
+from corral.evaluation.turns import Turns, present_turns
 from corral.retrieval.channels import RecallChannel
 from corral.retrieval.evaluation_mode import evaluation_mode
 
@@ -109,20 +111,32 @@ class Funnel:
             device: where the queries go; both stages must live there.
         """
         depth = max(depth, self.num_candidates)
-        ask_again: bool | None = None if depth > self.num_candidates else False
-        for batch in targets.batches(batch_size):
-            with torch.no_grad(), evaluation_mode(self.channel, self.ranker):
-                query, exclude = batch.query.to(device), batch.exclude.to(device)
-                recalled = self._recall(query, depth, exclude)
-                candidates = recalled.top(self.num_candidates)
-                if ask_again is not False:
-                    again = self._recall(query, self.num_candidates, exclude)
-                    if ask_again is None:
-                        ask_again = not _same_list(again, candidates)
-                    candidates = again
-                refuse_duplicates(candidates.items, self.channel.name)
-                logits = None if self.ranker is None else self.rank(query, candidates.items)
-            yield FunnelBatch(query, batch.item.to(device), batch.owner.to(device), batch, recalled, candidates, logits)
+        batches = targets.batches(batch_size)
+        first = next(batches, None)
+        if first is None:
+            return
+        scored, more = self._judge(first, depth, depth > self.num_candidates, device), depth > self.num_candidates
+        # The first batch also says how the others are asked: where there are turns, everybody does it.
+        again = more and not _same_list(scored.candidates, scored.recalled.top(self.num_candidates))
+        yield scored
+        turns = present_turns()
+        while turns is not None and (group := list(itertools.islice(batches, turns.size))):
+            mine = self._judge(group[turns.rank], depth, again, device) if turns.rank < len(group) else None
+            yield from _told(group, mine, scored, turns)
+        for batch in batches:
+            yield self._judge(batch, depth, again, device)
+
+    def _judge(self, batch: TargetBatch, depth: int, again: bool, device: torch.device | str) -> FunnelBatch:
+        """Both stages over a batch; with ``again`` the candidates are asked for by themselves."""
+        with torch.no_grad(), evaluation_mode(self.channel, self.ranker):
+            query, exclude = batch.query.to(device), batch.exclude.to(device)
+            recalled = self._recall(query, depth, exclude)
+            candidates = recalled.top(self.num_candidates)
+            if again:
+                candidates = self._recall(query, self.num_candidates, exclude)
+            refuse_duplicates(candidates.items, self.channel.name)
+            logits = None if self.ranker is None else self.rank(query, candidates.items)
+        return FunnelBatch(query, batch.item.to(device), batch.owner.to(device), batch, recalled, candidates, logits)
 
     def rank(self, query: Query, items: Tensor) -> Tensor:
         """The ranker's logits [B, N] of item rows [B, N].
@@ -145,6 +159,42 @@ class Funnel:
         found = checked_list(found.top(k), self.channel.name)
         self.seconds["recall"] += time.perf_counter() - start
         return found
+
+
+def _told(group: Sequence[TargetBatch], mine: FunnelBatch | None, like: FunnelBatch, turns: Turns) -> list[FunnelBatch]:
+    """Every batch of a group, each as the process whose turn it was found it.
+
+    Args:
+        group: a batch for each process, in the order of turns; fewer at the end.
+        mine: this process's; None: it had none.
+        like: any batch, for the types of its numbers.
+        turns: the processes.
+    """
+    given = [part[:0] if mine is None else part for part in _said(mine or like)]
+    heard = [turns.gather(part.flatten()) for part in given]
+    found = []
+    for turn, batch in enumerate(group):
+        said = [parts[turn].view(len(batch.query), -1) for parts in heard]
+        device = said[0].device
+        found.append(
+            FunnelBatch(
+                batch.query.to(device),
+                batch.item.to(device),
+                batch.owner.to(device),
+                batch,
+                Candidates(said[0], said[1]),
+                Candidates(said[2], said[3]),
+                said[4] if like.logits is not None else None,
+            )
+        )
+    return found
+
+
+def _said(scored: FunnelBatch) -> list[Tensor]:
+    """What both stages said of a batch."""
+    recalled, candidates = scored.recalled, scored.candidates
+    said = [recalled.items, recalled.scores, candidates.items, candidates.scores]
+    return said if scored.logits is None else [*said, scored.logits]
 
 
 def _same_list(first: Candidates, second: Candidates) -> bool:

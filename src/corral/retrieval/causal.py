@@ -53,9 +53,12 @@ def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], em
     Returns:
         [B, D].
     """
-    if history.shape[1] == 0:
+    if history.numel() == 0:
         return empty.expand(len(history), -1)
     lengths = (history != 0).sum(1)
+    if torch.compiler.is_compiling():  # lengths are not static: padding is computed too
+        queries = encode(pack(history)[0], lengths.clamp(min=1))
+        return torch.where(lengths[:, None] > 0, queries, empty.to(queries.dtype))
     order = lengths.argsort(stable=True)
     parts = []
     for rows in order.split(_ROWS_PER_CHUNK):
@@ -67,4 +70,4 @@ def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], em
         packed, _ = pack(history[rows, -longest:])
         queries = encode(packed, length.clamp(min=1))
         parts.append(torch.where(length[:, None] > 0, queries, empty.to(queries.dtype)))
-    return torch.cat(parts)[order.argsort()] if parts else history.new_empty(0, len(empty), dtype=empty.dtype)
+    return torch.cat(parts)[order.argsort()]

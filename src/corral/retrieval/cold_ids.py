@@ -20,6 +20,15 @@ class HasIdTables(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsSomeRows(Protocol):
+    """A table of which this process holds some rows alone."""
+
+    def copy_row(self, row: int, to: Tensor) -> None:
+        """Copies a row into all rows with True in ``to`` [rows], whoever holds them."""
+        ...
+
+
 @torch.no_grad()
 def share_unknown(model: HasIdTables, users_seen: Tensor, items_seen: Tensor) -> None:
     """Copies row 1 (unknown) into the rows of ids that no train event names.
@@ -33,4 +42,7 @@ def share_unknown(model: HasIdTables, users_seen: Tensor, items_seen: Tensor) ->
         cold = ~seen
         cold[:FIRST_ROW] = False
         for table in tables:
+            if isinstance(table, HoldsSomeRows):
+                table.copy_row(UNKNOWN, cold)
+                continue
             table.weight[cold.to(table.weight.device)] = table.weight[UNKNOWN].clone()

@@ -84,6 +84,9 @@ class MultiField(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """rows [n] -> [n, D]; the vectors of the single codes [n, max_values, D] are never made."""
         table = self.embedding
+        if torch.compiler.is_compiling():  # exporters know no bags
+            codes = self.codes[rows]
+            return table(codes).sum(1) / (codes != 0).sum(1, keepdim=True).clamp(min=1)
         return functional.embedding_bag(
             self.codes[rows], table.weight, mode="mean", sparse=table.sparse, padding_idx=table.padding_idx
         )

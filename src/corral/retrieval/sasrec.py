@@ -29,7 +29,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, size = x.shape
-        q, k, v = self.attention_in(self.attention_norm(x)).view(batch, length, 3, self.heads, -1).unbind(2)
+        joint = self.attention_in(self.attention_norm(x))
+        q, k, v = joint.view(batch, length, 3, self.heads, size // self.heads).unbind(2)
         # No dropout inside the attention: with it the fused kernels fall back to the slow form.
         attended = functional.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True

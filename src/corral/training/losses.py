@@ -1,5 +1,6 @@
 """The losses of both stages. Natural logarithms; each returns the mean over its P examples.
 
+Where a process holds a share of a batch, sampled losses return its part of the whole batch's mean: parts add up to it.
 Gradients flow to query and item vectors, never through sampling probabilities.
 """
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from corral.data.whole_batch import total
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -33,7 +36,7 @@ class _FullSoftmax(torch.autograd.Function):
     ) -> Tensor:
         exact = queries.dtype
         low_queries, low_items = queries.to(dtype), item_vectors.to(dtype)
-        total = torch.zeros((), dtype=torch.float64, device=queries.device)
+        loss = torch.zeros((), dtype=torch.float64, device=queries.device)
         query_grad, item_grad = torch.empty_like(queries), torch.zeros_like(item_vectors)
         scale = 1.0 / max(len(queries), 1)
         for start in range(0, len(queries), chunk):
@@ -42,16 +45,16 @@ class _FullSoftmax(torch.autograd.Function):
             grad = torch.softmax(logits, 1)
             # log of the normaliser, from the largest logit and its probability: no second pass of exponentials
             log_mass = logits.amax(1, keepdim=True) - grad.amax(1, keepdim=True).log()
-            total += (log_mass - (1 - smoothing) * logits.gather(1, right)).sum()
+            loss += (log_mass - (1 - smoothing) * logits.gather(1, right)).sum()
             if smoothing:
-                total -= smoothing / len(item_vectors) * logits.sum()
+                loss -= smoothing / len(item_vectors) * logits.sum()
                 grad -= smoothing / len(item_vectors)
             grad.scatter_add_(1, right, grad.new_full(right.shape, smoothing - 1.0))
             low_grad = grad.to(dtype)
             query_grad[start : start + chunk] = low_grad @ low_items
             item_grad += low_grad.T @ part
         ctx.save_for_backward(query_grad.mul_(scale), item_grad.mul_(scale))
-        return (total * scale).to(exact)
+        return (loss * scale).to(exact)
 
     @staticmethod
     @once_differentiable
@@ -112,7 +115,7 @@ def sampled_softmax(
     corrected = (negative - log_q_negative).masked_fill(hit, -torch.inf)
     own = (positive - log_q_positive)[:, None]
     losses = torch.logsumexp(torch.cat([own, corrected], 1), 1) - own[:, 0]
-    return losses.sum() / max(len(losses), 1)
+    return losses.sum() / max(total(len(losses)), 1)
 
 
 def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share: Tensor) -> Tensor:
@@ -148,4 +151,4 @@ def binary_loss(logits: Tensor, hit: Tensor) -> Tensor:
     label[:, 0] = 1.0
     loss = functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
     weight = torch.cat([torch.ones_like(logits[:, :1]), (~hit).to(logits.dtype)], 1)
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+    return (loss * weight).sum() / max(total(int(weight.sum())), 1)

@@ -26,12 +26,8 @@ def warmup_constant(warmup_steps: int = 0) -> Callable[[int], float]:
     return lambda step: min((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
 
 
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scales all gradients, dense and sparse together, to a joint norm of at most ``max_norm``.
-
-    Returns:
-        The joint norm before scaling, a scalar.
-    """
+def gradient_values(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The numbers of all gradients, to be changed in place; of sparse ones those of the rows in use."""
     values = []
     for parameter in parameters:
         if parameter.grad is None:
@@ -42,6 +38,16 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
             values.append(parameter.grad.values())
         else:
             values.append(parameter.grad)
+    return values
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scales all gradients, dense and sparse together, to a joint norm of at most ``max_norm``.
+
+    Returns:
+        The joint norm before scaling, a scalar.
+    """
+    values = gradient_values(parameters)
     if not values:
         return torch.zeros(())
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value) for value in values]))
@@ -134,7 +140,7 @@ class RowWiseAdam:
 
     def step(self) -> Tensor:
         """Clips, updates, advances the schedule; returns the gradient norm before clipping."""
-        norm = clip_gradients(self._parameters, self._max_norm) if self._max_norm else torch.zeros(())
+        norm = self._clip()
         rate = self._learning_rate * self._schedule(self.steps)
         for optimizer in self._parts.values():
             for group in optimizer.param_groups:
@@ -142,6 +148,10 @@ class RowWiseAdam:
             optimizer.step()
         self.steps += 1
         return norm
+
+    def _clip(self) -> Tensor:
+        """Clips the gradients; their joint norm before that."""
+        return clip_gradients(self._parameters, self._max_norm) if self._max_norm else torch.zeros(())
 
     def state(self) -> dict[str, Tensor]:
         """Its state as named tensors, for a checkpoint."""

@@ -13,7 +13,8 @@ from corral.data.batches import Batch, SequenceBatch
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import CausalRetriever, Retriever
 from corral.sampling.sampler import Sampler
-from corral.training.losses import binary_loss, full_softmax, in_batch_softmax, sampled_softmax
+from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
+from corral.training.losses import binary_loss, in_batch_softmax, sampled_softmax
 
 
 def queries_and_targets(retriever: Retriever, batch: Batch | SequenceBatch) -> tuple[Tensor, Tensor]:
@@ -54,29 +55,27 @@ class FullSoftmaxObjective(_RetrievalObjective):
         catalogue: item rows [M], int64.
         chunk: queries per chunk of the loss.
         label_smoothing: probability mass spread evenly over the catalogue.
+        softmax: another form of the loss, over a catalogue that is not all at hand; then ``chunk`` and
+            ``label_smoothing`` are its own.
     """
 
-    position: Tensor
-
     def __init__(
-        self, retriever: nn.Module, catalogue: Tensor, *, chunk: int = 256, label_smoothing: float = 0.0
+        self,
+        retriever: nn.Module,
+        catalogue: Tensor,
+        *,
+        chunk: int = 256,
+        label_smoothing: float = 0.0,
+        softmax: ItemSoftmax | None = None,
     ) -> None:
         super().__init__(retriever, catalogue)
-        self.chunk, self.label_smoothing = chunk, label_smoothing
-        # -1: a target outside the catalogue is an error, not the first item.
-        position = torch.full((int(catalogue.max()) + 1,), -1)
-        position[catalogue] = torch.arange(len(catalogue))
-        self.register_buffer("position", position, persistent=False)
+        self.softmax = softmax or CatalogueSoftmax(catalogue, chunk=chunk, label_smoothing=label_smoothing)
 
     def forward(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """The loss of a batch."""
         retriever = cast(Retriever, self.retriever)
         queries, target = queries_and_targets(retriever, batch)
-        vectors = retriever.encode_items(self.catalogue)
-        loss = full_softmax(
-            queries, vectors, self.position[target], chunk=self.chunk, label_smoothing=self.label_smoothing
-        )
-        return {"total": loss}
+        return {"total": self.softmax(retriever, queries, target)}
 
 
 class SampledSoftmaxObjective(_RetrievalObjective):

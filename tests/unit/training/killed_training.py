@@ -27,7 +27,7 @@ from corral.data.synthetic import checkerboard_world, markov_world
 from corral.retrieval.sasrec import SASRec
 from corral.retrieval.two_tower import TwoTower
 from corral.sampling.popularity import PopularitySampler
-from corral.training import checkpoint, fit
+from corral.training import checkpoint, checkpoints, fit
 from corral.training.optimizers import RowWiseAdam, warmup_cosine
 from corral.training.retrieval_objectives import FullSoftmaxObjective, SampledSoftmaxObjective
 
@@ -63,8 +63,8 @@ def arrange_death(what: str, number: int) -> Any:
     save_file, replace, save_tensors, write_log = (
         checkpoint.save_file,
         os.replace,
-        fit.save_tensors,
-        fit._write_log,
+        checkpoints.save_tensors,
+        checkpoints.write_log,
     )
 
     def half_a_file(tensors: Any, path: Path, metadata: Any) -> None:
@@ -92,9 +92,9 @@ def arrange_death(what: str, number: int) -> Any:
     elif what == "before rename":
         os.replace = before_rename
     elif what == "after best":
-        fit.save_tensors = after_best
+        checkpoints.save_tensors = after_best
     elif what == "before log":
-        fit._write_log = before_log
+        checkpoints.write_log = before_log
     return count if what == "step" else lambda: None
 
 

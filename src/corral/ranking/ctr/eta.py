@@ -75,10 +75,10 @@ class ETA(InterestModel):
         if length == 0:
             return torch.zeros_like(target)
         at = self.search(target, slots, mask)
-        there = mask.gather(1, at.flatten(1)).flatten()
+        there, found = mask.gather(1, at.flatten(1)).flatten(), at.shape[2]
         at = (at + length * torch.arange(queries, device=at.device)[:, None, None]).flatten()
         # Every target is a query of its own now, with a history of its own.
-        near = slots.flatten(0, 1).index_select(0, at).view(target.shape[0] * target.shape[1], -1, slots.shape[2])
+        near = slots.flatten(0, 1).index_select(0, at).view(target.shape[0] * target.shape[1], found, slots.shape[2])
         attended: Tensor = self.found(target.flatten(0, 1).unsqueeze(1), near, there.view(near.shape[:2]))
         return attended.view_as(target)
 

@@ -138,6 +138,7 @@ class Service:
             history_length=recommender.history_length,
             repeats=recommender.repeats,
             request_features=bundle.features.names,
+            index=dict(recommender.index.description),
         )
 
     async def check(self) -> None:

@@ -1,0 +1,6 @@
+"""python -m corral: the command line, for torchrun."""
+
+from corral.cli.main import main
+
+if __name__ == "__main__":
+    main()

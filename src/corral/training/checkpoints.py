@@ -1,0 +1,127 @@
+"""Checkpoints: where ``fit`` keeps what it needs to go on; FileCheckpoints, in files of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from corral.training.checkpoint import load_tensors, random_state, save_tensors, set_random_state
+from corral.training.fit_state import FitState
+from corral.training.objective import Objective
+from corral.training.optimizers import RowWiseAdam
+
+_LAST, _BEST, _LOG = "checkpoint.safetensors", "best.safetensors", "log.jsonl"
+
+
+class Checkpoints(Protocol):
+    """Where a training is kept."""
+
+    def resume(self, objective: nn.Module, optimizer: RowWiseAdam) -> FitState | None:
+        """Takes the last state back, the random generators' too; None where there is none.
+
+        Raises:
+            ValueError: it is damaged, or of another model.
+        """
+        ...
+
+    def due(self) -> bool:
+        """Whether it is time to save within an epoch."""
+        ...
+
+    def save(self, objective: nn.Module, optimizer: RowWiseAdam, state: FitState) -> None:
+        """Keeps all that :meth:`resume` takes back, whole or not at all."""
+        ...
+
+    def save_best(self, objective: nn.Module, facts: Mapping[str, Any]) -> None:
+        """Keeps its weights: the best so far."""
+        ...
+
+    def load_best(self, objective: nn.Module) -> None:
+        """Takes them back."""
+        ...
+
+
+def write_log(path: Path, records: list[dict[str, float]]) -> None:
+    """The whole log anew: after a kill it never holds an epoch twice."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+    os.replace(temporary, path)
+
+
+class FileCheckpoints:
+    """``checkpoint.safetensors``, ``best.safetensors`` and ``log.jsonl`` in a directory.
+
+    Args:
+        directory: made if it is not there.
+        seconds: between checkpoints within an epoch.
+    """
+
+    def __init__(self, directory: Path, *, seconds: float = 60.0) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in (_LAST, _BEST, _LOG):  # left behind by a process that was killed while it wrote
+            for stale in directory.glob(f"{name}.tmp-*"):
+                stale.unlink()
+        for stale in directory.glob(".tmp*"):  # safetensors writes to such a name first
+            stale.unlink()
+        self._directory, self._seconds, self._saved_at = directory, seconds, time.monotonic()
+
+    def resume(self, objective: nn.Module, optimizer: RowWiseAdam) -> FitState | None:
+        """See ``Checkpoints``."""
+        path = self._directory / _LAST
+        if not path.exists():
+            return None
+        tensors, facts = load_tensors(path)
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+        try:
+            objective.load_state_dict(under("weights."))
+            optimizer.load_state(under("optimizer."))
+            saved = under("generator.")
+            for name, generator in cast(Objective, objective).generators().items():
+                generator.set_state(saved[name])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{path}: a checkpoint of another model; give this training a directory of its own ({error})"
+            ) from error
+        set_random_state(under("random."))
+        state = FitState(**facts["state"])
+        # The process may have been killed between checkpoint and log.
+        write_log(self._directory / _LOG, state.records)
+        return state
+
+    def due(self) -> bool:
+        """See ``Checkpoints``."""
+        return time.monotonic() - self._saved_at > self._seconds
+
+    def save(self, objective: nn.Module, optimizer: RowWiseAdam, state: FitState) -> None:
+        """See ``Checkpoints``; with the log, where an epoch has ended."""
+        save_tensors(self._directory / _LAST, training_tensors(objective, optimizer), {"state": state.__dict__})
+        self._saved_at = time.monotonic()
+        if state.records and state.batch == 0:
+            write_log(self._directory / _LOG, state.records)
+
+    def save_best(self, objective: nn.Module, facts: Mapping[str, Any]) -> None:
+        """See ``Checkpoints``."""
+        save_tensors(self._directory / _BEST, objective.state_dict(), facts)
+
+    def load_best(self, objective: nn.Module) -> None:
+        """See ``Checkpoints``."""
+        weights, _ = load_tensors(self._directory / _BEST)
+        objective.load_state_dict(weights)
+
+
+def training_tensors(objective: nn.Module, optimizer: RowWiseAdam) -> dict[str, Tensor]:
+    """All that a training needs to go on, but for its ``FitState``, by name."""
+    tensors = {f"weights.{name}": value for name, value in objective.state_dict().items()}
+    tensors |= {f"optimizer.{name}": value for name, value in optimizer.state().items()}
+    tensors |= {f"random.{name}": value for name, value in random_state().items()}
+    generators = cast(Objective, objective).generators()
+    return tensors | {f"generator.{name}": value.get_state() for name, value in generators.items()}

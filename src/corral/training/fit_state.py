@@ -1,0 +1,33 @@
+"""FitState: where a training stands; all of it is in every checkpoint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass
+class FitState:
+    """Where training stands.
+
+    Attributes:
+        epoch: current epoch, from 0.
+        batch: batches of it already trained on.
+        step: batches in all.
+        sums: sum of each loss over the epoch so far.
+        seconds: time spent on the epoch so far, also before an interruption (what it threw away not counted).
+        best: best value of the watched metric.
+        best_epoch: the epoch it belongs to, -1 before the first.
+        records: what was logged, one mapping an epoch.
+        finished: training has ended (all epochs, or patience).
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = -1
+    records: list[dict[str, float]] = field(default_factory=list)
+    finished: bool = False

@@ -1,0 +1,137 @@
+"""A run by two workers ends as an ordinary run: the same metrics, a bundle that serves; what cannot is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.cli.main import main
+from corral.cli.scaled_training import check_scalable
+from corral.data.dataset import Dataset
+from corral.data.synthetic import markov_world
+from corral.settings import load_settings
+
+SCRIPT = Path(__file__).with_name("scaled_runs.py")
+RECIPE = """
+description: both stages at once on a small world
+seed: 3
+threads: 1
+data: {path: DATA}
+split: {rule: time-cut, valid_fraction: 0.15, test_fraction: 0.15, repeats: true}
+retriever: {kind: sasrec, size: 8, blocks: 1, dropout: 0.2, max_length: 8}
+ranker: {kind: din, field_size: 4, history_length: 6, hidden: [6], dropout: 0.1, evidence: {}}
+together: {kind: corr, full_softmax: true, num_codewords: 3, epochs: 2, batch_size: 16, max_per_user: 4}
+evaluation: {num_candidates: 10, batch_size: 16, correction: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scale")
+    Dataset.write(folder / "data", markov_world(61, 16, length=14).interactions)
+    path = folder / "small.yaml"
+    path.write_text(RECIPE.replace("DATA", str(folder / "data")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Path) -> tuple[Path, Path]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(recipe), str(recipe.parent)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("{") == 2  # one result is printed a run, by the first worker
+    return recipe.parent / "one", recipe.parent / "two"
+
+
+def corral(*words: str, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == code
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_the_same_run(runs: tuple[Path, Path]) -> None:
+    logs = [[json.loads(line) for line in (run / "together" / "log.jsonl").read_text().splitlines()] for run in runs]
+    for one, two in zip(*logs, strict=True):
+        assert {**two, "seconds": 0} == pytest.approx({**one, "seconds": 0}, rel=1e-4)
+    (one,), (two,) = (sorted((run / "evaluation").rglob("*.json")) for run in runs)
+    assert read(two)["metrics"] == pytest.approx(read(one)["metrics"], rel=1e-4)
+    assert read(two)["protocol"] == read(one)["protocol"]
+    assert [read(run / "manifest.json")["workers"] for run in runs] == [1, 2]
+
+
+@pytest.mark.slow
+def test_its_bundle_serves(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    lists = []
+    for run in runs:
+        corral("recommend", str(run), "--user", "7", "--k", "5", "--json")
+        lists.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert len(lists[1]) >= 1
+    assert [row["item_id"] for row in lists[1]] == [row["item_id"] for row in lists[0]]
+    names = [sorted(str(f.relative_to(run)) for f in (run / "bundle").rglob("*") if f.is_file()) for run in runs]
+    assert names[0] == names[1]
+
+
+@pytest.mark.slow
+def test_whose_checkpoints_they_are_is_said(
+    runs: tuple[Path, Path], recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corral("train", str(recipe), "--run", str(runs[1]), "--quiet", code=2)
+    assert "holds checkpoints of workers; say scale.workers=1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_judged_by_an_ordinary_process(runs: tuple[Path, Path], recipe: Path) -> None:
+    """Another seed is another run; another number of workers is not."""
+    corral("train", str(recipe), "seed=4", "--run", str(runs[1]), "--quiet", code=2)
+    corral("evaluate", str(runs[1]), "--json")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("ranker.rar={}",), "ranker.rar"),
+        (("ranker.batch_norm=true",), "ranker.batch_norm"),
+        (("together={kind: icc}",), "together.kind=icc"),
+        (("together.shared_table=true",), "together.shared_table"),
+        (("together.sampler=in-batch",), "together.sampler=in-batch"),
+        (("together.sampler=softmax",), "together.sampler=softmax"),
+        (("together=null", "retriever_training.loss=in-batch"), "retriever_training.loss=in-batch"),
+        (("together=null", "ranker_training.sampler=top-k"), "ranker_training.sampler=top-k"),
+        (("together=null", "ranker=null", "retriever={kind: popularity}"), "retriever.kind=popularity"),
+    ],
+)
+def test_what_would_mean_something_else_is_refused_by_name(overrides: tuple[str, ...], named: str) -> None:
+    settings = load_settings(RECIPE, "recipe", overrides)
+    with pytest.raises(ValueError, match=named):
+        check_scalable(settings)
+
+
+def test_recipes_that_mean_the_same_pass() -> None:
+    for overrides in (
+        (),
+        ("together=null", "retriever_training.loss=sampled-softmax", "retriever_training.sampler=midx"),
+        ("together=null", "retriever_training.sampler=top-k"),  # the full softmax draws nothing
+        ("together.alternating=true",),
+    ):
+        check_scalable(load_settings(RECIPE, "recipe", overrides))
+
+
+def test_the_command_says_so_before_any_worker_starts(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corral("train", str(recipe), "scale.workers=2", "ranker.rar={}", "--run", str(recipe.parent / "no"), code=2)
+    assert "ranker.rar" in capsys.readouterr().err
+    assert not (recipe.parent / "no").exists()
