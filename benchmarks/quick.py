@@ -145,6 +145,7 @@ TIMED = {
         "--folder",
     ),
     "scale": ("--sections", "stream", "--events", "20000", "--steps", "2", "--folder"),
+    "scale_training": ("--quick", "--folder"),
     "serving": (
         *("--worlds", "small", "--systems", "both", "bare", "--requests", "40", "--clients", "2", "--seeds", "0"),
         "--folder",

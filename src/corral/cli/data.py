@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from corral.cli.data_append import append
+from corral.cli.data_export import export
 from corral.cli.data_formats import READERS, TAKES, ReadOptions
 from corral.cli.data_print import print_summary
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
@@ -210,6 +211,7 @@ def add(
 
 
 app.command("append")(append)
+app.command("export")(export)
 
 
 @app.command("describe")

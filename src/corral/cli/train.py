@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,7 +101,7 @@ def _trained(
     from corral.cli.experiment import Experiment
     from corral.cli.run import train_run
     from corral.cli.scaled_training import check_scalable
-    from corral.scale.workers import joined_workers, launched
+    from corral.scale.workers import joined_workers, launched, restarts
 
     if launched():
         check_scalable(settings)
@@ -109,6 +110,8 @@ def _trained(
         with joined_workers(choose_device(settings.device)) as workers:
             if settings.scale.workers not in (0, workers.size):
                 raise ValueError(f"scale.workers={settings.scale.workers}, but torchrun started {workers.size}")
+            if workers.first and restarts():
+                print(f"corral: start {restarts() + 1}: goes on from the last checkpoint", file=sys.stderr)
             result = train_run(Experiment.start(settings, directory, quiet=quiet, workers=workers))
             return result if workers.first else None
     if settings.scale.workers:
