@@ -156,6 +156,10 @@ TIMED = {
     ),
     "scale": ("--sections", "stream", "--events", "20000", "--steps", "2", "--folder"),
     "scale_training": ("--quick", "--folder"),
+    "serving": (
+        *("--worlds", "small", "--systems", "both", "bare", "--requests", "40", "--clients", "2", "--seeds", "0"),
+        "--folder",
+    ),
     "training": ("--datasets", "tables", "--sizes", "10000", "--steps", "1", "--folder"),
 }
 
