@@ -145,6 +145,7 @@ TIMED = {
         "--folder",
     ),
     "scale": ("--sections", "stream", "--events", "20000", "--steps", "2", "--folder"),
+    "scale_training": ("--quick", "--folder"),
     "training": ("--datasets", "tables", "--sizes", "10000", "--steps", "1", "--folder"),
 }
 

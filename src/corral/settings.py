@@ -82,11 +82,19 @@ class Settings(Strict):
 
     description: str = ""
     seed: int = Field(0, ge=0)
-    device: str = "auto"
+    device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: the first CUDA device, else the CPU")
     deterministic: bool = Field(
         False, description="only operations that give the same bits every time; an error where a GPU has none"
     )
+    low_precision: bool | Literal["auto"] | None = Field(
+        None,
+        description="matrix products of every training in bfloat16; auto: where the processor or GPU multiplies in it; "
+        "null: as each training says",
+    )
     threads: int = Field(0, ge=0, description="torch threads; 0: as torch chooses")
+    continues: Path | None = Field(
+        None, description="a finished run whose models this one starts from (corral train --from)"
+    )
     data: DataSettings
     split: SplitSettings = SplitSettings()
     retriever: RetrieverSettings = SASRecSettings()
@@ -108,6 +116,22 @@ class Settings(Strict):
             )
         if self.retriever.kind == "popularity":
             raise ValueError("together trains a retriever and a ranker: the popularity retriever learns nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _what_can_be_continued(self) -> Settings:
+        if self.continues is None:
+            return self
+        if self.split.rule == "random":
+            raise ValueError(
+                "split.rule=random deals all events anew: the run that is continued has trained on some that would now "
+                "be tested; train anew"
+            )
+        if self.ranker is not None and self.ranker.rar is not None and self.ranker.rar.keys == "retriever":
+            raise ValueError(
+                "ranker.rar.keys=retriever cannot be continued: its retrievers, one a block, must not know what came "
+                "after their block; train anew, or use other keys"
+            )
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ VERBS = (
     "report",
     "compare",
     "leakage",
+    "forget",
     "bench",
     "doctor",
 )

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from corral.cli import build
+from corral.cli.build import build_part
+from corral.cli.continuation import write_continuation
+from corral.cli.earlier_run import EarlierRun
 from corral.cli.experiment import Experiment
-from corral.cli.own_parts import NO_PARTS, OWN_RANKERS, OwnParts
+from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
 from corral.cli.retriever_stage import served_channel, train_retriever
@@ -25,8 +27,9 @@ from corral.evaluation.calibration import Calibration, fit_calibration
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
+from corral.evaluation.other_rows import OtherRows, OtherRowsChannel, OtherRowsRanker
 from corral.evaluation.result import Evaluation, Stage
-from corral.retrieval.channels import RecallChannel
+from corral.retrieval.channels import ColdStartChannel, RecallChannel, RetrieverChannel
 from corral.retrieval.index_rule import IndexRule
 from corral.scale.sharded_embedding import unshard_tables
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
@@ -98,11 +101,7 @@ def open_models(run: Path, device: str, own: OwnParts = NO_PARTS) -> Models:
 def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Evaluation:
     """The funnel on a part's targets."""
     channel = served_channel(experiment, models.retriever)
-    result = judge_channel(experiment, channel, models.ranker, models.mixture, models.served, part)
-    if models.ranker is not None and experiment.has_clicks:
-        logits, labels, users = click_logits(experiment, models.ranker, part)
-        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
-    return result
+    return judge_channel(experiment, channel, models.ranker, models.mixture, models.served, part)
 
 
 def judge_channel(
@@ -116,7 +115,7 @@ def judge_channel(
     """Any stage 1, with or without a stage 2, on the experiment's targets and by its rules."""
     settings = experiment.settings.evaluation
     with progress("Evaluation", quiet=experiment.quiet):
-        return evaluate(
+        result = evaluate(
             experiment.targets(part),
             channel,
             ranker=ranker,
@@ -129,6 +128,20 @@ def judge_channel(
             batch_size=settings.batch_size,
             device=experiment.device,
         )
+    if ranker is not None and experiment.has_clicks:
+        logits, labels, users = click_logits(experiment, ranker, part)
+        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
+    return result
+
+
+def judge_earlier(experiment: Experiment, earlier: EarlierRun, part: Part = Part.TEST) -> Evaluation:
+    """The earlier run's bundle as it stands, with all it counted then, on the targets of the run that continues it."""
+    served, dataset = earlier.recommender, experiment.dataset
+    tables = served.tables
+    rows = OtherRows((tables.users, dataset.users), (tables.items, dataset.items), experiment.device)
+    channel = ColdStartChannel(RetrieverChannel(served.retriever, served.index), served.popularity)
+    ranker = None if served.ranker is None else OtherRowsRanker(served.ranker, rows)
+    return judge_channel(experiment, OtherRowsChannel(channel, rows), ranker, served.mixture, served.serve_by, part)
 
 
 def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
@@ -186,6 +199,9 @@ def train_run(experiment: Experiment) -> Evaluation:
     if not experiment.writes:
         return result
     result.save(experiment.directory / EVALUATION)
+    if experiment.earlier is not None:
+        before = judge_earlier(experiment, experiment.earlier)
+        write_continuation(experiment, experiment.earlier, before, result, trained - began)
     write_manifest(
         experiment.directory,
         {
@@ -197,15 +213,6 @@ def train_run(experiment: Experiment) -> Evaluation:
         },
     )
     return result
-
-
-def build_part(spec: ModuleSpec, tables: ServingTables, own: OwnParts = NO_PARTS) -> nn.Module:
-    """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
-    whole = {"kind": spec.kind, **spec.settings}
-    if spec.kind in (*build.CTR_MODELS, *OWN_RANKERS):
-        return build.make_ranker(whole, tables.user_features, tables.item_features, own=own)
-    counts = torch.zeros(tables.item_features.rows)
-    return build.make_retriever(whole, tables.user_features, tables.item_features, counts, own)
 
 
 def bundle_folder(path: Path) -> Path:

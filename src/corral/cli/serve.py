@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from corral.serving.http.impression_log import ImpressionLog
     from corral.serving.http.limits import Limits
     from corral.serving.http.live_events import LiveEvents
     from corral.serving.http.served_bundle import LoadedBundle
@@ -35,6 +36,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    impressions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log served lists, with the ids of users, into files of this directory (default: not at all).",
+            show_default=False,
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str, typer.Option(help="With --impressions: the data set's unit, for requests that name no time.")
+    ] = "seconds",
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -61,11 +72,13 @@ def serve(
 ) -> None:
     """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
 
-    The log, a line of JSON a request, goes to stderr and says nothing of users. The API's description is at
+    The log, a line of JSON a request, goes to stderr and says nothing of users; --impressions, asked for, logs who was
+    shown what, for corral data append. The API's description is at
     /openapi.json, figures for Prometheus at /metrics, the studio for people at /studio. One server uses one core.
     """
     import torch
 
+    from corral.serving.http.impression_log import ImpressionLog
     from corral.serving.http.limits import Limits
     from corral.serving.http.request_log import log_to_stderr
 
@@ -78,16 +91,21 @@ def serve(
     if replicas > 1:
         if port == 0:
             raise ValueError("--port 0 is not for --replicas: say which port Ray Serve takes")
+        if impressions is not None:
+            raise ValueError("--impressions is not for --replicas: serve from one process each, on ports of their own")
         make = partial(_replica, bundle, events, known, limits, device, onnx)
         _serve_replicas(make, replicas, host, port, timeout)
         return
     torch.set_num_threads(1)
     log_to_stderr()
+    shown = None if impressions is None else ImpressionLog(impressions, time_unit=time_unit)
     store = event_store(events, bundle, timeout)
     try:
-        listen(service_app(bundle, store, known, limits, device, onnx=onnx), host, port, timeout)
+        listen(service_app(bundle, store, known, limits, device, onnx=onnx, impressions=shown), host, port, timeout)
     finally:
         store.close()
+        if shown is not None:
+            shown.close()
 
 
 def _replica(
@@ -138,6 +156,7 @@ def service_app(
     device: str = "cpu",
     beside: Sequence[Path] = (),
     onnx: Path | None = None,
+    impressions: ImpressionLog | None = None,
 ) -> FastAPI:
     """The service of a bundle, or of a run directory that holds one, as an ASGI application.
 
@@ -151,6 +170,7 @@ def service_app(
         device: where the models run.
         beside: bundles that the studio may compare with; asked for, the studio is not optional.
         onnx: an export of the bundle, to run its models from; there is no studio then, which looks into the models.
+        impressions: where served lists are logged; see ``make_app``.
 
     Raises:
         ModuleNotFoundError: there is something to compare, but no ``corral[report]``.
@@ -166,7 +186,7 @@ def service_app(
     def served(path: Path, onnx: Path | None = None) -> ServedBundle:
         return ServedBundle(lambda: _load(path, device, onnx))
 
-    app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits)
+    app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits, impressions=impressions)
     if onnx is not None:
         return app
     if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):

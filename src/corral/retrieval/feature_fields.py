@@ -62,6 +62,7 @@ class CategoricalField(nn.Module):
 
     def __init__(self, column: FeatureColumn, field_size: int, sparse: bool, std: float) -> None:
         super().__init__()
+        self.vocabulary = column.vocabulary
         self.embedding = embedding_table(column.cardinality, field_size, sparse, std)
         self.register_buffer("codes", torch.tensor(np.asarray(column.values, dtype=np.int32)), persistent=False)
 
@@ -77,6 +78,7 @@ class MultiField(nn.Module):
 
     def __init__(self, column: FeatureColumn, field_size: int, max_values: int, sparse: bool, std: float) -> None:
         super().__init__()
+        self.vocabulary = column.vocabulary
         self.embedding = embedding_table(column.cardinality, field_size, sparse, std)
         codes = np.asarray(column.padded(max_values), dtype=np.int32)
         self.register_buffer("codes", torch.tensor(codes), persistent=False)

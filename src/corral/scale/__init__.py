@@ -16,7 +16,7 @@ A training on several processes computes what one process computes:
 6. MIDX codebooks are built where the item vectors are, by k-means over sums (``sharded_quantization``); the codes, 8
    bytes an item, are then everybody's.
 7. Validation and the end of a run gather whole tables (a served model fits on one machine); workers take turns at the
-   batches of the funnel and hand each other what both stages said (``shared_funnel``): the same numbers, exactly.
+   batches of the funnel and hand each other what both stages said (``evaluation.turns``): the same numbers, exactly.
 8. Checkpoints are torch.distributed.checkpoint over safetensors: any number of workers reads them. The two latest stay;
    a damaged one is passed over. A worker that dies ends the others; torch elastic starts all again from the last one.
 9. World size is not in any result: to rounding (sums in another order) in training, exactly in evaluation. What would

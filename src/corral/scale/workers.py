@@ -113,6 +113,11 @@ class Workers:
             self.wait()
 
 
+def restarts() -> int:
+    """How often the workers have been started again, after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def launched() -> bool:
     """Whether torchrun, or ``corral train`` with ``scale.workers``, started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ

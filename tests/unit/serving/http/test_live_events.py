@@ -196,3 +196,13 @@ def test_a_redis_that_is_gone_is_a_store_error() -> None:
         with pytest.raises(StoreError):
             call()
     assert issubclass(redis.TimeoutError, redis.RedisError)
+
+
+def test_a_forgotten_user_leaves_no_event(store: LiveEvents) -> None:
+    store.append([Event(user, f"item {n}", n) for n in range(200) for user in ("gone-for-good", "other", 7)])
+    assert store.forget("gone-for-good") == 200
+    assert store.forget("gone-for-good") == 0
+    assert store.since(["gone-for-good", "other"], 197, 9) == {"other": ["item 198", "item 199"]}
+    if isinstance(store, SqliteEvents):  # nor in free pages, or in the log beside it
+        assert all(b"gone-for-good" not in file.read_bytes() for file in store.path.parent.glob(f"{store.path.name}*"))
+    assert store.forget(7) == 200
