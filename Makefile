@@ -40,11 +40,11 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_READY): pyproject.toml constraints.txt
-	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,docs,dev
+	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,export,docs,dev
 	@touch $(DEMO_READY) $@
 
 $(ALL_READY): pyproject.toml constraints.txt
-	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,scale,docs,dev,crosscheck
+	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,scale,export,docs,dev,crosscheck
 	@touch $(DEMO_READY) $(DEV_READY) $@
 
 demo: $(DEMO_READY)  ## train, measure and use a two-stage recommender on real purchases

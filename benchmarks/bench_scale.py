@@ -50,11 +50,14 @@ def lines_of(rows: Sequence[Row]) -> list[str]:
 
 
 def listed(rows: Sequence[Row]) -> list[str]:
-    """One line a row, with the numbers that it has."""
-    lines = ["| data | system | found |", "|---|---|---|"]
+    """One line a row: what all have in columns, the rest by name."""
+    shared = [name for name in rows[0]["metrics"] if all(name in row["metrics"] for row in rows)]
+    lines = [f"| data | system | {' | '.join(shared)} | more |", "|---" * (len(shared) + 3) + "|"]
     for row in rows:
-        numbers = ", ".join(f"{name} {_plain(value)}" for name, value in row["metrics"].items())
-        lines.append(f"| {row['dataset']} | {row['system']} | {numbers} |")
+        metrics = {name: _plain(value) for name, value in row["metrics"].items()}
+        more = ", ".join(f"{name} {value}" for name, value in metrics.items() if name not in shared)
+        cells = (row["dataset"], row["system"], *(metrics[name] for name in shared), more)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -71,6 +74,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=scale_kills.KILLS, help="section kills, each kind")
     parser.add_argument("--work", type=Path, help="where large files go, and stay; by default a temporary directory")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "results", help="where to write")
+    parser.add_argument("--page", action="store_true", help="only write the page again")
     parser.add_argument("--again", action="store_true", help="measure again what is there")
     options = parser.parse_args()
     path = options.folder / "scale.json"
@@ -79,19 +83,25 @@ def main() -> None:
         """Read anew each time: another section may be running."""
         return json.loads(path.read_text())["rows"] if path.exists() else []
 
+    def write(rows: list[Row]) -> None:
+        command = "python benchmarks/bench_scale.py"
+        write_results("scale", rows, {"rules": SECTIONS}, lines_of(rows), options.folder, command)
+
     rows = stored()
     done = set() if options.again else {(row["dataset"], row["system"]) for row in rows}
     work = options.work or Path(tempfile.mkdtemp(prefix="corral-bench-scale-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
-        for dataset, system, metrics in cells(options, work, done):
+        for dataset, system, metrics in () if options.page else cells(options, work, done):
             rows = [row for row in stored() if (row["dataset"], row["system"]) != (dataset, system)]
             rows.append(result_row(dataset, system, 0, {name: round(value, 4) for name, value in metrics.items()}))
             print(dataset, system, metrics, flush=True)
-            write_results("scale", rows, {"rules": SECTIONS}, lines_of(rows), options.folder)
+            write(rows)
     finally:
         if options.work is None:
             shutil.rmtree(work, ignore_errors=True)
+    if options.page:
+        write(rows)
     print("\n".join(lines_of(rows)))
 
 

@@ -66,16 +66,35 @@ class ScaleSettings(Strict):
     max_restarts: int = Field(3, ge=0, description="how often all start again from the last checkpoint where one died")
 
 
+class IndexSettings(Strict):
+    """How the bundle's catalogue is searched; evaluation always searches exactly."""
+
+    exact_up_to: int = Field(
+        100_000, ge=0, description="items; a larger catalogue is searched by FAISS, where it is installed"
+    )
+    min_recall: float = Field(
+        0.95, gt=0, le=1, description="share of the exact list that FAISS must find for users of the data"
+    )
+
+
 class Settings(Strict):
     """A whole experiment."""
 
     description: str = ""
     seed: int = Field(0, ge=0)
-    device: str = "auto"
+    device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: the first CUDA device, else the CPU")
     deterministic: bool = Field(
         False, description="only operations that give the same bits every time; an error where a GPU has none"
     )
+    low_precision: bool | Literal["auto"] | None = Field(
+        None,
+        description="matrix products of every training in bfloat16; auto: where the processor or GPU multiplies in it; "
+        "null: as each training says",
+    )
     threads: int = Field(0, ge=0, description="torch threads; 0: as torch chooses")
+    continues: Path | None = Field(
+        None, description="a finished run whose models this one starts from (corral train --from)"
+    )
     data: DataSettings
     split: SplitSettings = SplitSettings()
     retriever: RetrieverSettings = SASRecSettings()
@@ -85,6 +104,7 @@ class Settings(Strict):
     together: Together | None = Field(None, description="both stages trained at once, instead of one after the other")
     evaluation: EvaluationSettings = EvaluationSettings()
     scale: ScaleSettings = ScaleSettings()
+    index: IndexSettings = IndexSettings()
 
     @model_validator(mode="after")
     def _together_has_both(self) -> Settings:
@@ -96,6 +116,22 @@ class Settings(Strict):
             )
         if self.retriever.kind == "popularity":
             raise ValueError("together trains a retriever and a ranker: the popularity retriever learns nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _what_can_be_continued(self) -> Settings:
+        if self.continues is None:
+            return self
+        if self.split.rule == "random":
+            raise ValueError(
+                "split.rule=random deals all events anew: the run that is continued has trained on some that would now "
+                "be tested; train anew"
+            )
+        if self.ranker is not None and self.ranker.rar is not None and self.ranker.rar.keys == "retriever":
+            raise ValueError(
+                "ranker.rar.keys=retriever cannot be continued: its retrievers, one a block, must not know what came "
+                "after their block; train anew, or use other keys"
+            )
         return self
 
     @model_validator(mode="after")

@@ -39,8 +39,9 @@ from corral.serving.recommender import TwoStageRecommender
 from corral.settings import Settings
 from corral.stage_settings import RANKER_INPUTS
 
-# The Dataset of a table given to fit, below the run's directory.
-DATA = "data"
+# The Dataset of a table given to fit: its place below the run's directory; and its name, the same in every run, for
+# runs on data of different names are not held against each other.
+DATA, NAME = "data", "events"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class TwoStage:
         item_features: Any = None,
         impressions: Any = None,
         text_columns: Sequence[str] = (),
+        time_unit: str = "seconds",
     ) -> Self:
         """Trains both stages, tunes their mixture on validation, and judges the funnel on the test part.
 
@@ -115,6 +117,7 @@ class TwoStage:
             item_features: the same of items.
             impressions: a table of what was shown and not clicked.
             text_columns: feature columns that are text, such as a title: for people, and for a text encoder.
+            time_unit: of the timestamps.
 
         Raises:
             ValueError: the table is wrong (row, column, value are named), or ``run`` holds another run.
@@ -134,6 +137,7 @@ class TwoStage:
                 item_features=item_features,
                 impressions=impressions,
                 text_columns=text_columns,
+                time_unit=time_unit,
             )
         if isinstance(events, Interactions):
             events = _written(directory, events)
@@ -308,8 +312,8 @@ def _written(directory: Path, events: Interactions) -> Dataset:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / DATA
     if not path.exists():
-        return Dataset.write(path, events, name=directory.resolve().name)
-    new = Dataset.write(directory / f"{DATA}.new", events, name=directory.resolve().name, overwrite=True)
+        return Dataset.write(path, events, name=NAME)
+    new = Dataset.write(directory / f"{DATA}.new", events, name=NAME, overwrite=True)
     try:
         old = Dataset.open(path)
         if old.hash != new.hash:

@@ -122,8 +122,8 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_without_extras_everything_works_but_what_they_bring(bare: Path, tmp_path: Path) -> None:
     findings = doctor(bare, tmp_path)
-    states = {name: findings[name]["state"] for name in ("torch", "ann", "serve", "redis", "report", "tune")}
-    assert states == {"torch": "ok", **dict.fromkeys(("ann", "serve", "redis", "report", "tune"), "missing")}
+    states = {name: findings[name]["state"] for name in ("torch", "ann", "serve", "redis", "report", "tune", "export")}
+    assert states == {"torch": "ok", **dict.fromkeys(("ann", "serve", "redis", "report", "tune", "export"), "missing")}
     assert "pip install 'corral[serve]'" in findings["serve"]["mend"]
     (tmp_path / "mine.yaml").write_text("data: {path: shop}\nretriever: {kind: popularity}\n", "utf-8")
     events = "".join(f"u{user},i{(user * step) % 17},{step * 100}\n" for user in range(30) for step in range(1, 9))

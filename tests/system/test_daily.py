@@ -19,6 +19,7 @@ from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
 from corral.data.split import Part
 from corral.data.synthetic import markov_world
+from corral.evaluation.result import Evaluation
 
 RECIPE = """
 threads: 1
@@ -221,3 +222,27 @@ def test_lists_that_cannot_be_judged(run: Path, tmp_path: Path, capsys: pytest.C
     path.write_text("user_id,item_id\n1,1003\n1,9999\n")
     corral(capsys, "evaluate", run, "--lists", path, "-q", "--skip-bad-rows")
     assert "--skip-bad-rows is for --lists" in corral(capsys, "evaluate", run, "-q", "--skip-bad-rows", code=2)
+
+
+def test_a_run_is_exported_with_its_split_and_results(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = json.loads(corral(capsys, "data", "export", run, tmp_path / "out", "--json"))
+    assert {"train.parquet", "test.parquet", "items.parquet", "queries.parquet", "split.json"} <= set(said["files"])
+    result, experiment = Evaluation.open(run / "evaluation"), Experiment.open(run, quiet=True)
+    queries = pl.read_parquet(tmp_path / "out" / "queries.parquet")
+    assert queries["ndcg@10"].mean() == pytest.approx(result.metrics["ndcg@10"], abs=1e-6)
+    assert queries["retriever/recall@12"].mean() == pytest.approx(result.metrics["retriever/recall@12"], abs=1e-6)
+    assert set(queries["user_id"]) <= set(experiment.dataset.users.ids.to_pylist())
+    targets = pl.read_parquet(tmp_path / "out" / "targets.parquet")
+    assert targets.height == queries["targets"].sum()
+    # A target of rank 1 in the retriever's list is what the retriever's MRR counts fully.
+    first = targets.group_by("query").agg((pl.col("rank/retriever") == 1).any())["rank/retriever"].mean()
+    assert first == pytest.approx(float((result.per_query["retriever/mrr@10"] == 1).mean()))
+    test = pl.read_parquet(tmp_path / "out" / "test.parquet")
+    assert set(targets.select("user_id", "item_id").rows()) <= set(test.select("user_id", "item_id").rows())
+    assert "has its split already: leave --rule out" in corral(
+        capsys, "data", "export", run, tmp_path / "other", "--rule", "random", code=2
+    )
+    corral(capsys, "data", "export", run.parent / "data", tmp_path / "lots", "--rule", "random", "--format", "atomic")
+    assert (tmp_path / "lots" / "data.train.inter").exists()

@@ -28,6 +28,8 @@ from corral.data.parquet_interactions import ParquetInteractions, parquet_files
 from corral.scale.local_ray import local_ray
 from corral.scale.ray_each import ray_each
 
+# Ray's workers come last (15), which is for ever where the machine is busy with other tests.
+os.environ.setdefault("RAY_worker_niceness", "1")
 # Found, not imported: it is to be told first where it may listen.
 pytestmark = [
     pytest.mark.slow,

@@ -173,7 +173,7 @@ def test_what_a_notebook_shows(fitted: TwoStage) -> None:
     shown = fitted._repr_html_()
     for word in ("retriever", "ceiling", "oracle ranker", "recall@12", "time-cut"):
         assert word in shown
-    assert repr(fitted.dataset) == "Dataset('run', 700 events, 50 users, 40 items)"
+    assert repr(fitted.dataset) == "Dataset('events', 700 events, 50 users, 40 items)"
     assert "features of items: shelf" in fitted.dataset._repr_html_()
     found = fitted.recommend(["u0", "nobody"], 5)
     assert repr(found) == "Recommendations(2 lists of up to 5 items, by fused)"

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from corral.cli.own_parts import NO_PARTS, OWN_CTR_MODEL, OWN_RANKER, OWN_RETRIEVER, OWN_SAMPLER, OwnParts
+from corral.cli.own_parts import (
+    NO_PARTS,
+    OWN_CTR_MODEL,
+    OWN_RANKER,
+    OWN_RANKERS,
+    OWN_RETRIEVER,
+    OWN_SAMPLER,
+    OwnParts,
+)
+from corral.cli.processor_flags import BFLOAT16, processor_flags
 from corral.cli.ranker_inputs import RankerInputs, empty_evidence
 from corral.cli.rar_parts import Enrichment
 from corral.corr.multi_index_sampler import MultiIndexSampler
@@ -47,6 +56,8 @@ from corral.sampling.popularity import PopularitySampler
 from corral.sampling.sampler import Sampler
 from corral.sampling.top_k import TopKRandomSampler, TopKSampler
 from corral.sampling.uniform import UniformSampler
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.serving_tables import ServingTables
 from corral.settings import SplitSettings
 
 # Kind -> the class, and which of its keywords are given: settings of the same names, and what the data give.
@@ -237,6 +248,15 @@ def make_ranker(
     return enrichment.around(informed) if enrichment else informed
 
 
+def build_part(spec: ModuleSpec, tables: ServingTables, own: OwnParts = NO_PARTS) -> nn.Module:
+    """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
+    whole = {"kind": spec.kind, **spec.settings}
+    if spec.kind in (*CTR_MODELS, *OWN_RANKERS):
+        return make_ranker(whole, tables.user_features, tables.item_features, own=own)
+    counts = torch.zeros(tables.item_features.rows)
+    return make_retriever(whole, tables.user_features, tables.item_features, counts, own)
+
+
 def be_deterministic() -> None:
     """From here on this process computes with operations that give the same bits every time, or raises RuntimeError.
 
@@ -245,6 +265,13 @@ def be_deterministic() -> None:
     # cuBLAS asks for a fixed workspace, before it is used for the first time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+
+
+def multiplies_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions of its own for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(BFLOAT16 & processor_flags())
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from corral.cli.data_append import append
+from corral.cli.data_export import export
 from corral.cli.data_formats import READERS, TAKES, ReadOptions
 from corral.cli.data_print import print_summary
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
@@ -107,6 +108,11 @@ def add(
         typer.Option(help="Column with 1 clicked, 0 shown and not clicked (which makes impressions)."),
     ] = None,
     part: Annotated[str | None, typer.Option(help="Column of a given split: train, valid, test (table).")] = None,
+    weight: Annotated[str | None, typer.Option(help="Column of what a row counts in training losses (table).")] = None,
+    event_type: Annotated[str | None, typer.Option(help="Column of the kind of event, with --weights (table).")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weight of each event type: view=0.1,cart=0.3,purchase=1 (table).")
+    ] = None,
     time_unit: Annotated[
         str | None,
         typer.Option(help="Unit of the times: seconds (default), milliseconds, minutes, hours, days (table)."),
@@ -148,6 +154,9 @@ def add(
         value=value,
         label=label,
         part=part,
+        weight=weight,
+        event_type=event_type,
+        weights=weights,
         user_features=user_features,
         item_features=item_features,
         impressions=impressions,
@@ -202,6 +211,7 @@ def add(
 
 
 app.command("append")(append)
+app.command("export")(export)
 
 
 @app.command("describe")

@@ -23,6 +23,9 @@ class ReadOptions:
     value: str | None = None
     label: str | None = None
     part: str | None = None
+    weight: str | None = None
+    event_type: str | None = None
+    weights: str | None = None
     user_features: Path | None = None
     item_features: Path | None = None
     impressions: Path | None = None
@@ -48,7 +51,22 @@ class ReadOptions:
             value=found["value"],
             label=found["label"],
             part=found["part"],
+            weight=self.weight,
+            event_type=self.event_type,
         )
+
+    def event_weights(self) -> dict[str, float] | None:
+        """The weight of each event type, as typed: view=0.1,purchase=1."""
+        if (self.event_type is None) != (self.weights is None):
+            raise ValueError("--event-type COLUMN and --weights TYPE=WEIGHT,... go together")
+        found = {}
+        for pair in (self.weights or "").split(",") if self.weights is not None else ():
+            name, _, weight = pair.partition("=")
+            try:
+                found[name.strip()] = float(weight)
+            except ValueError as error:
+                raise ValueError(f"--weights: {pair!r}: write TYPE=WEIGHT,TYPE=WEIGHT, view=0.1,purchase=1") from error
+        return found or None
 
     def given(self) -> set[str]:
         """Options that only some formats take, as typed."""
@@ -150,6 +168,7 @@ def _table(path: Path, options: ReadOptions) -> Interactions | ParquetInteractio
         text_columns=options.text,
         time_unit=options.time_unit or "seconds",
         skip_bad_rows=options.skip_bad_rows,
+        event_weights=options.event_weights(),
     )
 
 
@@ -170,7 +189,17 @@ READERS: dict[str, Callable[[Path, ReadOptions], Interactions | ParquetInteracti
 _COLUMN_OPTIONS = {"--user", "--item", "--timestamp", "--value", "--label"}
 TAKES: dict[str, set[str]] = {
     "table": _COLUMN_OPTIONS
-    | {"--part", "--user-features", "--item-features", "--impressions", "--text", "--time-unit"},
+    | {
+        "--part",
+        "--weight",
+        "--event-type",
+        "--weights",
+        "--user-features",
+        "--item-features",
+        "--impressions",
+        "--text",
+        "--time-unit",
+    },
     "atomic": _COLUMN_OPTIONS | {"--text"},
     "bars": _COLUMN_OPTIONS,
 }

@@ -31,6 +31,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     facts.add_row("repeats", f"{summary['repeated_share']:.1%} of events repeat a (user, item) pair")
     if summary["value"] is not None:
         facts.add_row("value", ", ".join(f"{name} {number:g}" for name, number in summary["value"].items()))
+    if (weights := summary["event_weights"]) is not None:
+        told = ", ".join(f"{escape(name)} {weight:g}" for name, weight in weights.items()) or "a column"
+        facts.add_row("weights", told)
     if summary["given_split"] is not None:
         facts.add_row("given split", ", ".join(f"{name} {n:,}" for name, n in summary["given_split"].items()))
     if (cold := summary["cold"]) is not None:

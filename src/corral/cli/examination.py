@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from corral import __version__
+from corral.cli.processor_flags import processor_flags
 
 GIB = 1 << 30
 # Distribution -> the name it is imported under. What corral cannot do without ...
@@ -41,6 +42,7 @@ EXTRAS = {
     "report": {"altair": "altair", "vl-convert-python": "vl_convert", "tensorboard": "tensorboard"},
     "tune": {"optuna": "optuna"},
     "scale": {"ray": "ray"},
+    "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
 # Processor features that change how fast torch and faiss are, by their name in /proc/cpuinfo.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vpopcntdq", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
@@ -127,11 +129,7 @@ def _extra(extra: str, parts: dict[str, str]) -> Finding:
 
 
 def _processor() -> Iterator[Finding]:
-    flags: set[str] = set()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        match = re.search(r"^(flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
-        flags = set(match[2].split()) if match else set()
+    flags = processor_flags()
     present = [feature for feature in CPU_FEATURES if feature in flags]
     yield Finding("machine", "processor", f"{platform.machine()} {' '.join(present)}".strip())
 

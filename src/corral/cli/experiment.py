@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from corral.cli import build, run_files
+from corral.cli.earlier_run import EarlierRun
 from corral.cli.open_data import open_data
 from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
@@ -102,8 +103,12 @@ class Experiment:
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
+        if (workers is not None or settings.scale.workers) and dataset.events.weight is not None:
+            raise ValueError(f"scale.workers: not on several workers yet: weights of events, as {dataset.name} has")
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
+        if not (directory / run_files.BUNDLE).exists():
+            _ = experiment.earlier
         run_files.begin(directory, settings, dataset.name, dataset.hash)
         if split.warning and experiment.writes:
             Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
@@ -137,6 +142,19 @@ class Experiment:
         if self.workers is not None:
             shard_tables(model, self.workers)
         return model.to(self.device)
+
+    def low_precision(self, chosen: bool) -> bool:
+        """Whether a training that says ``chosen`` multiplies in bfloat16: the switch for all comes first."""
+        switch = self.settings.low_precision
+        return build.multiplies_in_bfloat16(self.device) if switch == "auto" else chosen if switch is None else switch
+
+    @cached_property
+    def earlier(self) -> EarlierRun | None:
+        """The run that this one continues."""
+        continues = self.settings.continues
+        return (
+            None if continues is None else EarlierRun.open(continues, self.dataset, self.split, self.device, self.own)
+        )
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -197,6 +215,9 @@ class Experiment:
             for name, noted in self.inputs.noted.items():
                 ranker[name] = {**ranker[name], **noted}
             specs["ranker"] = ranker
+        if self.earlier is not None:
+            for stage in specs.keys() & self.earlier.recommender.specs.keys():
+                specs[stage] |= self.earlier.scales(stage)
         return specs
 
     @cached_property
@@ -299,6 +320,14 @@ class Experiment:
             f"click's item nor one that the user had in train; seed {chosen.sampled_negatives_seed}"
         }
 
+    def _weights_rule(self) -> dict[str, object]:
+        """What events count in training, where they do not count alike."""
+        weights = self.dataset.header.event_weights
+        if weights is None:
+            return {}
+        told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items()) or "as the data's column says"
+        return {"event_weights": f"{told}: in the losses of training; judged events count once each"}
+
     def protocol(self) -> dict[str, object]:
         """The rules that are printed beside every result."""
         data, split = self.settings.data, self.split
@@ -315,6 +344,7 @@ class Experiment:
             "history_rule": split.history_rule.value,
             "repeats": "recommended and counted" if self.settings.split.repeats else "left out of lists and targets",
             "catalogue": "items with a train event",
+            **self._weights_rule(),
             **self._negatives_rule(),
             **({} if self.inputs is None else self.inputs.rules),
             "seed": self.settings.seed,

@@ -128,7 +128,7 @@ def fit_objective(
             refresh_every=getattr(chosen, "refresh_every", 0),
             checkpoints=_checkpoints(folder, workers, chosen.checkpoint_seconds),
             device=experiment.device,
-            low_precision=chosen.low_precision,
+            low_precision=experiment.low_precision(chosen.low_precision),
             on_step=lambda state: advance(1),
             on_epoch=note,
         )

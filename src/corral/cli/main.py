@@ -25,11 +25,13 @@ VERBS = (
     "evaluate",
     "recommend",
     "rerank",
+    "export",
     "serve",
     "studio",
     "report",
     "compare",
     "leakage",
+    "forget",
     "bench",
     "doctor",
 )

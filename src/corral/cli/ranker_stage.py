@@ -14,13 +14,12 @@ from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import Validate, event_loader, fit_objective
 from corral.cli.progress import progress
-from corral.cli.rar_stage import joint_ranker
+from corral.cli.rar_stage import joint_ranker, train_exposures
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
 from corral.cli.run_files import CORRECTION_FILE, write_text
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
 from corral.data.batches import Batch
-from corral.data.examples import Examples
 from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
@@ -29,7 +28,6 @@ from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
 from corral.ranking.ranker import FieldRanker
 from corral.ranking.remembered_evidence import RememberedEvidence
-from corral.rar.exposure import PairLog
 from corral.rar.exposure_head import ExposureHeadObjective
 from corral.rar.objective import JointObjective
 from corral.rar.ranker import RarRanker
@@ -45,7 +43,7 @@ _REMEMBERED_BYTES = 1 << 31
 
 
 def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
-    """Stage 2 before training; where it reads the retriever's score, of this retriever."""
+    """Stage 2 before training, or as the run that this one continues left it; it reads this retriever's score."""
     torch.manual_seed(experiment.settings.seed + 1)
     dataset = experiment.dataset
     model = build.make_ranker(
@@ -55,6 +53,8 @@ def new_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
         experiment.inputs,
         experiment.own,
     )
+    if experiment.earlier is not None:
+        experiment.earlier.start("ranker", model)
     if isinstance(model, ReadsScores):
         model.connect(cast(Retriever, retriever))
     return experiment.placed(model)
@@ -151,12 +151,10 @@ def _click_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Mod
 
 
 def _with_exposure_head(experiment: Experiment, ranker: nn.Module) -> ExposureHeadObjective:
-    """Clicks, and a second head that learns what train shows: its events and impressions, not sampled negatives."""
-    shown = Examples.of(experiment.dataset, experiment.split, Part.TRAIN, impressions=True)
-    exposures = PairLog.of(shown.user, shown.item, shown.time, num_items=experiment.dataset.n_items)
+    """Clicks, and a second head that learns what train shows."""
     return ExposureHeadObjective(
         cast(FieldRanker | EvidenceRanker, ranker),
-        exposures.to(experiment.device),
+        train_exposures(experiment),
         experiment.catalogue,
         alpha=1.0 - experiment.settings.ranker_training.exposure_head,
         seed=experiment.settings.seed + 3,

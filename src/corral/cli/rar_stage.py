@@ -7,6 +7,8 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.rar_keys import LiveKeys, retriever_keys
 from corral.cli.rar_parts import make_selector
+from corral.data.examples import Examples
+from corral.data.split import Part
 from corral.evidence_settings import RarSettings
 from corral.rar.exposure import PairLog
 from corral.rar.joint_ranker import Exposure, JointRanker
@@ -30,6 +32,13 @@ def key_source(experiment: Experiment, ranker: RarRanker, retriever: nn.Module, 
     )
 
 
+def train_exposures(experiment: Experiment) -> PairLog:
+    """What train shows, by time: its events, and what was shown and not clicked; sampled negatives were never shown."""
+    shown = Examples.of(experiment.dataset, experiment.split, Part.TRAIN, impressions=True)
+    exposures = PairLog.of(shown.user, shown.item, shown.time, num_items=experiment.dataset.n_items)
+    return exposures.to(experiment.device)
+
+
 def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module) -> JointRanker:
     """The ranker with its exposures; neighbours are chosen when training begins, live ones at every refresh.
 
@@ -44,8 +53,7 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
     assert chosen is not None
     exposures = None
     if chosen.alpha < 1.0:
-        exposures = PairLog.of(log.user, log.item, log.time, num_items=experiment.dataset.n_items)
-        exposures = exposures.to(experiment.device)
+        exposures = train_exposures(experiment)
     source = key_source(experiment, ranker, retriever, chosen)
     pools = CataloguePools(log.user, log.item, log.time, ranker.neighbours.rule)
     spec = chosen.model_dump()
@@ -54,7 +62,7 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
     def refresh(neighbours: Neighbours) -> None:
         neighbours.refresh(source, pools, selectors)
 
-    return JointRanker(
+    joint = JointRanker(
         ranker,
         exposures,
         refresh,
@@ -63,3 +71,6 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
         positive_weight=chosen.positive_weight,
         live=source.live,
     )
+    if experiment.earlier is not None:
+        joint.refreshes += 1  # the warm-up is over: live neighbours are chosen at the first refresh
+    return joint

@@ -29,7 +29,7 @@ from corral.training_settings import SampledTrainingSettings, TrainingSettings
 
 
 def new_retriever(experiment: Experiment) -> nn.Module:
-    """Stage 1 before training."""
+    """Stage 1 before training, or as the run that this one continues left it."""
     torch.manual_seed(experiment.settings.seed)
     dataset = experiment.dataset
     model = build.make_retriever(
@@ -39,6 +39,8 @@ def new_retriever(experiment: Experiment) -> nn.Module:
         torch.from_numpy(experiment.counts),
         experiment.own,
     )
+    if experiment.earlier is not None and list(model.parameters()):
+        experiment.earlier.start("retriever", model)
     return experiment.placed(model)
 
 

@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from corral.cli import build
+from corral.cli.build import build_part
+from corral.cli.continuation import write_continuation
+from corral.cli.earlier_run import EarlierRun
 from corral.cli.experiment import Experiment
-from corral.cli.own_parts import NO_PARTS, OWN_RANKERS, OwnParts
+from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
-from corral.cli.retriever_stage import item_index, served_channel, train_retriever
+from corral.cli.retriever_stage import served_channel, train_retriever
 from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
 from corral.cli.scaled_training import judging
 from corral.cli.together_stage import train_together
@@ -25,12 +27,18 @@ from corral.evaluation.calibration import Calibration, fit_calibration
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
+from corral.evaluation.other_rows import OtherRows, OtherRowsChannel, OtherRowsRanker
 from corral.evaluation.result import Evaluation, Stage
-from corral.retrieval.channels import RecallChannel
+from corral.retrieval.channels import ColdStartChannel, RecallChannel, RetrieverChannel
+from corral.retrieval.index_rule import IndexRule
 from corral.scale.sharded_embedding import unshard_tables
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.item_index import served_index
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.queries import Queries
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,7 @@ def open_models(run: Path, device: str, own: OwnParts = NO_PARTS) -> Models:
 def judge(experiment: Experiment, models: Models, part: Part = Part.TEST) -> Evaluation:
     """The funnel on a part's targets."""
     channel = served_channel(experiment, models.retriever)
-    result = judge_channel(experiment, channel, models.ranker, models.mixture, models.served, part)
-    if models.ranker is not None and experiment.has_clicks:
-        logits, labels, users = click_logits(experiment, models.ranker, part)
-        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
-    return result
+    return judge_channel(experiment, channel, models.ranker, models.mixture, models.served, part)
 
 
 def judge_channel(
@@ -111,7 +115,7 @@ def judge_channel(
     """Any stage 1, with or without a stage 2, on the experiment's targets and by its rules."""
     settings = experiment.settings.evaluation
     with progress("Evaluation", quiet=experiment.quiet):
-        return evaluate(
+        result = evaluate(
             experiment.targets(part),
             channel,
             ranker=ranker,
@@ -124,6 +128,20 @@ def judge_channel(
             batch_size=settings.batch_size,
             device=experiment.device,
         )
+    if ranker is not None and experiment.has_clicks:
+        logits, labels, users = click_logits(experiment, ranker, part)
+        result.metrics.update({f"click/{name}": value for name, value in click_metrics(labels, logits, users).items()})
+    return result
+
+
+def judge_earlier(experiment: Experiment, earlier: EarlierRun, part: Part = Part.TEST) -> Evaluation:
+    """The earlier run's bundle as it stands, with all it counted then, on the targets of the run that continues it."""
+    served, dataset = earlier.recommender, experiment.dataset
+    tables = served.tables
+    rows = OtherRows((tables.users, dataset.users), (tables.items, dataset.items), experiment.device)
+    channel = ColdStartChannel(RetrieverChannel(served.retriever, served.index), served.popularity)
+    ranker = None if served.ranker is None else OtherRowsRanker(served.ranker, rows)
+    return judge_channel(experiment, OtherRowsChannel(channel, rows), ranker, served.mixture, served.serve_by, part)
 
 
 def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
@@ -144,18 +162,22 @@ def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommend
         stage: ModuleSpec(spec["kind"], {key: value for key, value in spec.items() if key != "kind"})
         for stage, spec in experiment.specs.items()
     }
+    retriever, settings = cast(Any, models.retriever), experiment.settings
+    rule, queries = IndexRule(**settings.index.model_dump()), Queries(tables, experiment.history_length)
+    n = settings.evaluation.num_candidates
     return TwoStageRecommender(
         tables,
-        cast(Any, models.retriever),
-        item_index(experiment, models.retriever),
+        retriever,
+        served_index(rule, queries, retriever, experiment.catalogue, n, experiment.device),
         experiment.popularity,
         ranker=cast(Any, models.ranker),
         mixture=models.mixture,
         calibration=calibration,
-        num_candidates=experiment.settings.evaluation.num_candidates,
+        num_candidates=n,
         serve_by=models.served,
         history_length=experiment.history_length,
-        repeats=experiment.settings.split.repeats,
+        repeats=settings.split.repeats,
+        index_rule=rule,
         specs=specs,
     )
 
@@ -177,6 +199,9 @@ def train_run(experiment: Experiment) -> Evaluation:
     if not experiment.writes:
         return result
     result.save(experiment.directory / EVALUATION)
+    if experiment.earlier is not None:
+        before = judge_earlier(experiment, experiment.earlier)
+        write_continuation(experiment, experiment.earlier, before, result, trained - began)
     write_manifest(
         experiment.directory,
         {
@@ -188,15 +213,6 @@ def train_run(experiment: Experiment) -> Evaluation:
         },
     )
     return result
-
-
-def build_part(spec: ModuleSpec, tables: ServingTables, own: OwnParts = NO_PARTS) -> nn.Module:
-    """A retriever or a ranker of a bundle, without its weights; ``add_items`` asks for this function."""
-    whole = {"kind": spec.kind, **spec.settings}
-    if spec.kind in (*build.CTR_MODELS, *OWN_RANKERS):
-        return build.make_ranker(whole, tables.user_features, tables.item_features, own=own)
-    counts = torch.zeros(tables.item_features.rows)
-    return build.make_retriever(whole, tables.user_features, tables.item_features, counts, own)
 
 
 def bundle_folder(path: Path) -> Path:

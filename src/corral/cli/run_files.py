@@ -18,6 +18,7 @@ from corral.settings import ScaleSettings, Settings, dump_settings, load_setting
 
 SETTINGS_FILE, DATA_FILE, MANIFEST_FILE = "settings.yaml", "data_hash.txt", "manifest.json"
 BUNDLE, EVALUATION, CORRECTION_FILE = "bundle", "evaluation", "correction.json"
+CONTINUATION_FILE = "continuation.json"
 
 
 def write_text(path: Path, text: str) -> None:

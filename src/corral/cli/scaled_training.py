@@ -30,6 +30,8 @@ def check_scalable(settings: Settings) -> None:
 
 
 def _faults(settings: Settings) -> Iterator[str]:
+    if settings.continues is not None:
+        yield f"continues={settings.continues} (corral train --from)"
     if settings.retriever.kind not in RETRIEVERS:
         yield f"retriever.kind={settings.retriever.kind} (known are {', '.join(RETRIEVERS)})"
     ranker, together = settings.ranker, settings.together

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from corral.serving.http.impression_log import ImpressionLog
     from corral.serving.http.limits import Limits
     from corral.serving.http.live_events import LiveEvents
     from corral.serving.http.served_bundle import LoadedBundle
@@ -35,6 +36,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    impressions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log served lists, with the ids of users, into files of this directory (default: not at all).",
+            show_default=False,
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str, typer.Option(help="With --impressions: the data set's unit, for requests that name no time.")
+    ] = "seconds",
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -51,37 +62,57 @@ def serve(
     replicas: Annotated[
         int, typer.Option(help="Processes that answer, behind Ray Serve (corral[scale]) where more than one.", min=1)
     ] = 1,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run the models by ONNX Runtime, from what corral export wrote of this bundle (default: by torch).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
 
-    The log, a line of JSON a request, goes to stderr and says nothing of users. The API's description is at
+    The log, a line of JSON a request, goes to stderr and says nothing of users; --impressions, asked for, logs who was
+    shown what, for corral data append. The API's description is at
     /openapi.json, figures for Prometheus at /metrics, the studio for people at /studio. One server uses one core.
     """
     import torch
 
+    from corral.serving.http.impression_log import ImpressionLog
     from corral.serving.http.limits import Limits
+    from corral.serving.http.request_log import log_to_stderr
 
     known = _tokens(tokens)
+    if onnx is not None and device != "cpu":
+        raise ValueError(f"--onnx runs on the CPU, --device {device} does not: leave one of them out")
     if host not in LOOPBACK and not known:
         raise ValueError(f"--host {host} opens the service to others: say who may use it with --tokens FILE")
     limits = Limits(body_bytes=max_body, seconds=timeout, waiting_users=max_waiting, gather_seconds=gather_ms / 1000.0)
     if replicas > 1:
         if port == 0:
             raise ValueError("--port 0 is not for --replicas: say which port Ray Serve takes")
-        make = partial(_replica, bundle, events, known, limits, device)
+        if impressions is not None:
+            raise ValueError("--impressions is not for --replicas: serve from one process each, on ports of their own")
+        make = partial(_replica, bundle, events, known, limits, device, onnx)
         _serve_replicas(make, replicas, host, port, timeout)
         return
     torch.set_num_threads(1)
+    log_to_stderr()
+    shown = None if impressions is None else ImpressionLog(impressions, time_unit=time_unit)
     store = event_store(events, bundle, timeout)
     try:
-        listen(service_app(bundle, store, known, limits, device), host, port, timeout)
+        listen(service_app(bundle, store, known, limits, device, onnx=onnx, impressions=shown), host, port, timeout)
     finally:
         store.close()
+        if shown is not None:
+            shown.close()
 
 
-def _replica(bundle: Path, events: str | None, tokens: tuple[str, ...], limits: Limits, device: str) -> FastAPI:
+def _replica(
+    bundle: Path, events: str | None, tokens: tuple[str, ...], limits: Limits, device: str, onnx: Path | None
+) -> FastAPI:
     """The service in a process of its own, which shares the live events with the others."""
-    return service_app(bundle, event_store(events, bundle, limits.seconds), tokens, limits, device)
+    return service_app(bundle, event_store(events, bundle, limits.seconds), tokens, limits, device, onnx=onnx)
 
 
 def _serve_replicas(make: Callable[[], FastAPI], replicas: int, host: str, port: int, timeout: float) -> None:
@@ -103,12 +134,9 @@ def _serve_replicas(make: Callable[[], FastAPI], replicas: int, host: str, port:
 
 
 def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:
-    """Serves until it is stopped, its log on stderr."""
+    """Serves until it is stopped."""
     import uvicorn
 
-    from corral.serving.http.request_log import log_to_stderr
-
-    log_to_stderr()
     uvicorn.run(
         app,
         host=host,
@@ -127,6 +155,8 @@ def service_app(
     limits: Limits | None = None,
     device: str = "cpu",
     beside: Sequence[Path] = (),
+    onnx: Path | None = None,
+    impressions: ImpressionLog | None = None,
 ) -> FastAPI:
     """The service of a bundle, or of a run directory that holds one, as an ASGI application.
 
@@ -139,6 +169,8 @@ def service_app(
         limits: likewise.
         device: where the models run.
         beside: bundles that the studio may compare with; asked for, the studio is not optional.
+        onnx: an export of the bundle, to run its models from; there is no studio then, which looks into the models.
+        impressions: where served lists are logged; see ``make_app``.
 
     Raises:
         ModuleNotFoundError: there is something to compare, but no ``corral[report]``.
@@ -151,17 +183,19 @@ def service_app(
     from corral.serving.http.served_bundle import ServedBundle
     from corral.studio.routes import mount_studio
 
-    def served(path: Path) -> ServedBundle:
-        return ServedBundle(lambda: _load(path, device))
+    def served(path: Path, onnx: Path | None = None) -> ServedBundle:
+        return ServedBundle(lambda: _load(path, device, onnx))
 
-    app = make_app(served(bundle), store, tokens=tokens, limits=limits)
+    app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits, impressions=impressions)
+    if onnx is not None:
+        return app
     if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):
         name, *others = run_names([bundle, *beside])
         mount_studio(app, name, {other: served(path) for other, path in zip(others, beside, strict=True)})
     return app
 
 
-def _load(path: Path, device: str) -> LoadedBundle:
+def _load(path: Path, device: str, onnx: Path | None) -> LoadedBundle:
     """The bundle as it is now."""
     from corral.cli.run import bundle_folder, open_recommender
     from corral.serving.http.served_bundle import LoadedBundle
@@ -172,6 +206,10 @@ def _load(path: Path, device: str) -> LoadedBundle:
     recommender = open_recommender(path, device)
     if read_manifest(folder) != manifest:
         raise ValueError(f"{folder}: was replaced while it was read; reload again")
+    if onnx is not None:
+        from corral.serving.onnx.runtime import run_by_onnx
+
+        recommender = run_by_onnx(recommender, onnx, manifest.version)
     return LoadedBundle(recommender, manifest)
 
 

@@ -40,8 +40,10 @@ def studio(
     from corral.cli.serve import LOOPBACK, event_store, listen, service_app
     from corral.report.page import chart_library
     from corral.serving.http.limits import Limits
+    from corral.serving.http.request_log import log_to_stderr
 
     torch.set_num_threads(1)
+    log_to_stderr()
     store = event_store(events, runs[0], timeout)
     try:
         app = service_app(runs[0], store, limits=Limits(seconds=timeout), device=device, beside=runs[1:])

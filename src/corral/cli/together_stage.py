@@ -23,6 +23,11 @@ def together_objective(experiment: Experiment, stages: Stages) -> nn.Module:
     """What both stages learn at once."""
     chosen, seed = experiment.settings.together, experiment.settings.seed
     assert chosen is not None
+    if experiment.dataset.events.weight is not None and not isinstance(chosen, CorrSettings):
+        raise ValueError(
+            f"together.kind={chosen.kind} does not know weights of events, and {experiment.dataset.name} has some: use "
+            "corr, or train the stages apart"
+        )
     sampler, n = sampler_for(experiment, stages.retriever, chosen), chosen.num_negatives
     if isinstance(chosen, IccSettings):
         return IccObjective(

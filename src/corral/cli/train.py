@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,11 @@ def train(
     run: Annotated[
         Path | None, typer.Option(help="The run directory (default: runs/RECIPE-SEED).", show_default=False)
     ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--from", help="Instead of a recipe: continue from this finished run.", show_default=False),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=0, help="With --from: epochs of every training.")] = 1,
     list_recipes: Annotated[bool, typer.Option("--list", help="Print the shipped recipes and leave.")] = False,
     print_settings: Annotated[bool, typer.Option("--settings", help="Print all settings and leave.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -40,6 +46,12 @@ def train(
         corral train demo
 
         corral train ml-1m-sasrec seed=1 retriever.size=128 --run runs/wide
+
+    With --from, the settings are those of the run, and its models go on learning on its data set, as grown by
+    corral data append: tables grow, old rows keep what they learned. What changed is printed and kept in
+    continuation.json.
+
+        corral train --from runs/shop --run runs/shop-monday --epochs 2
     """
     from rich.console import Console
 
@@ -50,14 +62,21 @@ def train(
         for name in recipe_names():
             print(f"{name:28} {read_recipe(name).description}")
         return
-    if not recipe:
+    if earlier is not None:
+        from corral.cli.continued_settings import continued_settings
+
+        settings = continued_settings(earlier, epochs, [*([recipe] if recipe else []), *(overrides or ())])
+    elif not recipe:
         raise ValueError("say which recipe: corral train RECIPE (corral train --list shows them)")
-    settings = read_recipe(recipe, overrides or ())
+    else:
+        settings = read_recipe(recipe, overrides or ())
     if print_settings:
         print(dump_settings(settings), end="")
         return
     from corral.cli.show import evaluation_json, show_evaluation
 
+    if earlier is not None and run is None:
+        raise ValueError("--from: say where the new run goes: --run DIRECTORY; the earlier one stays as it is")
     directory = run or Path("runs") / f"{Path(recipe).stem}-{settings.seed}"
     result = _trained(settings, directory, recipe, overrides or [], as_json, quiet)
     if result is None:
@@ -67,6 +86,11 @@ def train(
         return
     console = Console()
     show_evaluation(result, console)
+    if earlier is not None:
+        from corral.cli.continuation import show_continuation
+        from corral.cli.run_files import CONTINUATION_FILE
+
+        show_continuation(json.loads((directory / CONTINUATION_FILE).read_text(encoding="utf-8")), console)
     console.print(f"Run: {directory}. Next: corral report {directory}; corral recommend {directory} --user ID")
 
 

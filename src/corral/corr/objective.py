@@ -22,7 +22,7 @@ from corral.data.whole_batch import total
 from corral.retrieval.retriever import Retriever
 from corral.sampling.sampler import Sampler
 from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
-from corral.training.losses import sampled_softmax
+from corral.training.losses import sampled_softmax, weighted_mean
 
 AT_ONCE = Ramp(1.0)  # the paper's weight, from the first step on
 
@@ -97,11 +97,12 @@ class CooperativeObjective(StagesObjective):
 
     def _clicks(self, values: Tensor, both: Scored, certain: bool) -> Tensor:
         own = torch.full_like(both.log_q[:, 0], -math.log(self.num_negatives)) if certain else both.log_q[:, 0]
-        return sampled_softmax(values[:, 0], values[:, 1:], own, both.log_q[:, 1:], both.hit)
+        return sampled_softmax(values[:, 0], values[:, 1:], own, both.log_q[:, 1:], both.hit, both.weight)
 
     def _retriever_loss(self, encoded: Encoded, both: Scored) -> Tensor:
         if self.full_softmax:
-            return self.softmax(cast(Retriever, self.stages.retriever), encoded.every_query, encoded.every_target)
+            retriever, weight = cast(Retriever, self.stages.retriever), encoded.every_weight
+            return self.softmax(retriever, encoded.every_query, encoded.every_target, weight)
         drawn = self._clicks(both.scores, both, self.certain_retriever)
         others = torch.ones(len(encoded.every_query), dtype=torch.bool, device=drawn.device)
         others[encoded.chosen] = False
@@ -115,10 +116,13 @@ class CooperativeObjective(StagesObjective):
             log_q = torch.cat([self.sampler.log_q(queries.detach(), target[:, None]), more.log_q], 1)
         items = torch.cat([target[:, None], more.items], 1)
         scores = self.stages.scores(queries, items)
-        second = Scored(scores, scores, log_q, more.items == target[:, None], items)
+        weight = None if encoded.every_weight is None else encoded.every_weight[rest]
+        second = Scored(scores, scores, log_q, more.items == target[:, None], items, weight=weight)
         loss = self._clicks(scores, second, self.certain_retriever)
         # The mean over all A positions.
-        share = number / total(len(others))
+        share: Tensor | float = number / total(len(others))
+        if weight is not None and encoded.every_weight is not None:
+            share = weight.sum() / encoded.every_weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
         return (1 - share) * drawn + share * loss
 
     def _distillation(self, encoded: Encoded, both: Scored) -> Tensor:
@@ -130,4 +134,4 @@ class CooperativeObjective(StagesObjective):
                 ranker = (both.logits - both.log_q).log_softmax(1)[:, 0]
                 retriever = (both.scores - both.log_q).log_softmax(1)[:, 0]
             terms = terms * (ranker > retriever)
-        return terms.sum() / max(total(len(terms)), 1)
+        return weighted_mean(terms, both.weight)

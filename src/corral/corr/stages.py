@@ -17,6 +17,7 @@ from corral.ranking.evidence import ReadsScores
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import CausalRetriever, Retriever
 from corral.sampling.sampler import Sampler
+from corral.training.retrieval_objectives import target_weights
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Encoded:
         every_query: query vectors of all A positions of the batch [A, D]; the P are among them.
         every_target: their clicked items [A].
         chosen: where the P examples are among the A [P].
+        every_weight: what each position counts in a loss [A]; None: all alike.
     """
 
     queries: Tensor
@@ -38,6 +40,12 @@ class Encoded:
     every_query: Tensor
     every_target: Tensor
     chosen: Tensor
+    every_weight: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Weights of the P examples."""
+        return None if self.every_weight is None else self.every_weight[self.chosen]
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Scored:
         hit: True where a draw is the clicked item [P, N].
         items: item rows [P, 1 + N].
         beside: what the ranker loses at its own task, see ``LearnsBeside``; None: it has none.
+        weight: of each example [P]; None: all alike.
     """
 
     scores: Tensor
@@ -59,6 +68,7 @@ class Scored:
     hit: Tensor
     items: Tensor
     beside: Tensor | None = None
+    weight: Tensor | None = None
 
 
 @runtime_checkable
@@ -118,7 +128,7 @@ class Stages(nn.Module):
         if isinstance(batch, Batch):
             queries = cast(Retriever, self.retriever).encode_queries(batch.query)
             everyone = torch.arange(len(queries), device=queries.device)
-            return Encoded(queries, batch.item, batch.query, queries, batch.item, everyone)
+            return Encoded(queries, batch.item, batch.query, queries, batch.item, everyone, batch.weight)
         row, slot = batch.target_mask.nonzero(as_tuple=True)
         states = cast(CausalRetriever, self.retriever).encode_positions(batch)
         # index_select, not brackets: its gradient is many times cheaper.
@@ -130,7 +140,8 @@ class Stages(nn.Module):
         row, slot = choose_positions(batch.target_mask, self.positions, self.generator)
         chosen = number[row, slot]
         query = queries_at(batch, row, slot, self.history_length)
-        return Encoded(every.index_select(0, chosen), target[chosen], query, every, target, chosen)
+        weight = target_weights(batch)
+        return Encoded(every.index_select(0, chosen), target[chosen], query, every, target, chosen, weight)
 
     def scores(self, queries: Tensor, items: Tensor) -> Tensor:
         """Retriever scores [P, n] of item rows [P, n]."""
@@ -159,10 +170,10 @@ class Stages(nn.Module):
         items = torch.cat([own, drawn.items], 1)
         hit = drawn.items == own
         if not isinstance(self.ranker, LearnsBeside):
-            return Scored(*self.score(encoded, items), log_q, hit, items)
+            return Scored(*self.score(encoded, items), log_q, hit, items, weight=encoded.weight)
         scores = self.scores(encoded.queries, items)
         logits, beside = self.ranker.logits_and_loss(encoded.query, items, scores.detach())
-        return Scored(scores, logits, log_q, hit, items, beside)
+        return Scored(scores, logits, log_q, hit, items, beside, encoded.weight)
 
     @torch.no_grad()
     def clean_logits(self, encoded: Encoded, items: Tensor, scores: Tensor) -> Tensor:

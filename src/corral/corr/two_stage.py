@@ -57,9 +57,10 @@ class TwoStageObjective(StagesObjective):
         """The ranker's loss."""
         both = self.stages.sample(self.stages.encode(batch), self.sampler, self.num_negatives, self.generator)
         if self.binary:
-            return {"total": self.ranker_loss(binary_loss(both.logits, both.hit), both)}
+            return {"total": self.ranker_loss(binary_loss(both.logits, both.hit, both.weight), both)}
         own = both.log_q[:, 0]
         if self.certain:
             own = torch.full_like(own, -math.log(self.num_negatives))
-        loss = sampled_softmax(both.logits[:, 0], both.logits[:, 1:], own, both.log_q[:, 1:], both.hit)
+        logits, log_q = both.logits, both.log_q[:, 1:]
+        loss = sampled_softmax(logits[:, 0], logits[:, 1:], own, log_q, both.hit, both.weight)
         return {"total": self.ranker_loss(loss, both)}

@@ -68,18 +68,21 @@ class Batch:
         query: B queries.
         item: item rows [B], int64: the item of the event.
         label: [B], float32 in [0, 1]: clicked or not (1 for events that are positives by themselves).
+        weight: what each counts in a loss [B], float32; None: all alike.
     """
 
     query: Query
     item: Tensor
     label: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return self.item.shape[0]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
-        return Batch(self.query.to(device), self.item.to(device), self.label.to(device))
+        weight = None if self.weight is None else self.weight.to(device)
+        return Batch(self.query.to(device), self.item.to(device), self.label.to(device), weight)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class SequenceBatch:
         query_index: for the item in slot j, the index 0..L of the query that may predict it [B, L], int64:
             j under history rule ``order``, the first slot of j's tie group under ``strict``.
         target_mask: [B, L] bool, True where slot j is a target (a train event whose query is in the window).
+        weight: what each event counts in a loss [B, L], float32; None: all alike.
     """
 
     user: Tensor
@@ -105,6 +109,7 @@ class SequenceBatch:
     time: Tensor
     query_index: Tensor
     target_mask: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return self.user.shape[0]
@@ -112,8 +117,11 @@ class SequenceBatch:
     def to(self, device: torch.device | str) -> SequenceBatch:
         """The same batch on ``device``."""
         return SequenceBatch(
-            *(
-                getattr(self, name).to(device)
-                for name in ("user", "items", "event", "time", "query_index", "target_mask")
-            )
+            self.user.to(device),
+            self.items.to(device),
+            self.event.to(device),
+            self.time.to(device),
+            self.query_index.to(device),
+            self.target_mask.to(device),
+            None if self.weight is None else self.weight.to(device),
         )

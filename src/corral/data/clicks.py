@@ -50,4 +50,5 @@ class Clicks:
             self.histories.gather(user, self.histories.ends(event), history_length),
             torch.from_numpy(self.events.time[event]),
         )
-        return Batch(query, torch.from_numpy(self.events.item[event].astype(np.int64)), torch.ones(len(at)))
+        weight = None if self.events.weight is None else torch.from_numpy(self.events.weight[event])
+        return Batch(query, torch.from_numpy(self.events.item[event].astype(np.int64)), torch.ones(len(at)), weight)

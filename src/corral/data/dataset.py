@@ -38,6 +38,7 @@ class EventLog:
         offsets: [U + 1], int64: events ``offsets[u]:offsets[u + 1]`` are those of user row u.
         value: [n], float32: rating, quantity, ...; or None.
         part: [n], int8: given split, 0 train, 1 valid, 2 test; or None.
+        weight: [n], float32, >= 0: what the event counts in training losses; or None.
     """
 
     user: np.ndarray
@@ -47,6 +48,7 @@ class EventLog:
     offsets: np.ndarray
     value: np.ndarray | None = None
     part: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -251,6 +253,7 @@ def _open_log(path: Path, header: DatasetHeader, block: str) -> EventLog:
         column("offsets"),
         optional("value"),
         optional("part"),
+        optional("weight"),
     )
 
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
-from corral.data.dataset import Dataset, EventLog
+from corral.data.dataset import Dataset
+from corral.data.dataset_interactions import interactions_of
 from corral.data.dataset_write import Progress
 from corral.data.event_check import ID_COLUMNS, check_events, require_columns
 from corral.data.feature_rows import feature_frame, refuse_without_row, with_new_rows
-from corral.data.features import FeatureKind
 from corral.data.id_check import check_ids_like
-from corral.data.interactions import ColumnMap, Interactions
+from corral.data.interactions import ColumnMap
 from corral.data.skipped_rows import Problems
 from corral.data.table_files import LoadedTable, load_table
-from corral.data.vocabulary import FIRST_ROW
 
 try:
     import fcntl
@@ -47,8 +45,8 @@ def append_events(
     Args:
         path: the Dataset directory.
         table: new events: a path (CSV, TSV, Parquet, Arrow), or a polars, pandas or pyarrow table.
-        columns: which column is which; of value and part those that the Dataset has. Rows with label 0 become
-            impressions.
+        columns: which column is which; of value, part and weight those that the Dataset has, and event_type where it
+            knows the weights of types. Rows with label 0 become impressions.
         user_features: rows of users that the Dataset lacks; needed for each new one where it has user features.
         item_features: the same for items.
         progress: as in ``Dataset.write``.
@@ -64,9 +62,9 @@ def append_events(
         FileNotFoundError: there is no such file or Dataset.
     """
     path, columns = Path(path), columns or ColumnMap()
-    with _only_writer(path):
+    with only_writer(path):
         dataset = Dataset.open(path)
-        _refuse_unfit(dataset)
+        refuse_unfit(dataset)
         new, loaded = _read(dataset, table, columns)
         features: dict[str, pl.DataFrame | None] = {}
         for key, name, vocabulary, block, given in (
@@ -83,30 +81,25 @@ def append_events(
             features[key] = frame
         labels = new["label"] if "label" in new.columns else pl.repeat(1, len(new), eager=True)
         new = new.drop("label", strict=False)
-        events, impressions = _frame(dataset, dataset.events), None
-        if dataset.impressions is not None:
-            impressions = _frame(dataset, dataset.impressions)
+        old = interactions_of(dataset)
         clicked, shown = new.filter(labels == 1), new.filter(labels == 0)
-        _refuse_repeated(path, events, clicked)
-        interactions = Interactions(
-            _below(path, events, clicked),
-            _below(path, impressions, shown) if impressions is not None else shown if len(shown) else None,
-            features["user_id"],
-            features["item_id"],
-            frozenset(
-                column.name
-                for block in (dataset.user_features, dataset.item_features)
-                for column in block.columns.values()
-                if column.kind is FeatureKind.TEXT
-            ),
-            dataset.header.time_unit,
-            f"{dataset.header.source}, {Path(loaded.source).name}",
-            dataset.header.licence,
+        _refuse_repeated(path, old.events, clicked)
+        impressions = shown if len(shown) else None
+        if old.impressions is not None:
+            impressions = below(path, old.impressions, shown)
+        interactions = replace(
+            old,
+            events=below(path, old.events, clicked),
+            impressions=impressions,
+            user_features=features["user_id"],
+            item_features=features["item_id"],
+            source=f"{old.source}, {Path(loaded.source).name}",
         )
         return Dataset.write(path, interactions, name=dataset.name, overwrite=True, progress=progress)
 
 
-def _refuse_unfit(dataset: Dataset) -> None:
+def refuse_unfit(dataset: Dataset) -> None:
+    """Raises ValueError where a Dataset cannot grow: made with filters, or without times."""
     header = dataset.header
     if header.min_user_events > 1 or header.min_item_events > 1:
         raise ValueError(
@@ -123,16 +116,20 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
         raise ValueError(
             f"{dataset.path}: has times ({dataset.header.time_unit}): name the column of the new events' times"
         )
-    for column in ("value", "part"):
-        has, given = getattr(dataset.events, column) is not None, getattr(columns, column) is not None
+    weights = dataset.header.event_weights
+    for column in ("value", "part", "event_type" if weights else "weight"):
+        has = bool(weights) if column == "event_type" else getattr(dataset.events, column) is not None
+        given, option = getattr(columns, column) is not None, column.replace("_", "-")
         if has != given:
-            what = f"say which column of the new events holds it (--{column})" if has else f"leave --{column} out"
+            what = f"say which column of the new events holds it (--{option})" if has else f"leave --{option} out"
             raise ValueError(f"{dataset.path}: its events have {'a' if has else 'no'} {column}: {what}")
     names = columns.present()
     loaded = load_table(table, list(names.values()))
     require_columns(loaded.frame.columns, list(names.values()), loaded.source)
     raw = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
-    events, _ = check_events(raw, source=loaded.source, line_offset=loaded.line_of, text=loaded.is_text, names=names)
+    events, _ = check_events(
+        raw, source=loaded.source, line_offset=loaded.line_of, text=loaded.is_text, names=names, event_weights=weights
+    )
     problems = Problems(loaded.source, loaded.line_of, names)
     ids = [
         check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text)
@@ -142,18 +139,7 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     return events, loaded
 
 
-def _frame(dataset: Dataset, log: EventLog) -> pl.DataFrame:
-    """A log with external ids, in its own order: within a user and a time that of the source."""
-    columns: dict[str, Any] = {
-        key: pl.from_arrow(vocabulary.ids.take(pa.array(rows.astype(np.int64) - FIRST_ROW)))
-        for key, vocabulary, rows in zip(ID_COLUMNS, (dataset.users, dataset.items), (log.user, log.item), strict=True)
-    }
-    columns["timestamp"] = log.time
-    columns |= {name: values for name, values in (("value", log.value), ("part", log.part)) if values is not None}
-    return pl.DataFrame(columns)
-
-
-def _below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+def below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """Old events, then new ones: the order that decides between equal times."""
     if set(old.columns) != set(new.columns):
         differing = ", ".join(sorted(set(old.columns) ^ set(new.columns)))
@@ -169,7 +155,7 @@ def _refuse_repeated(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> None:
 
 
 @contextlib.contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path) -> Iterator[None]:
     """Two appends at a time would each keep only their own events: the second one is refused."""
     if fcntl is None or not path.is_dir():
         yield

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from corral.data.features import FeatureKind
 
 FORMAT = "corral dataset"
-FORMAT_VERSION = 1
+# Events without weights are written as before there were any, so that an older corral reads them too.
+FORMAT_VERSION, UNWEIGHTED_VERSION = 2, 1
 HEADER_FILE = "header.json"
 
 
@@ -90,6 +91,7 @@ class DatasetHeader(_Strict):
         user_features: feature columns of users.
         item_features: feature columns of items.
         files: every other file of the directory.
+        event_weights: the weight of each event type; {}: weights came as a column; None: events have no weights.
     """
 
     format: str = FORMAT
@@ -107,10 +109,12 @@ class DatasetHeader(_Strict):
     user_features: tuple[FeatureEntry, ...]
     item_features: tuple[FeatureEntry, ...]
     files: dict[str, FileEntry]
+    event_weights: dict[str, float] | None = None
 
     def dumps(self) -> str:
         """As JSON text."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        unknown_then = {"event_weights"} if self.event_weights is None else None
+        return json.dumps(self.model_dump(mode="json", exclude=unknown_then), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, directory: Path) -> DatasetHeader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,14 @@ import numpy as np
 import polars as pl
 
 from corral.data.atomic_directory import DirectoryFiles, atomic_directory
-from corral.data.dataset_header import HEADER_FILE, Counts, DatasetHeader, FeatureEntry
+from corral.data.dataset_header import (
+    FORMAT_VERSION,
+    HEADER_FILE,
+    UNWEIGHTED_VERSION,
+    Counts,
+    DatasetHeader,
+    FeatureEntry,
+)
 from corral.data.event_sort import SortedEvents, sort_events
 from corral.data.features import FeatureKind, FeatureTable
 from corral.data.interactions import Interactions
@@ -67,7 +74,16 @@ def write_directory(
             else len(interactions.impressions) - n_impressions,
         )
         header = write_header(
-            files, name, interactions, numbered.users, numbered.items, counts, filters, interactions.skipped, report
+            files,
+            name,
+            interactions,
+            numbered.users,
+            numbered.items,
+            counts,
+            filters,
+            interactions.skipped,
+            report,
+            interactions.event_weights,
         )
     report("done", 1.0)
     return header
@@ -111,6 +127,7 @@ def write_header(
     filters: Filters,
     skipped: SkippedRows,
     report: Progress,
+    event_weights: Mapping[str, float] | None = None,
 ) -> DatasetHeader:
     """Writes the feature tables and, with every other file there, the header: the end of every Dataset directory."""
     entries, unused = {}, {}
@@ -122,6 +139,7 @@ def write_header(
         entries[block] = _write_features(files, block, table)
         unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum())
     header = DatasetHeader(
+        format_version=UNWEIGHTED_VERSION if event_weights is None else FORMAT_VERSION,
         name=name,
         source=source.source,
         source_hash=_content_hash(files, entries, source.time_unit),
@@ -140,6 +158,7 @@ def write_header(
         user_features=entries["user_features"],
         item_features=entries["item_features"],
         files=files.entries,
+        event_weights=None if event_weights is None else dict(event_weights),
     )
     report("flushing to disk", 0.9)
     files.text(HEADER_FILE, header.dumps())
@@ -215,7 +234,7 @@ def _sort(frame: pl.DataFrame, rows: _Rows, user_rows: int) -> SortedEvents:
 
     time = column("timestamp")
     assert time is not None
-    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows)
+    return sort_events(rows.user, rows.item, time, column("value"), column("part"), user_rows, column("weight"))
 
 
 def _write_log(files: DirectoryFiles, block: str, log: SortedEvents) -> None:

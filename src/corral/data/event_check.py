@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -21,13 +23,14 @@ def check_events(
     skip_bad_rows: bool = False,
     text: bool = False,
     names: dict[str, str] | None = None,
+    event_weights: Mapping[str, float] | None = None,
 ) -> tuple[pl.DataFrame, SkippedRows]:
     """Checks and types events; every reader's events pass through here.
 
     Args:
         frame: columns user_id and item_id, optional timestamp, value (rating, quantity, ...), part (given
-            split) and label (1 clicked, 0 shown and not clicked); others are left out. Without timestamp the
-            row order becomes the time.
+            split), label (1 clicked, 0 shown and not clicked), weight (>= 0) and event_type; others are left out.
+            Without timestamp the row order becomes the time.
         source: the file's name, for messages.
         line_offset: row i (from 0) is line ``i + line_offset`` of the file (2 for a CSV with a header), or
             ``line_offset(i)`` if callable; None for frames.
@@ -35,10 +38,11 @@ def check_events(
         text: the columns come from a text file as strings: ids are then int64 if every one is a plain
             integer, else strings.
         names: the columns' names in the file, for messages.
+        event_weights: the weight of each event type; event_type then becomes weight.
 
     Returns:
         The events, user_id and item_id Int64 or String, timestamp Int64 >= 0, value Float32, part Int8
-        (0 train, 1 valid, 2 test), label Int8; and what was skipped.
+        (0 train, 1 valid, 2 test), label Int8, weight Float32; and what was skipped.
 
     Raises:
         ValueError: naming source, line or row, column, value and what to do.
@@ -46,14 +50,18 @@ def check_events(
     require_columns(frame.columns, ID_COLUMNS, source)
     if frame.is_empty():
         raise ValueError(f"{source}: no events: the table has no rows")
-    checked, skipped = check_rows(frame, Problems(source, line_offset, names or {}), skip_bad_rows, text)
+    checked, skipped = check_rows(frame, Problems(source, line_offset, names or {}), skip_bad_rows, text, event_weights)
     if checked.is_empty():
         raise ValueError(f"{source}: no events left: all {skipped.count} rows are bad. {skipped}")
     return checked, skipped
 
 
 def check_rows(
-    frame: pl.DataFrame, problems: Problems, skip_bad_rows: bool, text: bool = False
+    frame: pl.DataFrame,
+    problems: Problems,
+    skip_bad_rows: bool,
+    text: bool = False,
+    event_weights: Mapping[str, float] | None = None,
 ) -> tuple[pl.DataFrame, SkippedRows]:
     """Checks and types some rows of a table of events, as ``check_events`` does; they may all be bad."""
     columns = [check_ids(frame[column], column, problems, text) for column in ID_COLUMNS]
@@ -67,6 +75,15 @@ def check_rows(
         columns.append(_check_part(frame["part"], problems))
     if "label" in frame.columns:
         columns.append(_check_label(frame["label"], problems))
+    if "event_type" in frame.columns:
+        if "weight" in frame.columns or not event_weights:
+            raise ValueError(
+                f"{problems.source}: an event type needs the weight of each type (view=0.1,purchase=1), and no column "
+                "of weights"
+            )
+        columns.append(_weights_of_types(frame["event_type"], event_weights, problems))
+    elif "weight" in frame.columns:
+        columns.append(_check_weight(frame["weight"], problems))
     return problems.settle(pl.DataFrame(columns), skip_bad_rows)
 
 
@@ -169,6 +186,24 @@ def _check_label(values: pl.Series, problems: Problems) -> pl.Series:
     bad = ~labels.is_in([0.0, 1.0]).fill_null(False)
     problems.add(bad, "label", values, "not a label: expected 1 (clicked) or 0 (shown, not clicked)")
     return labels.set(bad, None).cast(pl.Int8).alias("label")
+
+
+def _check_weight(values: pl.Series, problems: Problems) -> pl.Series:
+    weights = values.cast(pl.Float32, strict=False)
+    bad = ~(weights.is_finite() & (weights >= 0)).fill_null(False)
+    problems.add(bad, "weight", values, "not a weight: expected a finite number, 0 or more")
+    return weights.set(bad, None).alias("weight")
+
+
+def _weights_of_types(types: pl.Series, event_weights: Mapping[str, float], problems: Problems) -> pl.Series:
+    for name, weight in event_weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight of event type {name!r}: {weight}: expected a finite number, 0 or more")
+    text = types.cast(pl.String)
+    weights = text.replace_strict(dict(event_weights), default=None, return_dtype=pl.Float32)
+    known = ", ".join(map(repr, event_weights))
+    problems.add(weights.is_null(), "event_type", types, f"no weight is given for this type; known are {known}")
+    return weights.alias("weight")
 
 
 def _nearest(column: str, present: list[str]) -> str:

@@ -21,10 +21,11 @@ class SortedEvents:
     offsets: np.ndarray
     value: np.ndarray | None
     part: np.ndarray | None
+    weight: np.ndarray | None = None
 
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that are present, by name."""
-        names = ("user", "item", "time", "value", "part", "ties", "offsets")
+        names = ("user", "item", "time", "value", "part", "weight", "ties", "offsets")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -35,6 +36,7 @@ def sort_events(
     value: np.ndarray | None,
     part: np.ndarray | None,
     user_rows: int,
+    weight: np.ndarray | None = None,
 ) -> SortedEvents:
     """Sorts events by (user, time), stably.
 
@@ -49,6 +51,7 @@ def sort_events(
         value: [n], float32, or None.
         part: [n], int8, or None.
         user_rows: number of user rows, reserved ones included.
+        weight: [n], float32, or None.
     """
     earliest = int(time.min()) if len(time) else 0
     span = int(time.max()) - earliest + 1 if len(time) else 1
@@ -62,7 +65,7 @@ def sort_events(
     if earliest:
         key -= earliest
     frame = pl.DataFrame({"key": key, "item": item})
-    for name, column in (("value", value), ("part", part)):
+    for name, column in (("value", value), ("part", part), ("weight", weight)):
         if column is not None:
             frame = frame.with_columns(pl.Series(name, column))
     del key
@@ -84,6 +87,7 @@ def sort_events(
         offsets,
         frame["value"].to_numpy() if value is not None else None,
         frame["part"].to_numpy() if part is not None else None,
+        frame["weight"].to_numpy() if weight is not None else None,
     )
 
 

@@ -25,6 +25,7 @@ class Examples:
         end: where the history ends in ``histories`` [n], int64.
         label: [n], float32 in [0, 1].
         histories: the index that histories come from.
+        weight: what each counts in a loss [n], float32; None: all alike.
     """
 
     user: np.ndarray
@@ -34,6 +35,7 @@ class Examples:
     end: np.ndarray
     label: np.ndarray
     histories: HistoryIndex
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -66,6 +68,7 @@ class Examples:
             histories.ends(rows),
             np.ones(len(rows), dtype=np.float32) if label is None else label[rows],
         ]
+        weight = None if events.weight is None else np.asarray(events.weight[rows])
         if impressions and dataset.impressions is not None:
             shown = dataset.impressions
             chosen = np.flatnonzero(impression_parts(dataset, split) == part)
@@ -79,8 +82,11 @@ class Examples:
                 np.zeros(len(chosen), dtype=np.float32),
             )
             columns = [np.concatenate(pair) for pair in zip(columns, added, strict=True)]
+            if weight is not None:
+                theirs = np.ones(len(shown), dtype=np.float32) if shown.weight is None else shown.weight
+                weight = np.concatenate([weight, theirs[chosen]])
         user, item, time, event, end, labels = columns
-        return cls(user, item, time, event, end, labels, histories)
+        return cls(user, item, time, event, end, labels, histories, weight)
 
     def sample(self, count: int, generator: np.random.Generator) -> Examples:
         """At most ``count`` of the examples, in their order."""
@@ -88,7 +94,8 @@ class Examples:
             return self
         at = np.sort(generator.choice(len(self), count, replace=False))
         user, item, time = self.user[at], self.item[at], self.time[at]
-        return Examples(user, item, time, self.event[at], self.end[at], self.label[at], self.histories)
+        weight = None if self.weight is None else self.weight[at]
+        return Examples(user, item, time, self.event[at], self.end[at], self.label[at], self.histories, weight)
 
     def batch(self, at: np.ndarray, history_length: int) -> Batch:
         """The examples at positions ``at`` [B], with histories of ``history_length``."""
@@ -99,7 +106,8 @@ class Examples:
             self.histories.gather(user, self.end[at], history_length),
             torch.from_numpy(self.time[at]),
         )
-        return Batch(query, torch.from_numpy(self.item[at].astype(np.int64)), torch.from_numpy(self.label[at]))
+        weight = None if self.weight is None else torch.from_numpy(self.weight[at])
+        return Batch(query, torch.from_numpy(self.item[at].astype(np.int64)), torch.from_numpy(self.label[at]), weight)
 
 
 def history_ends(events: EventLog, histories: HistoryIndex, user: np.ndarray, time: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class ColumnMap:
         value: rating, quantity, watch time, ...
         label: 1 clicked, 0 shown and not clicked: rows with 0 become impressions.
         part: given split: train, valid, test (or 0, 1, 2).
+        weight: what an example counts in training losses, >= 0.
+        event_type: view, cart, purchase, ...; each type's weight is given where the table is read.
     """
 
     user: str = "user_id"
@@ -45,6 +47,8 @@ class ColumnMap:
     value: str | None = None
     label: str | None = None
     part: str | None = None
+    weight: str | None = None
+    event_type: str | None = None
 
     def present(self) -> dict[str, str]:
         """Canonical name -> name in the table, for the columns that are mapped."""
@@ -55,6 +59,8 @@ class ColumnMap:
             "value": self.value,
             "label": self.label,
             "part": self.part,
+            "weight": self.weight,
+            "event_type": self.event_type,
         }
         return {canonical: name for canonical, name in names.items() if name is not None}
 
@@ -67,7 +73,7 @@ class Interactions:
 
     Attributes:
         events: user_id (Int64 or String), item_id (Int64 or String), timestamp (Int64, >= 0), optional value
-            (Float32) and part (Int8: 0 train, 1 valid, 2 test), in the source's row order.
+            (Float32), part (Int8: 0 train, 1 valid, 2 test) and weight (Float32, >= 0), in the source's row order.
         impressions: the same columns: shown, not clicked.
         user_features: user_id (unique), then features: lists become multi-valued, strings, ints and bools
             categorical, floats numeric.
@@ -77,6 +83,7 @@ class Interactions:
         source: where it came from.
         licence: under which terms.
         skipped: bad rows that were dropped.
+        event_weights: the weight of each event type, that of its rows; {}: weights came as a column; None: no weights.
     """
 
     events: pl.DataFrame
@@ -88,6 +95,7 @@ class Interactions:
     source: str = ""
     licence: str = ""
     skipped: SkippedRows = field(default_factory=SkippedRows)
+    event_weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.time_unit not in TIME_UNITS:
@@ -126,6 +134,7 @@ class Interactions:
         line_offset: LineOf = None,
         skip_bad_rows: bool = False,
         skipped: SkippedRows | None = None,
+        event_weights: Mapping[str, float] | None = None,
     ) -> Interactions:
         """Checks every table and brings their ids to the same type.
 
@@ -142,6 +151,7 @@ class Interactions:
             line_offset: of ``events``, see ``check_events``.
             skip_bad_rows: drop, count and list bad rows instead of raising.
             skipped: rows the caller has dropped already.
+            event_weights: of each event type, where ``events`` has a column event_type; see ``check_events``.
 
         Raises:
             ValueError: naming source, line or row, column, value and what to do.
@@ -149,11 +159,18 @@ class Interactions:
         total = skipped or SkippedRows()
         if "timestamp" not in events.columns:
             time_unit = "order"
-        events, dropped = check_events(events, source=source, line_offset=line_offset, skip_bad_rows=skip_bad_rows)
+        events, dropped = check_events(
+            events, source=source, line_offset=line_offset, skip_bad_rows=skip_bad_rows, event_weights=event_weights
+        )
+        if "weight" in events.columns and event_weights is None:
+            event_weights = {}
         total += dropped
         if impressions is not None and not impressions.is_empty():
             impressions, dropped = check_events(
-                impressions, source=f"{source} (impressions)", skip_bad_rows=skip_bad_rows
+                impressions,
+                source=f"{source} (impressions)",
+                skip_bad_rows=skip_bad_rows,
+                event_weights=event_weights,
             )
             total += dropped
         else:
@@ -191,6 +208,7 @@ class Interactions:
             source,
             licence,
             total,
+            event_weights,
         )
 
 
@@ -207,6 +225,7 @@ def read_table(
     separator: str | None = None,
     encoding: str = "utf-8",
     skip_bad_rows: bool = False,
+    event_weights: Mapping[str, float] | None = None,
 ) -> Interactions:
     """Reads one table of events.
 
@@ -223,6 +242,7 @@ def read_table(
         separator: of a text file; by default "," and a tab in .tsv files.
         encoding: of a text file.
         skip_bad_rows: drop bad rows, count them and list the first, instead of raising.
+        event_weights: the weight of each event type, for ``columns.event_type``.
 
     Raises:
         ValueError: naming file, line or row, column, value and what to do.
@@ -242,6 +262,7 @@ def read_table(
         skip_bad_rows=skip_bad_rows,
         text=loaded.is_text,
         names=names,
+        event_weights=event_weights,
     )
     skipped = loaded.skipped + skipped
     features: list[pl.DataFrame | None] = []
@@ -272,6 +293,7 @@ def read_table(
         source=source or loaded.source,
         licence=licence,
         skipped=skipped,
+        event_weights=event_weights,
     )
 
 
@@ -326,7 +348,7 @@ def _type_text_features(frame: pl.DataFrame, key: str, text_columns: frozenset[s
 def _require_checked(events: pl.DataFrame, what: str) -> None:
     """Refuses frames that did not pass ``check_events``; costs next to nothing."""
     require_columns(events.columns, ("user_id", "item_id", "timestamp"), what)
-    types = {"timestamp": (pl.Int64,), "value": (pl.Float32,), "part": (pl.Int8,)}
+    types = {"timestamp": (pl.Int64,), "value": (pl.Float32,), "part": (pl.Int8,), "weight": (pl.Float32,)}
     for column in events.iter_columns():
         allowed = types.get(column.name, (pl.Int64, pl.String))
         if column.dtype not in allowed or column.null_count():

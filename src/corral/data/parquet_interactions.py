@@ -102,6 +102,8 @@ class ParquetInteractions:
             FileNotFoundError: there is no such file.
         """
         columns = columns or ColumnMap()
+        if columns.weight is not None or columns.event_type is not None:
+            raise ValueError(f"{source}: weights of events are not read from many files yet: give one table")
         shown = tuple(impressions)
         if shown and columns.label is not None:
             raise ValueError("impressions are given twice: by a label column and by a table of their own; choose one")

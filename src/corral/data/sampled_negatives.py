@@ -18,7 +18,7 @@ def with_sampled_negatives(
 ) -> Examples:
     """The examples, and after them ``per_positive`` items with label 0 for each one with a label above 0.
 
-    A negative has its positive's user, time and history; its event is -1. Items are drawn with replacement, in
+    A negative has its positive's user, time, history and weight; its event is -1. Items are drawn with replacement, in
     proportion to their train events, from all that are neither the positive's item nor an item that the user has a
     train event of. Positives whose user has had every item get none.
 
@@ -55,7 +55,8 @@ def with_sampled_negatives(
     )
     known = (examples.user, examples.item, examples.time, examples.event, examples.end, examples.label)
     user, item, time, event, end, label = (np.concatenate(pair) for pair in zip(known, added, strict=True))
-    return Examples(user, item, time, event, end, label, examples.histories)
+    weight = None if examples.weight is None else np.concatenate([examples.weight, examples.weight[source]])
+    return Examples(user, item, time, event, end, label, examples.histories, weight)
 
 
 class _LeftOut:

@@ -86,6 +86,7 @@ class SequenceLoader:
         pad = width - (stop - first)[:, None]
         first_window = (first == self._start[user])[:, None]
         # Query `pad` has seen nothing: right for a user's first events, wrong in a later window.
+        weight = self._events.weight
         target = real & ((query_index > pad) | (first_window & (query_index >= pad)))
         return SequenceBatch(
             user=torch.from_numpy(user),
@@ -94,4 +95,5 @@ class SequenceLoader:
             time=torch.from_numpy(np.where(real, self._events.time.take(rows, mode="clip"), 0)),
             query_index=torch.from_numpy(np.where(real, query_index, 0).clip(min=0)),
             target_mask=torch.from_numpy(target),
+            weight=None if weight is None else torch.from_numpy(np.where(real, weight.take(rows, mode="clip"), 0)),
         )

@@ -33,6 +33,7 @@ def summarize(dataset: Dataset) -> dict[str, object]:
         "hash": dataset.hash,
         "source": header.source,
         "licence": header.licence,
+        "event_weights": header.event_weights,
         "counts": header.counts.model_dump(),
         "filters": {
             "min_user_events": header.min_user_events,

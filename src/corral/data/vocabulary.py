@@ -128,6 +128,10 @@ class Vocabulary:
         found = pc.index_in(wanted, value_set=self.ids, skip_nulls=True)
         return (found.fill_null(UNKNOWN - FIRST_ROW).to_numpy(zero_copy_only=False) + FIRST_ROW).astype(np.int32)
 
+    def rows_in(self, other: Vocabulary) -> np.ndarray:
+        """Where each row here, the reserved ones included, is in ``other``: int32 [rows]; UNKNOWN: it lacks the id."""
+        return np.concatenate([np.arange(FIRST_ROW, dtype=np.int32), other.rows(self.ids)])
+
     def external(self, rows: Iterable[int] | np.ndarray) -> list[Any]:
         """External ids of rows [n], None for rows 0 and 1.
 

@@ -164,7 +164,7 @@ class Fields(nn.Module):
             parts.append(mean_pooling(history, query.history != 0))
         if not parts:
             some = next(self.catalogue.parameters())
-            parts.append(some.new_empty(len(query), 0, self.field_size))
+            parts.append(some.new_empty(query.user.shape[0], 0, self.field_size))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).unsqueeze(1)
 
     def items(self, items: Tensor) -> Tensor:

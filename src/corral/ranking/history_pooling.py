@@ -158,6 +158,22 @@ class _PairLogits(torch.autograd.Function):
         return None, None, to_target, to_history, to_by_target, to_by_history, to_product_weight, *to_deeper
 
 
+def _all_pairs(
+    target: Tensor,
+    history: Tensor,
+    by_target: Tensor,
+    by_history: Tensor,
+    product_weight: Tensor,
+    *deeper: Tensor,
+) -> Tensor:
+    """What ``_PairLogits`` gives of no padding, in one piece: for exporters, which know no functions of ours."""
+    product = functional.linear(history[:, :, None] * target[:, None], product_weight)
+    hidden = torch.relu(product + by_history[:, :, None] + by_target[:, None])
+    for weight, bias in zip(deeper[:-2:2], deeper[1:-2:2], strict=True):
+        hidden = torch.relu(functional.linear(hidden, weight, bias))
+    return functional.linear(hidden, *deeper[-2:]).squeeze(-1)
+
+
 class TargetAttention(nn.Module):
     """DIN's activation unit: sum over the history of a(t, h) h, with a an MLP of [t ; h ; t - h ; t * h].
 
@@ -200,6 +216,8 @@ class TargetAttention(nn.Module):
         length = history.shape[1]
         if length == 0 or target.shape[1] == 0 or target.shape[0] == 0:
             return torch.zeros_like(target)
+        if torch.compiler.is_compiling():  # neither lengths nor their number are static
+            return self._pooled(target, history, mask, [])
         if target.device.type != "cpu":  # the lengths would have to be waited for
             return self._pooled(target, history, mask, [0] * len(target))
         starts, order = torch.where(mask.any(1), mask.to(torch.int8).argmax(1), length).sort(stable=True)
@@ -221,7 +239,10 @@ class TargetAttention(nn.Module):
         deeper = [p for layer in (*self.deeper, self.output) for p in (layer.weight, layer.bias)]
         training = torch.is_grad_enabled()
         with torch.autocast(device, enabled=False):
-            logits = _PairLogits.apply(starts, training, asked, seen, by_target, by_history, on_product, *deeper)
+            if torch.compiler.is_compiling():
+                logits = _all_pairs(asked, seen, by_target, by_history, on_product, *deeper)
+            else:
+                logits = _PairLogits.apply(starts, training, asked, seen, by_target, by_history, on_product, *deeper)
         present = mask.unsqueeze(-1)
         if self.softmax:
             # A finite fill: a history of padding alone has weights 1 / L here, and zero after the mask.

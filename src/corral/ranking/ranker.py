@@ -92,7 +92,7 @@ class FieldRanker(nn.Module):
         context = fields.context(query, history)
         mask = query.history != 0
         if history is None or not self.ctr.uses_history:
-            history = context.new_empty(len(query), 0, fields.num_item_fields, fields.field_size)
+            history = context.new_empty(context.shape[0], 0, fields.num_item_fields, fields.field_size)
             mask = mask[:, :0]
         if not self.training or self.embedding_dropout == 0.0:
             return EncodedQuery(context, history, mask, None)

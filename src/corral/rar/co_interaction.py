@@ -134,7 +134,7 @@ def _softmax(mean: Tensor, present: Tensor) -> Tensor:
 
 def _products(users: Tensor, items: Tensor, bias: Tensor, scale: float) -> Tensor:
     """scale Z_L Z_R^T + b [B, Ku, M] of towers [B, Ku, H] and [B, M, H]."""
-    start = bias.to(users.dtype).expand(len(users), users.shape[1], items.shape[1])
+    start = bias.to(users.dtype).expand(users.shape[0], users.shape[1], items.shape[1])
     return torch.baddbmm(start, users, items.transpose(1, 2), alpha=scale)
 
 

@@ -19,6 +19,7 @@ from corral.ranking.ranker import FieldRanker
 from corral.rar.co_interaction import Tower
 from corral.rar.exposure import PairLog
 from corral.sampling.uniform import UniformSampler
+from corral.training.losses import click_loss
 
 
 class ExposureHeadObjective(nn.Module):
@@ -87,9 +88,7 @@ class ExposureHeadObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch: ``click``, ``exposure`` and their weighted ``total``; nats."""
         query = batch.query
-        click = functional.binary_cross_entropy_with_logits(
-            self.ranker(query, batch.item[:, None])[:, 0].float(), batch.label
-        )
+        click = click_loss(self.ranker(query, batch.item[:, None])[:, 0].float(), batch.label, batch.weight)
         drawn = self.sampler.sample(query.user[:, None], self.num_draws, self.generator).items
         met, _ = self._exposures().before(query.user[:, None], drawn, query.time[:, None])
         exposed, _ = self._exposures().before(query.user, batch.item, query.time + 1)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from corral.data.batches import Batch
 from corral.rar.joint_ranker import JointRanker
+from corral.training.losses import click_loss
 
 
 class JointObjective(nn.Module):
@@ -37,7 +37,7 @@ class JointObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch: ``click``, ``exposure`` (with alpha < 1) and their weighted ``total``; nats."""
         logits, exposure = self.ranker.logits_and_loss(batch.query, batch.item[:, None])
-        click = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), batch.label)
+        click = click_loss(logits[:, 0].float(), batch.label, batch.weight)
         alpha = self.ranker.alpha
         if alpha == 1.0:
             return {"total": click}

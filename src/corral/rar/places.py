@@ -61,6 +61,8 @@ class Places:
         sets, count = self.row.shape[:-1], self.row.shape[-1]
         if not self.row.numel():
             return vectors.new_zeros(*sets, vectors.shape[1])
+        if torch.compiler.is_compiling():  # exporters know no bags
+            return (weights.to(vectors.dtype)[..., None] * self.spread(vectors)).sum(-2)
         weights = weights.to(vectors.dtype).reshape(-1)
         begins = torch.arange(0, len(weights), count, device=weights.device)
         # The weights' gradient is autograd's own, that of the vectors is put beside it.

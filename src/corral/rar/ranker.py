@@ -153,7 +153,8 @@ class RarRanker(nn.Module):
         towers, vectors, places = self._encoded(rows, *self._item_side())
         masks = encoded.user_rows > 0, rows > 0
         # A request seldom has padding, and to mask cells takes as long as to match; on a GPU it would take long to ask.
-        full = len(rows) == 1 and rows.device.type == "cpu" and bool(rows.all() & encoded.user_rows.all())
+        ask = rows.device.type == "cpu" and not torch.compiler.is_compiling()
+        full = ask and len(rows) == 1 and bool(rows.all() & encoded.user_rows.all())
         shape = (*rows.shape[:2], encoded.user_rows.shape[1], rows.shape[2])
         cells = torch.ones((), dtype=torch.bool).expand(shape) if full else valid_cells(*masks)
         matching = self.co_interaction.match(encoded.towers, places.spread(towers), cells, full=full)
@@ -185,7 +186,9 @@ class RarRanker(nn.Module):
     ) -> tuple[Tensor, Tensor, Places]:
         """Towers [n, H] and projected rows [n, D] of some rows or of all, and the places of ``rows`` [...] there."""
         make = _encoder(entity, encode)
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # the number of distinct rows is not a static shape
+            return *make(rows.flatten()), Places(torch.arange(rows.numel(), device=rows.device).view(rows.shape))
+        if not torch.is_grad_enabled():
             tables = kept.of((entity, self.co_interaction), entity.num_rows, rows.numel(), make)
             if tables is not None:
                 return tables[0], tables[1], Places(rows)

@@ -101,7 +101,10 @@ class TimeRule:
             return torch.where(time < self.edges.to(time.device), fold, self.snapshots - 1)
         if self.rule is Rule.STATIC:
             return torch.zeros_like(time)
-        return torch.searchsorted(self.edges.to(time.device), time.contiguous(), right=True)
+        edges = self.edges.to(time.device)
+        if torch.compiler.is_compiling():  # exporters know no binary search
+            return (time[..., None] >= edges).sum(-1)
+        return torch.searchsorted(edges, time.contiguous(), right=True)
 
     def holds(self, snapshot: int, user: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Which train events a snapshot holds [n], bool.

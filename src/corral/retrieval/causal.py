@@ -56,6 +56,9 @@ def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], em
     if history.numel() == 0:
         return empty.expand(len(history), -1)
     lengths = (history != 0).sum(1)
+    if torch.compiler.is_compiling():  # lengths are not static: padding is computed too
+        queries = encode(pack(history)[0], lengths.clamp(min=1))
+        return torch.where(lengths[:, None] > 0, queries, empty.to(queries.dtype))
     order = lengths.argsort(stable=True)
     parts = []
     for rows in order.split(_ROWS_PER_CHUNK):

@@ -7,6 +7,7 @@ FAISS is optional (``pip install 'corral[ann]'``); without it ``open_index`` rea
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ from corral.retrieval.index import (
     read_description,
 )
 
+LOGGER = logging.getLogger("corral.index")
 # Fewer vectors than this a list, and k-means centres are noise (FAISS itself warns below 39).
 TRAIN_VECTORS_PER_LIST = 39
 # Where a filter leaves less than this share of the items, scoring what is left beats walking an
@@ -81,7 +83,15 @@ class FaissIndex:
         return cls(exact, native, {"kind": "faiss-flat"})
 
     @classmethod
-    def ivf(cls, vectors: Tensor, items: Tensor, *, num_lists: int | None = None, num_probes: int = 16) -> FaissIndex:
+    def ivf(
+        cls,
+        vectors: Tensor,
+        items: Tensor,
+        *,
+        num_lists: int | None = None,
+        num_probes: int = 16,
+        vectors_per_list: int = 256,
+    ) -> FaissIndex:
         """Inverted lists around k-means centres.
 
         Args:
@@ -89,9 +99,13 @@ class FaissIndex:
             items: item rows [M], int64.
             num_lists: number of lists; None = 4 sqrt(M). Lowered where there are too few vectors to train.
             num_probes: lists visited per query, more = slower and nearer to exact.
+            vectors_per_list: so many vectors a list, at most, decide where its centre is; fewer = built faster.
         """
-        if num_probes < 1 or (num_lists is not None and num_lists < 1):
-            raise ValueError(f"num_lists and num_probes must be positive, got {num_lists} and {num_probes}")
+        if min(num_probes, vectors_per_list) < 1 or (num_lists is not None and num_lists < 1):
+            raise ValueError(
+                "num_lists, num_probes and vectors_per_list must be positive, "
+                f"got {num_lists}, {num_probes} and {vectors_per_list}"
+            )
         faiss = import_faiss()
         exact = ExactIndex(vectors.cpu(), items)
         wanted = num_lists if num_lists is not None else round(4 * len(exact) ** 0.5)
@@ -99,6 +113,7 @@ class FaissIndex:
         native = faiss.IndexIVFFlat(
             faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT
         )
+        native.cp.max_points_per_centroid = vectors_per_list
         if len(exact):
             native.train(exact.vectors.numpy())
             native.add(exact.vectors.numpy())
@@ -139,6 +154,11 @@ class FaissIndex:
     def items(self) -> Tensor:
         """Item rows in the index [M], int64, ascending."""
         return self._exact.items
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """See ``ItemIndex``."""
+        return dict(self.settings)
 
     def __len__(self) -> int:
         return len(self._exact)
@@ -255,7 +275,7 @@ class FaissIndex:
         if self.settings["kind"] != "faiss-flat":
             tensors["faiss"] = torch.from_numpy(import_faiss().serialize_index(self._native))
         save_file(tensors, directory / TENSORS_FILE)
-        description = {**self.settings, "format_version": FORMAT_VERSION}
+        description = {**self.description, "format_version": FORMAT_VERSION}
         (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
 
     @classmethod
@@ -300,5 +320,7 @@ def open_index(directory: Path) -> ExactIndex | FaissIndex:
         return ExactIndex.load(directory)
     try:
         return FaissIndex.load(directory)
-    except ImportError:
-        return ExactIndex.load(directory)
+    except ImportError as error:
+        exact = ExactIndex.load(directory)
+        LOGGER.warning("%d items are searched exactly, which is slow: %s", len(exact), error)
+        return exact

@@ -62,6 +62,7 @@ class CategoricalField(nn.Module):
 
     def __init__(self, column: FeatureColumn, field_size: int, sparse: bool, std: float) -> None:
         super().__init__()
+        self.vocabulary = column.vocabulary
         self.embedding = embedding_table(column.cardinality, field_size, sparse, std)
         self.register_buffer("codes", torch.tensor(np.asarray(column.values, dtype=np.int32)), persistent=False)
 
@@ -77,6 +78,7 @@ class MultiField(nn.Module):
 
     def __init__(self, column: FeatureColumn, field_size: int, max_values: int, sparse: bool, std: float) -> None:
         super().__init__()
+        self.vocabulary = column.vocabulary
         self.embedding = embedding_table(column.cardinality, field_size, sparse, std)
         codes = np.asarray(column.padded(max_values), dtype=np.int32)
         self.register_buffer("codes", torch.tensor(codes), persistent=False)
@@ -84,6 +86,9 @@ class MultiField(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """rows [n] -> [n, D]; the vectors of the single codes [n, max_values, D] are never made."""
         table = self.embedding
+        if torch.compiler.is_compiling():  # exporters know no bags
+            codes = self.codes[rows]
+            return table(codes).sum(1) / (codes != 0).sum(1, keepdim=True).clamp(min=1)
         return functional.embedding_bag(
             self.codes[rows], table.weight, mode="mean", sparse=table.sparse, padding_idx=table.padding_idx
         )

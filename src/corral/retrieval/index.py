@@ -6,6 +6,7 @@ Shape letters: B queries, M items in the index, D vector size, E exclusions per 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -29,6 +30,10 @@ class ItemIndex(Protocol):
     @property
     def items(self) -> Tensor:
         """Item rows in the index [M], int64, ascending."""
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What kind of index it is, how it is searched and what was measured of it; JSON values."""
 
     def search(
         self, query_vectors: Tensor, k: int, exclude: Tensor | None = None, allow: Tensor | None = None
@@ -98,6 +103,11 @@ class ExactIndex:
     def items(self) -> Tensor:
         """Item rows in the index [M], int64, ascending."""
         return self._items
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """See ``ItemIndex``."""
+        return {"kind": "exact", "chunk": self.chunk}
 
     @property
     def vectors(self) -> Tensor:
@@ -196,7 +206,7 @@ class ExactIndex:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {"vectors": self._vectors.cpu(), "items": self._items.cpu()}
         save_file(tensors, directory / TENSORS_FILE)
-        description = {"kind": "exact", "format_version": FORMAT_VERSION, "chunk": self.chunk}
+        description = {**self.description, "format_version": FORMAT_VERSION}
         (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
 
     @classmethod

@@ -109,7 +109,7 @@ class PopularityRetriever(nn.Module):
 
     def encode_queries(self, query: Query) -> Tensor:
         """Ones [B, 1]."""
-        return torch.ones(len(query), 1, device=self.counts.device)
+        return torch.ones(query.user.shape[0], 1, device=self.counts.device)
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Train counts [..., 1]."""

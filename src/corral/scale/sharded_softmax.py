@@ -98,8 +98,9 @@ class ShardedSoftmax(nn.Module):
         self.register_buffer("items", items, persistent=False)
         self.register_buffer("position", position, persistent=False)
 
-    def forward(self, retriever: Retriever, queries: Tensor, target: Tensor) -> Tensor:
-        """See ``ItemSoftmax``."""
+    def forward(self, retriever: Retriever, queries: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See ``ItemSoftmax``; without weights, which are refused before."""
+        assert weight is None
         vectors, device = retriever.encode_items(self.items), queries.device.type
         exact = torch.float64 if queries.dtype == torch.float64 else torch.float32
         return cast(

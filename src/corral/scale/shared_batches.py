@@ -43,4 +43,4 @@ def _rows(part: Any, chosen: slice) -> Any:
         return part[chosen]
     if isinstance(part, (Batch, SequenceBatch, Query)):
         return replace(part, **{field.name: _rows(getattr(part, field.name), chosen) for field in fields(part)})
-    return {name: _rows(value, chosen) for name, value in part.items()}
+    return None if part is None else {name: _rows(value, chosen) for name, value in part.items()}

@@ -31,9 +31,12 @@ from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
 from corral.ranking.held_out_correction import HeldOutCorrection
 from corral.retrieval.faiss_index import open_index
+from corral.retrieval.index_rule import IndexRule
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files, write_manifest
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 from corral.serving.table_bundle import read_tables, write_tables
 
 SETTINGS_FILE = "settings.json"
@@ -70,6 +73,7 @@ def save_bundle(
         "repeats": recommender.repeats,
         "mixture": None if recommender.mixture is None else asdict(recommender.mixture),
         "calibration": asdict(recommender.calibration),
+        "index_rule": asdict(recommender.index_rule),
         "parts": {},
     }
     for name in modules:
@@ -151,6 +155,7 @@ def _load(path: Path, manifest: Manifest, build: Builder, device: torch.device |
         history_length=settings["history_length"],
         batch_size=settings["batch_size"],
         repeats=settings.get("repeats", False),
+        index_rule=IndexRule(**settings.get("index_rule", {})),
         specs=specs,
     )
 

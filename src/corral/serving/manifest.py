@@ -37,6 +37,11 @@ class Manifest:
     data: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def version(self) -> str:
+        """Twelve hexadecimal digits that change with any file of the bundle."""
+        return hashlib.sha256(json.dumps(dict(self.files), sort_keys=True).encode()).hexdigest()[:12]
+
 
 def write_manifest(directory: Path, data: Mapping[str, str]) -> None:
     """Checksum and fsync every file of a bundle's directory, and write the manifest, last."""

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.vocabulary import FIRST_ROW, PADDING, UNKNOWN, Vocabulary
 from corral.ranking.evidence import HoldsItemRows
-from corral.retrieval.evaluation_mode import evaluation_mode
-from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.bundle import Builder
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ServingTables, TwoStageRecommender
+from corral.serving.item_index import item_vectors, served_index
+from corral.serving.queries import Queries
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: Builder) -> TwoStageRecommender:
@@ -29,7 +30,8 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
     The parts are built again for the longer catalogue, with the trained weights. In tables by item row a new
     item gets the weights of the unknown item (row 1), so only its features tell it from others: a retriever
     that knows items by their id alone cannot place it, and is refused. A feature value not seen in training
-    counts as unknown, a missing one as missing. Known items keep their scores. The index is exact.
+    counts as unknown, a missing one as missing. Known items keep their scores. The index is built by
+    the recommender's rule.
 
     Args:
         recommender: with ``specs``.
@@ -63,20 +65,21 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
     new_rows = torch.from_numpy(items.rows(new_items["item_id"]).astype(np.int64))
     indexed = torch.from_numpy(moved)[recommender.index.items.cpu()]
     rows = torch.cat([indexed, new_rows]).sort().values
-    vectors = _vectors(rebuilt["retriever"], rows, recommender.device)
-    unknown = _vectors(rebuilt["retriever"], torch.tensor([UNKNOWN]), recommender.device)
-    if torch.allclose(vectors[torch.isin(rows, new_rows)], unknown):
+    added = item_vectors(rebuilt["retriever"], new_rows, recommender.device)
+    if torch.allclose(added, item_vectors(rebuilt["retriever"], torch.tensor([UNKNOWN]), recommender.device)):
         raise ValueError(
             f"the {type(rebuilt['retriever']).__name__} knows items by their id alone, or the new items have "
             "no feature it was trained with, so it cannot tell them apart: use a retriever with item "
             "features (two_tower), or train again with events of the new items"
         )
+    rule, queries = recommender.index_rule, Queries(tables, recommender.history_length)
+    index = served_index(rule, queries, rebuilt["retriever"], rows, recommender.num_candidates, recommender.device)
     counts = torch.zeros(len(items))
     counts[torch.from_numpy(moved)] = recommender.popularity.counts.cpu()
     return TwoStageRecommender(
         tables,
         rebuilt["retriever"],
-        ExactIndex(vectors, rows),
+        index,
         PopularityChannel(counts, name=recommender.popularity.name),
         ranker=rebuilt.get("ranker"),
         mixture=recommender.mixture,
@@ -86,6 +89,7 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
         history_length=recommender.history_length,
         repeats=recommender.repeats,
         batch_size=recommender.batch_size,
+        index_rule=rule,
         specs=recommender.specs,
     )
 
@@ -109,12 +113,6 @@ def _with_longer_tables(part: nn.Module, module: nn.Module, moved: Tensor, items
             module.set_submodule(name, cast(nn.Module, table))
             done = f"{name}."
     return part
-
-
-@torch.no_grad()
-def _vectors(retriever: Any, rows: Tensor, device: torch.device) -> Tensor:
-    with evaluation_mode(retriever):
-        return torch.cat([retriever.encode_items(part.to(device)).cpu() for part in rows.split(8_192)])
 
 
 def _longer_vocabulary(items: Vocabulary, new_items: pl.DataFrame) -> Vocabulary:

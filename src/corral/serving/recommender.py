@@ -6,7 +6,7 @@ Shape letters: B users of a call, T list length, N candidates, P pairs, L histor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
-from corral.data.features import FeatureTable
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.metrics import ranked, ranking_order
@@ -26,42 +25,21 @@ from corral.ranking.ranker import Ranker
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ItemIndex
+from corral.retrieval.index_rule import IndexRule
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
 from corral.serving.explanation import Explanation
+from corral.serving.external_ids import external, external_nested, numbered
 from corral.serving.filters import GivenHistories, Ids, allow_mask
-from corral.serving.histories import UserHistories
+from corral.serving.item_index import item_vectors
+from corral.serving.module_spec import ModuleSpec
 from corral.serving.pair_blocks import pair_blocks
+from corral.serving.queries import Queries
 from corral.serving.recommendations import Neighbours, PredictionKind, Predictions, Recommendations
+from corral.serving.serving_tables import ServingTables
 from corral.serving.similarity import Cosines
 from corral.serving.slate_rules import SlateRules, Slates
-
-
-@dataclass(frozen=True)
-class ServingTables:
-    """What the recommender knows of users and items, as of the export.
-
-    Attributes:
-        users: user ids <-> rows.
-        items: item ids <-> rows.
-        user_features: by user row.
-        item_features: by item row.
-        histories: what each user did.
-    """
-
-    users: Vocabulary
-    items: Vocabulary
-    user_features: FeatureTable
-    item_features: FeatureTable
-    histories: UserHistories
-
-
-@dataclass(frozen=True)
-class ModuleSpec:
-    """How to build a part again: a name for the builder, and its constructor keywords (JSON values only)."""
-
-    kind: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+from corral.serving.user_vectors import user_vectors, users_with_history
 
 
 class TwoStageRecommender:
@@ -96,6 +74,7 @@ class TwoStageRecommender:
         history_length: L, the latest items of a user that the models see.
         batch_size: users answered at a time.
         repeats: items that the user had before may be recommended, unless a call says otherwise.
+        index_rule: by which a longer catalogue is indexed again; None = the default one.
         specs: how to build "retriever" and "ranker" again; needed to save a bundle.
 
     Raises:
@@ -117,6 +96,7 @@ class TwoStageRecommender:
         history_length: int = 50,
         batch_size: int = 512,
         repeats: bool = False,
+        index_rule: IndexRule | None = None,
         specs: Mapping[str, ModuleSpec] | None = None,
     ) -> None:
         if min(num_candidates, history_length, batch_size) < 1:
@@ -149,7 +129,9 @@ class TwoStageRecommender:
         self.num_candidates, self.serve_by = num_candidates, serve_by
         self.history_length, self.batch_size = history_length, batch_size
         self.repeats = repeats
+        self.index_rule = index_rule or IndexRule()
         self.specs = dict(specs or {})
+        self._queries = Queries(tables, history_length)
         self._channel = ColdStartChannel(RetrieverChannel(retriever, index), popularity)
         self._item_cosines: Cosines | None = None
         self._user_cosines: Cosines | None = None
@@ -159,15 +141,20 @@ class TwoStageRecommender:
         """Where the models live."""
         for part in (self.retriever, self.ranker):
             if isinstance(part, nn.Module):
-                for tensor in (*part.parameters(), *part.buffers()):
+                for tensor in chain(part.parameters(), part.buffers()):
                     return tensor.device
         return torch.device("cpu")
 
-    def varied(self, *, ranker: Ranker | None, num_candidates: int) -> TwoStageRecommender:
-        """The same parts with another ranker and number of candidates, to be asked and not to be saved."""
+    def varied(
+        self, *, ranker: Ranker | None, num_candidates: int, retriever: Retriever | None = None
+    ) -> TwoStageRecommender:
+        """The same parts with another ranker and number of candidates, to be asked and not to be saved.
+
+        ``retriever``: another way to run the same one; its vectors are those of the index.
+        """
         return TwoStageRecommender(
             self.tables,
-            self.retriever,
+            retriever or self.retriever,
             self.index,
             self.popularity,
             ranker=ranker,
@@ -178,6 +165,7 @@ class TwoStageRecommender:
             history_length=self.history_length,
             batch_size=self.batch_size,
             repeats=self.repeats,
+            index_rule=self.index_rule,
         )
 
     def query(
@@ -190,10 +178,10 @@ class TwoStageRecommender:
         features: Mapping[str, Tensor] | None = None,
     ) -> Query:
         """What :meth:`recommend` asks the models, of the same arguments; on their device."""
-        user_ids, rows = _numbered(self.tables.users, users)
+        user_ids, rows = numbered(self.tables.users, users)
         given = GivenHistories(self.tables.items, history, len(rows))
-        known = self._known(rows, self._later(user_ids, recent), given, slice(None))
-        return self._query(rows, known, time, features or {}).to(self.device)
+        known = self._queries.known(rows, self._queries.later(user_ids, recent), given, slice(None))
+        return self._queries.query(rows, known, time, features or {}).to(self.device)
 
     @torch.no_grad()
     def recommend(
@@ -234,9 +222,9 @@ class TwoStageRecommender:
         """
         k = _checked_k(k)
         hide_seen = not self.repeats if filter_seen is None else filter_seen
-        user_ids, rows = _numbered(self.tables.users, users)
+        user_ids, rows = numbered(self.tables.users, users)
         given = GivenHistories(self.tables.items, history, len(rows))
-        later = self._later(user_ids, recent)
+        later = self._queries.later(user_ids, recent)
         width = min(k, len(self.tables.items) - FIRST_ROW)
         items = np.zeros((len(rows), width), dtype=np.int64)
         scores = np.full((len(rows), width), -np.inf)
@@ -252,8 +240,9 @@ class TwoStageRecommender:
             for start in range(0, len(rows) if width else 0, self.batch_size):
                 block = slice(start, start + self.batch_size)
                 own = {name: value[block] for name, value in (features or {}).items()}
-                query = self._query(rows[block], self._known(rows[block], later, given, block), time, own)
-                exclude = self._seen(rows[block], (later, given), block) if hide_seen else None
+                past = self._queries.known(rows[block], later, given, block)
+                query = self._queries.query(rows[block], past, time, own)
+                exclude = self._queries.seen(rows[block], (later, given), block) if hide_seen else None
                 fallback[block] = ColdStartChannel.cold(query).numpy()
                 lists, explanation = self._two_stages(query, width, exclude, mask, slates, explain)
                 items[block], scores[block] = lists.items.numpy(), lists.scores.numpy()
@@ -264,7 +253,7 @@ class TwoStageRecommender:
         explained = Explanation.joined(explanations, longest) if explanations else None
         return Recommendations(
             user_ids=user_ids,
-            item_ids=_external(self.tables.items, items[:, :longest]),
+            item_ids=external(self.tables.items, items[:, :longest]),
             scores=scores[:, :longest],
             counts=counts,
             requested=k,
@@ -272,7 +261,7 @@ class TwoStageRecommender:
             fallback=fallback,
             ignored_history=given.ignored,
             explanation=explained,
-            closest_ids=None if explained is None else _external_nested(self.tables.items, explained.closest),
+            closest_ids=None if explained is None else external_nested(self.tables.items, explained.closest),
         )
 
     def _two_stages(
@@ -342,7 +331,7 @@ class TwoStageRecommender:
         Raises:
             ValueError: k below 1, ids of the wrong type, an item twice in a list, or not one list a user.
         """
-        user_ids, rows = _numbered(self.tables.users, users)
+        user_ids, rows = numbered(self.tables.users, users)
         given = GivenHistories(self.tables.items, candidates, len(rows), what="candidates")
         for user, ids in zip(user_ids, candidates, strict=True):
             if ids is not None and len(set(ids)) < len(ids):
@@ -351,7 +340,7 @@ class TwoStageRecommender:
         longest = int(lengths.max(initial=0))
         k = max(longest, 1) if k is None else _checked_k(k)
         width = min(k, longest)
-        later = self._later(user_ids, recent)
+        later = self._queries.later(user_ids, recent)
         item_ids: list[list[Any]] = []
         scores = np.full((len(rows), width), -np.inf)
         fallback = np.zeros(len(rows), dtype=bool)
@@ -359,7 +348,8 @@ class TwoStageRecommender:
             for start in range(0, len(rows), self.batch_size):
                 block = slice(start, start + self.batch_size)
                 own = {name: value[block] for name, value in (features or {}).items()}
-                query = self._query(rows[block], self._latest(rows[block], later, block), time, own).to(self.device)
+                past = self._queries.latest(rows[block], later, block)
+                query = self._queries.query(rows[block], past, time, own).to(self.device)
                 fallback[block] = ColdStartChannel.cold(query).cpu().numpy()
                 items = torch.from_numpy(given.gather(block, None)).to(self.device)
                 stage1 = self._channel.score(query, items).masked_fill(items == 0, -torch.inf)
@@ -368,7 +358,7 @@ class TwoStageRecommender:
                 lists = ranked(found.items, final).top(width)
                 shown = np.zeros((len(query), width), dtype=np.int64)
                 shown[:, : lists.items.shape[1]] = lists.items.cpu().numpy()
-                item_ids += _external(self.tables.items, shown)
+                item_ids += external(self.tables.items, shown)
                 scores[block, : lists.items.shape[1]] = lists.scores.cpu().numpy()
         counts = np.minimum(lengths, width)
         for place, unknown in given.unknown.items():
@@ -385,50 +375,6 @@ class TwoStageRecommender:
             fallback=fallback,
             ignored_history=np.zeros(len(rows), dtype=np.int64),
         )
-
-    def _stored(self, rows: np.ndarray) -> np.ndarray:
-        """The stored histories [B, L] of user rows [B]."""
-        return self.tables.histories.gather(rows, self.history_length)
-
-    def _later(self, user_ids: Sequence[Any], recent: Mapping[Any, Sequence[Any]] | None) -> GivenHistories:
-        """Recent events by the users of a call."""
-        lists = None if recent is None else [recent.get(user) for user in user_ids]
-        return GivenHistories(self.tables.items, lists, len(user_ids))
-
-    def _latest(self, rows: np.ndarray, later: GivenHistories, block: slice | np.ndarray) -> np.ndarray:
-        """The stored histories [B, L] of user rows [B], and what came later."""
-        stored = self._stored(rows)
-        if not later.lengths[block].any():
-            return stored
-        joined = np.concatenate([stored, later.gather(block, self.history_length)], axis=1)
-        padding_first = np.argsort(joined != 0, axis=1, kind="stable")
-        return np.take_along_axis(joined, padding_first, axis=1)[:, -self.history_length :]
-
-    def _known(
-        self, rows: np.ndarray, later: GivenHistories, given: GivenHistories, block: slice | np.ndarray
-    ) -> np.ndarray:
-        """The histories [B, L] that the models see of user rows [B]: the given ones, or the latest."""
-        latest = self._latest(rows, later, block)
-        replaced = given.lengths[block] > 0
-        if replaced.any():
-            latest[replaced] = given.gather(block, self.history_length)[replaced]
-        return latest
-
-    def _query(self, rows: np.ndarray, history: np.ndarray, time: int | None, features: Mapping[str, Tensor]) -> Query:
-        """What the models are asked, on the CPU."""
-        moment = self.tables.histories.as_of if time is None else int(time)
-        return Query(
-            user=torch.from_numpy(rows),
-            event=torch.full((len(rows),), -1),
-            history=torch.from_numpy(history),
-            time=torch.full((len(rows),), moment, dtype=torch.int64),
-            features=features,
-        )
-
-    def _seen(self, rows: np.ndarray, others: Sequence[GivenHistories], block: slice) -> Tensor:
-        """Items to hide [b, E], 0-padded: the stored history's, and the others'."""
-        stored = self.tables.histories.gather(rows, None)
-        return torch.from_numpy(np.concatenate([stored, *(one.gather(block, None) for one in others)], axis=1))
 
     @torch.no_grad()
     def predict(
@@ -457,12 +403,12 @@ class TwoStageRecommender:
             if any(isinstance(pair, str | bytes) or len(np.atleast_1d(pair)) != 2 for pair in pairs):
                 raise ValueError("predict: need pairs (user id, item id), or users and items")
             users, items = [user for user, _ in pairs], [item for _, item in pairs]
-        user_ids, user_rows = _numbered(self.tables.users, users)
-        item_ids, item_rows = _numbered(self.tables.items, items)
+        user_ids, user_rows = numbered(self.tables.users, users)
+        item_ids, item_rows = numbered(self.tables.items, items)
         if len(user_ids) != len(item_ids):
             raise ValueError(f"predict: {len(user_ids)} users, but {len(item_ids)} items")
         values = np.empty(len(user_rows))
-        later = self._later(user_ids, recent)
+        later = self._queries.later(user_ids, recent)
         # Pairs of one user share the query of their first pair, unless each pair brings its own request. Unknown
         # users share a row, but not what they did since.
         _, first, inverse = np.unique(user_rows, return_index=True, return_inverse=True)
@@ -472,7 +418,8 @@ class TwoStageRecommender:
             for block in pair_blocks(keys, item_rows, self.batch_size):
                 own = {name: value[block.queries] for name, value in (features or {}).items()}
                 rows = user_rows[block.queries]
-                query = self._query(rows, self._latest(rows, later, block.queries), time, own).to(self.device)
+                past = self._queries.latest(rows, later, block.queries)
+                query = self._queries.query(rows, past, time, own).to(self.device)
                 answer = self._answer(query, torch.from_numpy(block.items).to(self.device))
                 values[block.pairs] = answer.double().cpu().numpy()[block.owner, block.column]
         kind: PredictionKind = "probability" if self.calibration.n_labels else "logit"
@@ -496,9 +443,7 @@ class TwoStageRecommender:
         k = _checked_k(k)
         if self._item_cosines is None:
             rows = self.index.items.cpu()
-            with evaluation_mode(self.retriever):
-                vectors = [self.retriever.encode_items(part.to(self.device)) for part in rows.split(8_192)]
-            self._item_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]).cpu(), rows)
+            self._item_cosines = Cosines(item_vectors(self.retriever, rows, self.device), rows)
         return _neighbours(self.tables.items, items, k, self._item_cosines)
 
     @torch.no_grad()
@@ -510,15 +455,9 @@ class TwoStageRecommender:
         """
         k = _checked_k(k)
         if self._user_cosines is None:
-            rows = np.arange(FIRST_ROW, len(self.tables.users))
-            rows = rows[self.tables.histories.lengths(rows) > 0]
-            vectors = []
-            with evaluation_mode(self.retriever):
-                for start in range(0, len(rows), self.batch_size):
-                    some = rows[start : start + self.batch_size]
-                    query = self._query(some, self._stored(some), None, {}).to(self.device)
-                    vectors.append(self.retriever.encode_queries(query).cpu())
-            self._user_cosines = Cosines(torch.cat(vectors or [torch.empty(0, 1)]), torch.from_numpy(rows))
+            rows = users_with_history(self.tables)
+            vectors = user_vectors(self._queries, self.retriever, rows, self.device, self.batch_size)
+            self._user_cosines = Cosines(vectors, torch.from_numpy(rows))
         return _neighbours(self.tables.users, users, k, self._user_cosines)
 
 
@@ -528,29 +467,12 @@ def _checked_k(k: int) -> int:
     return int(k)
 
 
-def _numbered(vocabulary: Vocabulary, ids: Ids) -> tuple[list[Any], np.ndarray]:
-    """The ids as a list, and their rows, int64."""
-    rows = vocabulary.rows(ids).astype(np.int64)
-    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids), rows
-
-
-def _external(vocabulary: Vocabulary, rows: np.ndarray) -> list[list[Any]]:
-    """External ids of rows [B, T], None for padding."""
-    flat, width = vocabulary.external(rows.reshape(-1)), rows.shape[1]
-    return [flat[start * width : (start + 1) * width] for start in range(len(rows))]
-
-
-def _external_nested(vocabulary: Vocabulary, rows: np.ndarray) -> list[list[list[Any]]]:
-    """External ids of rows [B, T, C], None for padding."""
-    return [_external(vocabulary, one) for one in rows]
-
-
 def _neighbours(vocabulary: Vocabulary, ids: Ids, k: int, cosines: Cosines) -> Neighbours:
-    asked, rows = _numbered(vocabulary, ids)
+    asked, rows = numbered(vocabulary, ids)
     found = cosines.nearest(torch.from_numpy(rows), k)
     return Neighbours(
         asked,
-        _external(vocabulary, found.items.numpy()),
+        external(vocabulary, found.items.numpy()),
         found.scores.double().numpy(),
         cosines.has(torch.from_numpy(rows)).numpy(),
     )

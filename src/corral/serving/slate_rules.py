@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
-from corral.data.features import FeatureKind, FeatureTable
+from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.vocabulary import FIRST_ROW, Vocabulary
 from corral.evaluation.metrics import ranked, ranking_order
 from corral.retrieval.retriever import Retriever
@@ -70,12 +70,7 @@ class SlateRules:
         """
         groups = None
         if self.at_most is not None:
-            name = self.at_most[0]
-            column = features.columns.get(name)
-            if column is None or column.kind is not FeatureKind.CATEGORICAL:
-                known = [one.name for one in features.columns.values() if one.kind is FeatureKind.CATEGORICAL]
-                what = "no such item feature" if column is None else f"a {column.kind} item feature"
-                raise ValueError(f"at_most {name!r}: {what}; categorical ones: {', '.join(known) or 'none'}")
+            column = bounded_column(features, self.at_most[0])
             values = torch.from_numpy(np.asarray(column.values, dtype=np.int64))
             groups = torch.where(values >= FIRST_ROW, values, 0).to(indexed.device)
         new = counts == 0 if self.new is None else allow_mask(items, self.new, None)
@@ -192,6 +187,20 @@ class Slates:
             deeper = self._searched(recall, query.where(there), k, 2 * depth, hidden, allow)
             kept.items[there], kept.scores[there] = deeper.items, deeper.scores
         return kept
+
+
+def bounded_column(items: FeatureTable, name: str) -> FeatureColumn:
+    """The item feature of whose values a list may hold at most so many.
+
+    Raises:
+        ValueError: there is none of the name, or it is not categorical.
+    """
+    column = items.columns.get(name)
+    if column is None or column.kind is not FeatureKind.CATEGORICAL:
+        known = [one.name for one in items.columns.values() if one.kind is FeatureKind.CATEGORICAL]
+        what = "no such item feature" if column is None else f"a {column.kind} item feature"
+        raise ValueError(f"at_most {name!r}: {what}; categorical ones: {', '.join(known) or 'none'}")
+    return column
 
 
 def _place_in_group(groups: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from corral.data.atomic_directory import DirectoryFiles
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.vocabulary import Vocabulary
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ServingTables
+from corral.serving.serving_tables import ServingTables
 
 
 def write_tables(files: DirectoryFiles, tables: ServingTables) -> dict[str, Any]:

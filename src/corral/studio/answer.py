@@ -15,7 +15,8 @@ from corral.serving.http.checks import RefusedError
 from corral.serving.http.live_events import LiveEvents
 from corral.serving.http.served_bundle import LoadedBundle
 from corral.serving.recommendations import Recommendations
-from corral.serving.recommender import ServingTables, TwoStageRecommender
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 from corral.studio.consulted import Consulted, consulted, look_alike_rows
 from corral.studio.entries import Entry, candidate_rows, entries
 from corral.studio.masked_ranker import Mask, MaskedRanker

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from corral.serving.http.bodies import MOST_HISTORY, MOST_K, Body, Id, faults
 from corral.serving.http.checks import RefusedError
-from corral.serving.recommender import ServingTables
+from corral.serving.serving_tables import ServingTables
 
 MOST_UNLIKE = 1_000
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corral.data.vocabulary import FIRST_ROW
-from corral.serving.recommender import ServingTables
+from corral.serving.serving_tables import ServingTables
 from corral.studio.page import User
 
 MOST = 24

@@ -167,6 +167,15 @@ def is_a_snapshot(build: BuildIndex) -> None:
     require(same, "an index copies what it is built of: training changes it in place afterwards")
 
 
+def says_what_it_is(build: BuildIndex) -> None:
+    """Its description can be told to whoever asks the service."""
+    vectors, items, _ = small_catalogue(9)
+    description = build(vectors, items).description
+    require(isinstance(description.get("kind"), str), "description names the kind of index: {'kind': ...}")
+    plain = all(isinstance(value, str | int | float) for value in description.values())
+    require(plain, "description holds strings and numbers alone: it is written as JSON")
+
+
 CHECKS: tuple[Callable[[BuildIndex], None], ...] = (
     exclusion_never_loses_k,
     allow_list_never_loses_k,
@@ -175,6 +184,7 @@ CHECKS: tuple[Callable[[BuildIndex], None], ...] = (
     nothing_asked_and_nothing_there,
     bad_contents_are_refused,
     is_a_snapshot,
+    says_what_it_is,
 )
 
 

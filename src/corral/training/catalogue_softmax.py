@@ -14,8 +14,11 @@ from corral.training.losses import full_softmax
 class ItemSoftmax(Protocol):
     """Cross entropy against all items of a catalogue, wherever their vectors are."""
 
-    def __call__(self, retriever: Retriever, queries: Tensor, target: Tensor) -> Tensor:
-        """Scalar, mean over P: the loss of query vectors [P, D] whose clicked items are the rows ``target`` [P]."""
+    def __call__(self, retriever: Retriever, queries: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Scalar, mean over P: the loss of query vectors [P, D] whose clicked items are the rows ``target`` [P].
+
+        ``weight``: of each [P]; None: all alike.
+        """
         ...
 
 
@@ -40,9 +43,14 @@ class CatalogueSoftmax(nn.Module):
         self.register_buffer("catalogue", catalogue, persistent=False)
         self.register_buffer("position", position, persistent=False)
 
-    def forward(self, retriever: Retriever, queries: Tensor, target: Tensor) -> Tensor:
+    def forward(self, retriever: Retriever, queries: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss, a scalar."""
         vectors = retriever.encode_items(self.catalogue)
         return full_softmax(
-            queries, vectors, self.position[target], chunk=self.chunk, label_smoothing=self.label_smoothing
+            queries,
+            vectors,
+            self.position[target],
+            chunk=self.chunk,
+            label_smoothing=self.label_smoothing,
+            weight=weight,
         )

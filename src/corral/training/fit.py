@@ -129,6 +129,9 @@ def fit(
         if checkpoints:
             checkpoints.save(objective, optimizer, state)
         on_epoch(state)
+    if epochs == 0:
+        # Nothing is trained, but what is derived from the weights (RAR's neighbours) is needed all the same.
+        cast(Objective, objective).refresh()
     if state.best_epoch >= 0:
         if best_weights:
             objective.load_state_dict(best_weights)

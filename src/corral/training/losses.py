@@ -1,5 +1,6 @@
 """The losses of both stages. Natural logarithms; each returns the mean over its P examples.
 
+With weights [P] the mean is sum of weight x loss / sum of weights: an example of weight 2 is that example twice.
 Where a process holds a share of a batch, sampled losses return its part of the whole batch's mean: parts add up to it.
 Gradients flow to query and item vectors, never through sampling probabilities.
 """
@@ -14,6 +15,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from corral.data.whole_batch import total
+
+
+def weighted_mean(losses: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean of losses [P] under weights [P], None: all alike; 0 where there is nothing."""
+    if weight is None:
+        return losses.sum() / max(total(len(losses)), 1)
+    return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def click_loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Log loss of logits [P] on labels [P] in [0, 1]."""
+    if weight is None:
+        return functional.binary_cross_entropy_with_logits(logits, label)
+    return weighted_mean(functional.binary_cross_entropy_with_logits(logits, label, reduction="none"), weight)
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -33,23 +48,30 @@ class _FullSoftmax(torch.autograd.Function):
         chunk: int,
         smoothing: float,
         dtype: torch.dtype,
+        weight: Tensor | None,
     ) -> Tensor:
         exact = queries.dtype
         low_queries, low_items = queries.to(dtype), item_vectors.to(dtype)
         loss = torch.zeros((), dtype=torch.float64, device=queries.device)
         query_grad, item_grad = torch.empty_like(queries), torch.zeros_like(item_vectors)
-        scale = 1.0 / max(len(queries), 1)
+        scale: Tensor | float = 1.0 / max(len(queries), 1)
+        if weight is not None:
+            scale = 1.0 / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
         for start in range(0, len(queries), chunk):
             part, right = low_queries[start : start + chunk], target[start : start + chunk, None]
             logits = (part @ low_items.T).to(exact)
             grad = torch.softmax(logits, 1)
             # log of the normaliser, from the largest logit and its probability: no second pass of exponentials
             log_mass = logits.amax(1, keepdim=True) - grad.amax(1, keepdim=True).log()
-            loss += (log_mass - (1 - smoothing) * logits.gather(1, right)).sum()
+            losses = log_mass - (1 - smoothing) * logits.gather(1, right)
+            mine = None if weight is None else weight[start : start + chunk, None]
+            loss += losses.sum() if mine is None else (mine * losses).sum()
             if smoothing:
-                loss -= smoothing / len(item_vectors) * logits.sum()
+                loss -= smoothing / len(item_vectors) * (logits if mine is None else mine * logits).sum()
                 grad -= smoothing / len(item_vectors)
             grad.scatter_add_(1, right, grad.new_full(right.shape, smoothing - 1.0))
+            if mine is not None:
+                grad *= mine
             low_grad = grad.to(dtype)
             query_grad[start : start + chunk] = low_grad @ low_items
             item_grad += low_grad.T @ part
@@ -58,13 +80,19 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         query_grad, item_grad = ctx.saved_tensors
-        return query_grad * grads[0], item_grad * grads[0], None, None, None, None
+        return query_grad * grads[0], item_grad * grads[0], None, None, None, None, None
 
 
 def full_softmax(
-    queries: Tensor, item_vectors: Tensor, target: Tensor, *, chunk: int = 256, label_smoothing: float = 0.0
+    queries: Tensor,
+    item_vectors: Tensor,
+    target: Tensor,
+    *,
+    chunk: int = 256,
+    label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy of the clicked item against the whole catalogue, exact and in chunks.
 
@@ -74,6 +102,7 @@ def full_softmax(
         target: position in ``item_vectors`` of each clicked item [P], int64.
         chunk: queries per chunk; memory is chunk x M floats.
         label_smoothing: probability mass spread evenly over the catalogue.
+        weight: of each example [P].
 
     Under ``torch.autocast`` the three matrix products run in its dtype.
 
@@ -91,11 +120,17 @@ def full_softmax(
         chunk,
         label_smoothing,
         torch.get_autocast_dtype(device) if low else exact,
+        weight,
     )
 
 
 def sampled_softmax(
-    positive: Tensor, negative: Tensor, log_q_positive: Tensor | float, log_q_negative: Tensor, hit: Tensor
+    positive: Tensor,
+    negative: Tensor,
+    log_q_positive: Tensor | float,
+    log_q_negative: Tensor,
+    hit: Tensor,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy against sampled negatives with the log-Q correction (CoRR, L_re and L_ra).
 
@@ -108,6 +143,7 @@ def sampled_softmax(
             it as present with certainty (then ``hit`` must be masked, which it is here).
         log_q_negative: log-probability of each draw [P, N] or broadcastable; normalised.
         hit: True where a draw is the clicked item [P, N]; masked out.
+        weight: of each example [P].
 
     Returns:
         Scalar, mean over P; 0 for P = 0.
@@ -115,10 +151,12 @@ def sampled_softmax(
     corrected = (negative - log_q_negative).masked_fill(hit, -torch.inf)
     own = (positive - log_q_positive)[:, None]
     losses = torch.logsumexp(torch.cat([own, corrected], 1), 1) - own[:, 0]
-    return losses.sum() / max(total(len(losses)), 1)
+    return weighted_mean(losses, weight)
 
 
-def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share: Tensor) -> Tensor:
+def in_batch_softmax(
+    queries: Tensor, positives: Tensor, item: Tensor, log_share: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Cross entropy against the other examples' items, corrected by their frequency.
 
     An item enters a batch in proportion to its share of events, so ``log_share`` is subtracted from every
@@ -129,6 +167,7 @@ def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share
         positives: vectors of the clicked items [P, D].
         item: their rows [P], int64; other examples with the same item are masked.
         log_share: log of each clicked item's share of train events [P].
+        weight: of each example as a positive [P]; as a negative of others it counts as often as it is there.
 
     Returns:
         Scalar, mean over P; 0 for P = 0.
@@ -137,18 +176,21 @@ def in_batch_softmax(queries: Tensor, positives: Tensor, item: Tensor, log_share
     same = item[:, None] == item[None, :]
     same.fill_diagonal_(False)
     losses = logits.masked_fill(same, -torch.inf).logsumexp(1) - logits.diagonal()
-    return losses.sum() / max(len(losses), 1)
+    return weighted_mean(losses, weight)
 
 
-def binary_loss(logits: Tensor, hit: Tensor) -> Tensor:
+def binary_loss(logits: Tensor, hit: Tensor, weight: Tensor | None = None) -> Tensor:
     """Log loss of [i+ ; draws]: label 1 for column 0, 0 for the others; mean over all pairs.
 
     Args:
         logits: scores of either stage [P, 1 + N].
         hit: True where a draw is the clicked item [P, N]; left out.
+        weight: of each example, all its pairs [P].
     """
     label = torch.zeros_like(logits)
     label[:, 0] = 1.0
     loss = functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
-    weight = torch.cat([torch.ones_like(logits[:, :1]), (~hit).to(logits.dtype)], 1)
-    return (loss * weight).sum() / max(total(int(weight.sum())), 1)
+    pairs = torch.cat([torch.ones_like(logits[:, :1]), (~hit).to(logits.dtype)], 1)
+    if weight is not None:
+        return weighted_mean(loss.flatten(), (pairs * weight[:, None]).flatten())
+    return (loss * pairs).sum() / max(total(int(pairs.sum())), 1)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from corral.data.batches import Batch
+from corral.training.losses import click_loss
 
 
 class ClickObjective(nn.Module):
@@ -28,4 +28,4 @@ class ClickObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of a batch."""
         logits = self.ranker(batch.query, batch.item[:, None])[:, 0]
-        return {"total": functional.binary_cross_entropy_with_logits(logits, batch.label)}
+        return {"total": click_loss(logits, batch.label, batch.weight)}

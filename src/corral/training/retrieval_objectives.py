@@ -29,6 +29,13 @@ def queries_and_targets(retriever: Retriever, batch: Batch | SequenceBatch) -> t
     return positions[row, batch.query_index[row, slot]], batch.items[row, slot]
 
 
+def target_weights(batch: Batch | SequenceBatch) -> Tensor | None:
+    """Weights [P] of what ``queries_and_targets`` gives, in its order; None: all alike."""
+    if batch.weight is None or isinstance(batch, Batch):
+        return batch.weight
+    return batch.weight[batch.target_mask]
+
+
 class _RetrievalObjective(nn.Module):
     """The retriever and the catalogue (item rows [M]) that its losses run over."""
 
@@ -75,7 +82,7 @@ class FullSoftmaxObjective(_RetrievalObjective):
         """The loss of a batch."""
         retriever = cast(Retriever, self.retriever)
         queries, target = queries_and_targets(retriever, batch)
-        return {"total": self.softmax(retriever, queries, target)}
+        return {"total": self.softmax(retriever, queries, target, target_weights(batch))}
 
 
 class SampledSoftmaxObjective(_RetrievalObjective):
@@ -127,12 +134,12 @@ class SampledSoftmaxObjective(_RetrievalObjective):
             log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]
         items = torch.cat([target[:, None], drawn.items], 1)
         scores = torch.einsum("pd,pnd->pn", queries, retriever.encode_items(items))
-        hit = drawn.items == target[:, None]
+        hit, weight = drawn.items == target[:, None], target_weights(batch)
         if self.binary:
-            return {"total": binary_loss(scores, hit)}
+            return {"total": binary_loss(scores, hit, weight)}
         if self.certain:
             log_q_target = torch.full_like(log_q_target, -math.log(self.num_negatives))
-        loss = sampled_softmax(scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, hit)
+        loss = sampled_softmax(scores[:, 0], scores[:, 1:], log_q_target, drawn.log_q, hit, weight)
         return {"total": loss}
 
 
@@ -156,5 +163,6 @@ class InBatchObjective(_RetrievalObjective):
         """The loss of a batch."""
         retriever = cast(Retriever, self.retriever)
         queries, target = queries_and_targets(retriever, batch)
-        loss = in_batch_softmax(queries, retriever.encode_items(target), target, self.log_share[target])
+        vectors, weight = retriever.encode_items(target), target_weights(batch)
+        loss = in_batch_softmax(queries, vectors, target, self.log_share[target], weight)
         return {"total": loss}

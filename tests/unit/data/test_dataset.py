@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from corral.data import dataset_write, event_sort
 from corral.data.dataset import Dataset, as_tensor
-from corral.data.dataset_header import FORMAT_VERSION
+from corral.data.dataset_header import UNWEIGHTED_VERSION
 from corral.data.features import FeatureKind
 from corral.data.interactions import Interactions, read_table
 
@@ -115,7 +115,7 @@ def test_header(full: Dataset) -> None:
         "CC0",
     )
     assert header.time_unit == "seconds"
-    assert header.format_version == FORMAT_VERSION
+    assert header.format_version == UNWEIGHTED_VERSION
     counts = header.counts
     assert (counts.users, counts.items, counts.events, counts.impressions) == (4, 4, 5, 3)
     assert (counts.tied_events, counts.filtered_events, counts.unused_item_features) == (1, 0, 1)
@@ -419,8 +419,8 @@ def test_files_that_are_not_what_the_header_says(full: Dataset) -> None:
         (lambda text: "[]", "not the header of a Dataset"),
         (lambda text: text.replace("corral dataset", "something else"), "not the header of a Dataset"),
         (
-            lambda text: text.replace('"format_version": 1', '"format_version": 2'),
-            "version 2, but .* up to version 1",
+            lambda text: text.replace('"format_version": 1', '"format_version": 3'),
+            "version 3, but .* up to version 2",
         ),
         (lambda text: text.replace('"licence": "CC0",', ""), "damaged header: licence: Field required"),
         (

@@ -16,7 +16,9 @@ from corral.data.vocabulary import Vocabulary
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.serving.histories import UserHistories
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 
 class MeanRetriever(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,9 +24,11 @@ from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
 from corral.retrieval.faiss_index import FaissIndex
+from corral.retrieval.index_rule import IndexRule
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.manifest import FORMAT_VERSION, read_manifest
-from corral.serving.recommender import ModuleSpec, TwoStageRecommender
+from corral.serving.module_spec import ModuleSpec
+from corral.serving.recommender import TwoStageRecommender
 
 USERS = [f"u{number:02d}" for number in range(8)]
 
@@ -82,12 +85,14 @@ def assert_same_answers(one: TwoStageRecommender, two: TwoStageRecommender) -> N
         {"ranker": False},
         {"mixture": Mixture(0.35), "num_candidates": 9, "history_length": 3, "batch_size": 4},
         {"mixture": Mixture(0.35), "serve_by": Stage.RETRIEVER, "calibration": Calibration(1.25, -0.1, 7)},
+        {"index_rule": IndexRule(17, 0.5)},
     ],
 )
 def test_round_trip_is_bit_identical(system: SmallSystem, tmp_path: Path, settings: dict[str, object]) -> None:
     saved = save(system, tmp_path / "bundle", **settings)
     loaded = load_bundle(tmp_path / "bundle", system.build)
     assert_same_answers(saved, loaded)
+    assert loaded.index_rule == saved.index_rule
     assert vars(loaded.tables.histories).keys() == vars(saved.tables.histories).keys()
     # and what was loaded can be saved
     save_bundle(tmp_path / "again", loaded, data_name="small", data_hash="abc")
@@ -120,7 +125,23 @@ def test_faiss_indexes_come_back(system: SmallSystem, tmp_path: Path, build: typ
     saved = save(system, tmp_path / "bundle")
     loaded = load_bundle(tmp_path / "bundle", system.build)
     assert isinstance(loaded.index, FaissIndex)
+    assert loaded.index.description == saved.index.description
     assert_same_answers(saved, loaded)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="FAISS is not installed")
+def test_without_faiss_its_bundle_is_searched_exactly(
+    system: SmallSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exact = save(system, tmp_path / "exact")
+    system.index = FaissIndex.ivf(system.index.vectors, system.index.items)  # type: ignore[assignment]
+    save(system, tmp_path / "bundle")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with caplog.at_level(logging.WARNING, "corral.index"):
+        loaded = load_bundle(tmp_path / "bundle", system.build)
+    assert "30 items are searched exactly" in caplog.text
+    assert loaded.index.description["kind"] == "exact"
+    assert_same_answers(exact, loaded)
 
 
 def test_manifest_tells_the_facts(system: SmallSystem, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,12 @@ from torch import nn
 
 from corral.data.features import FeatureTable
 from corral.retrieval.index import ExactIndex
+from corral.retrieval.index_rule import IndexRule
 from corral.retrieval.two_tower import TwoTower
+from corral.serving.module_spec import ModuleSpec
 from corral.serving.new_items import add_items
-from corral.serving.recommender import ModuleSpec, ServingTables, TwoStageRecommender
+from corral.serving.recommender import TwoStageRecommender
+from corral.serving.serving_tables import ServingTables
 
 NEW = pl.DataFrame(
     {
@@ -112,6 +116,19 @@ def test_new_items_are_placed_by_their_features(recommender: TwoStageRecommender
     given = longer.recommend(["nobody"], 3, history=[["z-last"]])
     assert not given.fallback.any()
     assert given.ignored_history.tolist() == [0]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="FAISS is not installed")
+def test_a_longer_catalogue_is_indexed_by_the_rule(recommender: TwoStageRecommender) -> None:
+    recommender.index_rule = IndexRule(exact_up_to=33)
+    exact = add_items(recommender, NEW, build)
+    recommender.index_rule = IndexRule(exact_up_to=30)
+    longer = add_items(recommender, NEW, build)
+    assert exact.index.description["kind"] == "exact"
+    assert longer.index.description["kind"] == "faiss-ivf"
+    assert longer.index.description["recall"] == 1.0  # so few have one list
+    assert longer.recommend(USERS, 33).item_ids == exact.recommend(USERS, 33).item_ids
+    assert longer.index_rule == recommender.index_rule
 
 
 def test_a_retriever_of_ids_alone_is_refused() -> None:

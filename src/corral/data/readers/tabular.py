@@ -5,7 +5,7 @@ Thin on purpose: ``data.interactions.read_table`` does the reading and checking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def read(
     time_unit: str = "seconds",
     licence: str = "",
     skip_bad_rows: bool = False,
+    event_weights: Mapping[str, float] | None = None,
 ) -> Interactions:
     """Reads a table of events and, if given, tables of features and of impressions.
 
@@ -39,6 +40,7 @@ def read(
         time_unit: of the timestamps.
         licence: kept with the data.
         skip_bad_rows: drop, count and list bad rows instead of raising.
+        event_weights: the weight of each event type, for ``columns.event_type``.
 
     Raises:
         ValueError: naming file, line or row, column, value and what to do; also where impressions are given
@@ -55,6 +57,7 @@ def read(
         time_unit=time_unit,
         licence=licence,
         skip_bad_rows=skip_bad_rows,
+        event_weights=event_weights,
     )
     if isinstance(table, str | Path):
         events = replace(events, source=Path(table).name)
@@ -64,7 +67,7 @@ def read(
         raise ValueError("impressions are given twice: by a label column and by a table of their own; choose one")
     shown = read_table(
         impressions,
-        replace(columns, value=None, label=None),
+        replace(columns, value=None, label=None, weight=None, event_type=None),
         time_unit=time_unit,
         skip_bad_rows=skip_bad_rows,
     )
@@ -79,4 +82,5 @@ def read(
         licence=licence,
         skip_bad_rows=skip_bad_rows,
         skipped=events.skipped + shown.skipped,
+        event_weights=event_weights,
     )

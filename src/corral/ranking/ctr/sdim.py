@@ -81,7 +81,8 @@ class SDIM(InterestModel):
     def buckets(self, target: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         """target [B, N, S], slots [B, L, S], mask [B, L] -> [B, N, S]; zero where there is no history."""
         own, others = self._bucket_numbers(target), self._bucket_numbers(slots)
-        if target.shape[1] < 1 << self.width:  # fewer targets than buckets: only what they share is summed
+        # Fewer targets than buckets: only what they share is summed. Compiled is what any number of targets can take.
+        if not torch.compiler.is_compiling() and target.shape[1] < 1 << self.width:
             shared = (own[:, :, :, None] == others.transpose(1, 2)[:, None]) & mask[:, None, None]
             sums = torch.bmm(shared.flatten(1, 2).to(slots.dtype), slots).unflatten(1, own.shape[1:])
             return functional.normalize(sums, dim=3).mean(2)

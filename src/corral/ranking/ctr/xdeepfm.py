@@ -18,7 +18,8 @@ def _crossed(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
     query and coordinate first where that is smaller than all products: J fields then cost what one does.
     """
     (queries, size, items, inner), columns, maps = left.shape, right.shape[3], weight.shape[0]
-    if right.shape[2] == 1 and maps < items * columns:
+    # What the number of items decides cannot be compiled for any number.
+    if right.shape[2] == 1 and (torch.compiler.is_compiling() or maps < items * columns):
         mixed = right.squeeze(2) @ weight.permute(2, 1, 0).flatten(1)
         return left @ mixed.view(queries, size, inner, maps)
     products = left.unsqueeze(-1) * right.unsqueeze(-2)

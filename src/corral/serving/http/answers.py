@@ -113,7 +113,11 @@ class EventsAnswer(BaseModel):
 
 
 class BundleAnswer(BaseModel):
-    """What is served."""
+    """What is served.
+
+    ``index``: how the catalogue is searched; ``recall`` of an approximate one is the share of the exact lists of
+    ``recall_at`` items that it found for ``recall_queries`` users when it was built.
+    """
 
     version: str
     corral: str
@@ -129,6 +133,7 @@ class BundleAnswer(BaseModel):
     history_length: int
     repeats: bool
     request_features: list[str]
+    index: dict[str, str | int | float]
 
 
 class StateAnswer(BaseModel):

@@ -24,6 +24,7 @@ from corral.serving.http.answers import (
 from corral.serving.http.bodies import EventsBody, PredictBody, RecommendBody, SimilarBody, faults
 from corral.serving.http.body_limit import BodyLimit
 from corral.serving.http.checks import RefusedError
+from corral.serving.http.impression_log import ImpressionLog
 from corral.serving.http.limits import Limits
 from corral.serving.http.live_events import LiveEvents, StoreError
 from corral.serving.http.metrics import Metrics
@@ -47,7 +48,12 @@ UNAUTHORISED: dict[int | str, dict[str, Any]] = {401: {"model": Problem, "descri
 
 
 def make_app(
-    bundles: ServedBundle, events: LiveEvents, *, tokens: Sequence[str] = (), limits: Limits | None = None
+    bundles: ServedBundle,
+    events: LiveEvents,
+    *,
+    tokens: Sequence[str] = (),
+    limits: Limits | None = None,
+    impressions: ImpressionLog | None = None,
 ) -> FastAPI:
     """The application. Its OpenAPI document is at ``/openapi.json``.
 
@@ -56,11 +62,12 @@ def make_app(
         events: where live events are kept; the caller closes it.
         tokens: bearer tokens, any of which is needed for everything but health and readiness; none = open to all.
         limits: of size, time and waiting.
+        impressions: where served lists are logged, with the ids of users; the caller closes it. None: nowhere.
 
     Whoever adds pages to the application finds the ``Service`` at ``app.state.service``.
     """
     limits, metrics = limits or Limits(), Metrics()
-    service = Service(bundles, events, limits, metrics)
+    service = Service(bundles, events, limits, metrics, impressions)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

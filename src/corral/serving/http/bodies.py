@@ -47,6 +47,28 @@ class UserRequest(Body):
     features: Annotated[Features, Field(description="Of the request, by name; null is missing.")] = {}
 
 
+class AtMost(Body):
+    """A bound on items that are alike."""
+
+    feature: Annotated[str, Field(min_length=1, max_length=100, description="A categorical item feature.")]
+    items: Annotated[int, Field(ge=1, le=MOST_K, description="How many items of one value of it a list may hold.")]
+
+
+class Slate(Body):
+    """Rules for each list as a whole; they shorten no list while the catalogue has items that obey them."""
+
+    diversity: Annotated[
+        float,
+        Field(ge=0, le=1, allow_inf_nan=False, description="Lambda of MMR: 0 the order of scores, 1 unlikeness alone."),
+    ] = 0.0
+    at_most: Annotated[AtMost | None, Field(description="By default no bound.")] = None
+    min_new: Annotated[int, Field(ge=0, le=MOST_K, description="New items in each list, while there are so many.")] = 0
+    new: Annotated[
+        list[Id] | None,
+        Field(max_length=MOST_IDS, description="The new items; by default those without a train event."),
+    ] = None
+
+
 class RecommendBody(Body):
     """Lists for one user or many."""
 
@@ -58,6 +80,7 @@ class RecommendBody(Body):
     allow: Annotated[list[Id] | None, Field(max_length=MOST_IDS, description="Only these items.")] = None
     deny: Annotated[list[Id] | None, Field(max_length=MOST_IDS, description="Never these items.")] = None
     time: RequestTime = None
+    slate: Annotated[Slate | None, Field(description="Diversity, at most so many of a kind, so many new items.")] = None
     explain: Annotated[bool, Field(description="Say what each stage said of each item.")] = False
 
     @model_validator(mode="after")

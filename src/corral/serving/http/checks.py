@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from corral.data.vocabulary import Vocabulary
 from corral.serving.http.bodies import EventsBody, Id, PredictBody, RecommendBody, SimilarBody
 from corral.serving.http.served_bundle import LoadedBundle
+from corral.serving.slate_rules import bounded_column
 
 
 class RefusedError(Exception):
@@ -17,10 +18,16 @@ def check_recommend(bundle: LoadedBundle, body: RecommendBody) -> None:
     """Raises RefusedError; likewise the functions below."""
     tables = bundle.recommender.tables
     _check_ids(tables.users, (user.user_id for user in body.users if user.user_id is not None), "user")
-    for ids in (body.allow, body.deny, *(user.history for user in body.users)):
+    new = None if body.slate is None else body.slate.new
+    for ids in (body.allow, body.deny, new, *(user.history for user in body.users)):
         _check_ids(tables.items, ids or (), "item")
     for user in body.users:
         _check_features(bundle, user.features)
+    if body.slate is not None and body.slate.at_most is not None:
+        try:
+            bounded_column(tables.item_features, body.slate.at_most.feature)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
 
 
 def check_predict(bundle: LoadedBundle, body: PredictBody) -> None:

@@ -38,6 +38,9 @@ class LiveEvents(Protocol):
         Events of equal time come in one fixed order. Users without such events are left out.
         """
 
+    def forget(self, user: Id) -> int:
+        """Removes a user's events, and says how many there were; when this returns, no file holds the id."""
+
     def check(self) -> None:
         """Raises if the store does not answer."""
 

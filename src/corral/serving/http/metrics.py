@@ -26,6 +26,9 @@ class Metrics:
         )
         self.batches = Histogram("corral_batch_users", "Lists made by one call.", registry=registry, buckets=USERS)
         self.events = Counter("corral_events", "Live events acknowledged.", registry=registry)
+        self.impressions = Counter(
+            "corral_impressions", "Served lists by what the log made of them.", ["result"], registry=registry
+        )
         self.reloads = Counter("corral_reloads", "Reloads by result.", ["result"], registry=registry)
         self.loaded = Gauge(
             "corral_bundle_loaded_seconds", "Unix time when the bundle was loaded.", ["version"], registry=registry

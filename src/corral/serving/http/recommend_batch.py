@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from corral.serving.explanation import Explanation
 from corral.serving.http.answers import ClosestItem, Explained, RecommendAnswer, RecommendedItem, RecommendedList
-from corral.serving.http.bodies import MOST_HISTORY, RecommendBody
+from corral.serving.http.bodies import MOST_HISTORY, RecommendBody, Slate
 from corral.serving.http.live_events import LiveEvents
 from corral.serving.http.metrics import Metrics
 from corral.serving.http.served_bundle import LoadedBundle
 from corral.serving.recommendations import Recommendations
+from corral.serving.slate_rules import SlateRules
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class RecommendJob:
     def group(self) -> Hashable:
         """What requests that share a call have in common.
 
-        k counts only where it is larger than the number of candidates: then the ranker sees more of them.
+        k counts only where it is larger than the number of candidates: then the ranker sees more of them; and where
+        there are rules for the list as a whole.
         """
         body = self.body
+        slate = None if body.slate is None else (body.k, body.slate.model_dump_json())
         lists = tuple(None if ids is None else tuple(ids) for ids in (body.allow, body.deny))
         wide = max(body.k, self.bundle.recommender.num_candidates)
-        return id(self.bundle), wide, body.filter_seen, lists, body.time, body.explain
+        return id(self.bundle), wide, body.filter_seen, lists, body.time, slate, body.explain
 
 
 def recommend_batch(jobs: Sequence[RecommendJob], events: LiveEvents, metrics: Metrics) -> list[RecommendAnswer]:
@@ -70,6 +73,7 @@ def _answer(jobs: Sequence[RecommendJob], events: LiveEvents, metrics: Metrics) 
             recent=recent,
             time=body.time,
             features=bundle.features.tensors([user.features for user in asked]),
+            slate=_rules(body.slate),
             explain=body.explain,
         )
     with metrics.stage("answer"):
@@ -79,6 +83,13 @@ def _answer(jobs: Sequence[RecommendJob], events: LiveEvents, metrics: Metrics) 
             answers.append(RecommendAnswer(lists=lists, served_by=found.served_by, bundle=bundle.version))
             first += len(lists)
     return answers
+
+
+def _rules(slate: Slate | None) -> SlateRules | None:
+    if slate is None:
+        return None
+    at_most = None if slate.at_most is None else (slate.at_most.feature, slate.at_most.items)
+    return SlateRules(slate.diversity, at_most, slate.min_new, slate.new)
 
 
 def _list(bundle: LoadedBundle, found: Recommendations, place: int, k: int) -> RecommendedList:

@@ -55,6 +55,13 @@ class RedisEvents:
             if members
         }
 
+    def forget(self, user: Id) -> int:
+        """See ``LiveEvents``; Redis's own append-only file holds the id until it is next rewritten."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.zcard(_key(user))
+        pipe.delete(_key(user))
+        return int(_run(pipe.execute)[0])
+
     def check(self) -> None:
         """See ``LiveEvents``."""
         _run(self._redis.ping)

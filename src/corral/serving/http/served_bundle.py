@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
+from corral.rar.ranker import RarRanker
 from corral.serving.http.request_features import RequestFeatures
 from corral.serving.manifest import Manifest
 from corral.serving.recommender import TwoStageRecommender
@@ -36,11 +35,13 @@ class LoadedBundle:
 
     @cached_property
     def version(self) -> str:
-        """Twelve hexadecimal digits that change with any file of the bundle."""
-        return hashlib.sha256(json.dumps(dict(self.manifest.files), sort_keys=True).encode()).hexdigest()[:12]
+        """Of the bundle it was loaded from; see ``Manifest``."""
+        return self.manifest.version
 
     def warm(self) -> None:
         """One answer of each kind, so that no request pays for what is encoded once."""
+        if isinstance(self.recommender.ranker, RarRanker):
+            self.recommender.ranker.precompute()
         nobody = [None]
         features = self.features.tensors([dict.fromkeys(self.features.names)])
         self.recommender.recommend(nobody, 1, features=features, explain=True)

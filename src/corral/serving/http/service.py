@@ -21,11 +21,13 @@ from corral.serving.http.answers import (
     SimilarAnswer,
 )
 from corral.serving.http.bodies import MOST_HISTORY, EventsBody, PredictBody, RecommendBody, SimilarBody
+from corral.serving.http.impression_log import ImpressionLog, ServedList
 from corral.serving.http.limits import Limits
 from corral.serving.http.live_events import Event, LiveEvents
 from corral.serving.http.metrics import Metrics
-from corral.serving.http.micro_batches import MicroBatches
+from corral.serving.http.micro_batches import BusyError, MicroBatches
 from corral.serving.http.recommend_batch import RecommendJob, recommend_batch
+from corral.serving.http.request_log import LOGGER
 from corral.serving.http.served_bundle import LoadedBundle, ServedBundle
 from corral.serving.recommendations import Neighbours
 
@@ -42,10 +44,19 @@ class Service:
         events: where live events are kept.
         limits: of time and of waiting.
         metrics: where everything is counted.
+        impressions: where served lists are logged; None: nowhere.
     """
 
-    def __init__(self, bundles: ServedBundle, events: LiveEvents, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        bundles: ServedBundle,
+        events: LiveEvents,
+        limits: Limits,
+        metrics: Metrics,
+        impressions: ImpressionLog | None = None,
+    ) -> None:
         self.bundles, self.events, self.limits, self.metrics = bundles, events, limits, metrics
+        self.impressions = impressions
         # Of one thread: models are not safe to share, and one core works best without another thread's.
         self._models = ThreadPoolExecutor(1, "models")
         self._writer = ThreadPoolExecutor(1, "events")
@@ -70,13 +81,25 @@ class Service:
             gather_seconds=0.0,
             most_waiting=10 * MOST_COMMITTED,
         )
+        # A thread of its own: a slow disk may not keep events waiting.
+        self._logger = ThreadPoolExecutor(1, "impressions")
+        self._shown = MicroBatches[Sequence[ServedList], None](
+            self._log_lists, self._logger, most=MOST_COMMITTED, gather_seconds=0.0, most_waiting=10 * MOST_COMMITTED
+        )
+        self._logging: set[asyncio.Task[None]] = set()
         self._note(bundles.current)
 
     async def recommend(self, body: RecommendBody) -> RecommendAnswer:
         """Lists, made together with those of other requests."""
         bundle = self.bundles.current
         checks.check_recommend(bundle, body)
-        return await self._within(self._recommends.ask(RecommendJob(bundle, body), len(body.users)))
+        answer = await self._within(self._recommends.ask(RecommendJob(bundle, body), len(body.users)))
+        if self.impressions is not None:
+            time = self.impressions.now() if body.time is None else body.time
+            task = asyncio.create_task(self._note_shown(answer, time))
+            self._logging.add(task)
+            task.add_done_callback(self._logging.discard)
+        return answer
 
     async def predict(self, body: PredictBody) -> PredictAnswer:
         """What the ranker says of pairs."""
@@ -138,6 +161,7 @@ class Service:
             history_length=recommender.history_length,
             repeats=recommender.repeats,
             request_features=bundle.features.names,
+            index=dict(recommender.index.description),
         )
 
     async def check(self) -> None:
@@ -148,9 +172,30 @@ class Service:
         """Ends the threads, when they have finished what they do."""
         self._models.shutdown(cancel_futures=True)
         self._writer.shutdown()
+        self._logger.shutdown()
 
     def _append(self, jobs: Sequence[Sequence[Event]]) -> list[None]:
         self.events.append([event for events in jobs for event in events])
+        return [None] * len(jobs)
+
+    async def _note_shown(self, answer: RecommendAnswer, time: int) -> None:
+        """Logs the lists of an answer; nobody waits for it, and what cannot be logged is counted."""
+        lists = [
+            ServedList(one.user_id, time, [item.item_id for item in one.items], answer.bundle)
+            for one in answer.lists
+            if one.user_id is not None and one.items
+        ]
+        try:
+            if lists:
+                await self._shown.ask(lists, len(lists))
+                self.metrics.impressions.labels("logged").inc(len(lists))
+        except (BusyError, OSError) as error:
+            self.metrics.impressions.labels("lost").inc(len(lists))
+            LOGGER.error("served lists were not logged: %s", type(error).__name__)
+
+    def _log_lists(self, jobs: Sequence[Sequence[ServedList]]) -> list[None]:
+        assert self.impressions is not None
+        self.impressions.write([one for lists in jobs for one in lists])
         return [None] * len(jobs)
 
     async def call(self, call: Callable[[], Answer], size: int) -> Answer:

@@ -78,6 +78,18 @@ class SqliteEvents:
                     found[user] = [item for (item,) in reversed(rows)]
         return found
 
+    def forget(self, user: Id) -> int:
+        """See ``LiveEvents``; what SQLite would keep in free pages and in its write-ahead log is overwritten."""
+        with self._connection("write") as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            removed = connection.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
+            connection.execute("VACUUM")
+            # Busy where another server reads at this moment: its log is then emptied a little later.
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise StoreError(f"{self.path}: is in use: the events are removed, but call again to empty its log")
+        return removed
+
     def check(self) -> None:
         """See ``LiveEvents``."""
         with self._connection("read") as connection:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 from fastapi.testclient import TestClient
 from small_system import small_system
 
+from corral.data.features import FeatureTable
 from corral.serving.http.app import make_app
 from corral.serving.http.limits import Limits
 from corral.serving.http.served_bundle import LoadedBundle, ServedBundle
@@ -34,7 +37,12 @@ class SmallService:
         if self.failure is not None:
             raise self.failure
         manifest = Manifest("0", {}, {"name": "small"}, {"seed": {"sha256": str(self.seed)}})
-        return LoadedBundle(small_system(seed=self.seed).recommender(num_candidates=12), manifest)
+        system = small_system(seed=self.seed)
+        items = system.tables.items
+        genres = pl.DataFrame({"item_id": items.ids.to_pylist(), "genre": ["g1", "g2", None] * 10, "price": [1.5] * 30})
+        features = FeatureTable.build(genres, "item_id", items)
+        system.tables = replace(system.tables, item_features=features)
+        return LoadedBundle(system.recommender(num_candidates=12), manifest)
 
     def client(self, tokens: Sequence[str] = (), limits: Limits | None = None) -> TestClient:
         """A client; an error inside the service becomes the answer 500, as it would be for anybody."""

@@ -18,6 +18,7 @@ from small_service import LATER, SmallService
 from corral.serving.http.limits import Limits
 from corral.serving.http.live_events import StoreError
 from corral.serving.http.micro_batches import BusyError, MicroBatches
+from corral.serving.slate_rules import SlateRules
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/recommend": {"users": [{"user_id": "u03"}], "k": 4},
@@ -74,6 +75,24 @@ def test_filters_shorten_lists(client: TestClient) -> None:
     assert "explained" not in seen["lists"][0]["items"][0] or seen["lists"][0]["items"][0]["explained"] is None
 
 
+def test_rules_for_lists_are_the_recommenders(service: SmallService, client: TestClient) -> None:
+    recommender = service.bundles.current.recommender
+    new = ["i20", "i21"]
+    asked = {"diversity": 0.3, "at_most": {"feature": "genre", "items": 2}, "min_new": 1, "new": new}
+    rules = SlateRules(0.3, ("genre", 2), 1, new)
+    found = items(ask(client, "/v1/recommend", k=12, filter_seen=False, slate=asked))
+    wanted = recommender.recommend(["u03"], 12, filter_seen=False, slate=rules)
+    assert found == [item for item in wanted.item_ids[0] if item is not None]
+    assert set(found) & set(new)
+    assert sum(int(item[1:]) % 3 == 0 for item in found) == 2  # g1: every third item
+    assert found != items(ask(client, "/v1/recommend", k=12, filter_seen=False))
+    for feature in ("price", "nothing"):
+        rules_of_none = {"at_most": {"feature": feature, "items": 2}}
+        answer = client.post("/v1/recommend", json={**BODIES["/v1/recommend"], "slate": rules_of_none})
+        assert answer.status_code == 422
+        assert "categorical ones: genre" in answer.json()["detail"]
+
+
 def test_events_are_used_by_the_next_answer(service: SmallService, client: TestClient) -> None:
     before = items(ask(client, "/v1/recommend", users=[{"user_id": "new"}]))
     likes = [{"user_id": "new", "item_id": item, "time": LATER + place} for place, item in enumerate(["i04", "i09"])]
@@ -124,6 +143,7 @@ def test_predictions_and_neighbours_are_the_recommenders(service: SmallService, 
 
 def test_a_reload_serves_the_next_bundle_or_goes_on(service: SmallService, client: TestClient) -> None:
     old = client.get("/v1/bundle").json()
+    assert old["index"]["kind"] == "exact"
     before = ask(client, "/v1/recommend")
     service.failure = ValueError("ranker.safetensors is damaged")
     refused = client.post("/v1/reload")
@@ -240,6 +260,18 @@ WRONG: list[tuple[str, object]] = [
     ("time", 2**63),
     ("time", 1.0),
     ("explain", 1),
+    ("slate", []),
+    ("slate", {"diversity": 1.5}),
+    ("slate", {"diversity": "0.5"}),
+    ("slate", {"min_new": -1}),
+    ("slate", {"min_new": 10**9}),
+    ("slate", {"new": [1]}),
+    ("slate", {"new": ["i01"] * 10_001}),
+    ("slate", {"at_most": {"feature": "genre", "items": 0}}),
+    ("slate", {"at_most": {"feature": "genre"}}),
+    ("slate", {"at_most": {"feature": HUGE, "items": 1}}),
+    ("slate", {"at_most": ["genre", 1]}),
+    ("slate", {"MMR": 1}),
     ("bundle", "../../etc/passwd"),
     ("__class__", {}),
 ]
@@ -322,7 +354,7 @@ anything = st.recursive(
     max_leaves=12,
 )
 names = st.sampled_from(
-    ["users", "k", "allow", "deny", "time", "history", "pairs", "ids", "events", "user_id", "item_id"]
+    ["users", "k", "slate", "allow", "deny", "time", "history", "pairs", "ids", "events", "user_id", "item_id"]
 )
 
 

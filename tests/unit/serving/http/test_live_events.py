@@ -12,6 +12,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_server import BINARY, MISSING, redis_server
 
 from corral.serving.http.live_events import Event, LiveEvents, StoreError
 from corral.serving.http.redis_events import RedisEvents
@@ -20,12 +21,32 @@ from corral.serving.http.sqlite_events import SqliteEvents
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(scope="module")
+def real_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real server, where there is one to start."""
+    if BINARY is None:
+        pytest.skip(MISSING)
+    with redis_server(tmp_path_factory.mktemp("redis")) as (url, _):
+        yield url
+
+
+def opened(kind: str, path: Path, request: pytest.FixtureRequest) -> LiveEvents:
+    """An empty store."""
+    if kind == "sqlite":
+        return SqliteEvents(path)
+    if kind == "fakeredis":
+        return RedisEvents(fakeredis.FakeRedis())
+    url = request.getfixturevalue("real_redis")
+    redis.Redis.from_url(url).flushdb()
+    return RedisEvents.at(url, 10.0)
+
+
+every_store = pytest.mark.parametrize("kind", ["sqlite", "fakeredis", "redis-server"])
+
+
+@pytest.fixture(params=["sqlite", "fakeredis", "redis-server"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveEvents]:
-    made: LiveEvents = SqliteEvents(tmp_path / "events.sqlite")
-    if request.param == "redis":
-        made.close()
-        made = RedisEvents(fakeredis.FakeRedis())
+    made = opened(request.param, tmp_path / "events.sqlite", request)
     yield made
     made.close()
 
@@ -64,28 +85,31 @@ events = st.lists(
 )
 
 
+@every_store
 @given(batches=st.lists(events, max_size=4), time=st.integers(-4, 4), last=st.integers(1, 5))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_as_a_sorted_list(tmp_path: Path, batches: list[list[Event]], time: int, last: int) -> None:
-    """Both against Python; the order of equal times is each store's own."""
-    for store in (SqliteEvents(Path(":memory:")), RedisEvents(fakeredis.FakeRedis())):
-        if isinstance(store, SqliteEvents):  # two connections to :memory: are two databases
-            store._connections["read"] = store._connections["write"]
-        kept: set[Event] = set()
-        for batch in batches:
-            store.append(batch)
-            kept |= set(batch)
-        for user in (1, 2):
-            later = [event for event in kept if event.user == user and event.time > time]
-            times = {(event.item, event.time) for event in later}
-            found = store.since([user], time, 100).get(user, [])
-            assert sorted(found) == sorted(item for item, _ in times)
-            some = store.since([user], time, last).get(user, [])
-            assert some == found[-last:]
-            wanted = sorted(event.time for event in later)
-            # each place of the list holds an item that has an event of the time due there
-            assert all((item, due) in times for item, due in zip(found, wanted, strict=True))
-        store.close()
+def test_as_a_sorted_list(
+    kind: str, request: pytest.FixtureRequest, batches: list[list[Event]], time: int, last: int
+) -> None:
+    """Each against Python; the order of equal times is the store's own."""
+    store = opened(kind, Path(":memory:"), request)
+    if isinstance(store, SqliteEvents):  # two connections to :memory: are two databases
+        store._connections["read"] = store._connections["write"]
+    kept: set[Event] = set()
+    for batch in batches:
+        store.append(batch)
+        kept |= set(batch)
+    for user in (1, 2):
+        later = [event for event in kept if event.user == user and event.time > time]
+        times = {(event.item, event.time) for event in later}
+        found = store.since([user], time, 100).get(user, [])
+        assert sorted(found) == sorted(item for item, _ in times)
+        some = store.since([user], time, last).get(user, [])
+        assert some == found[-last:]
+        wanted = sorted(event.time for event in later)
+        # each place of the list holds an item that has an event of the time due there
+        assert all((item, due) in times for item, due in zip(found, wanted, strict=True))
+    store.close()
 
 
 def test_a_file_is_read_again(tmp_path: Path) -> None:
@@ -147,6 +171,23 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         SqliteEvents(newer)
 
 
+@pytest.mark.skipif(BINARY is None, reason=MISSING)
+def test_a_killed_redis_loses_no_acknowledged_event(tmp_path: Path) -> None:
+    kept = []
+    for number in range(3):
+        with redis_server(tmp_path) as (url, process):
+            store = RedisEvents.at(url, 10.0)
+            assert store.since([1], -1, 100).get(1, []) == kept
+            for time in range(10 * number, 10 * number + 10):
+                store.append([Event(1, time, time)])
+                kept.append(time)
+            process.kill()  # SIGKILL
+            process.wait()
+            with pytest.raises(StoreError):
+                store.check()
+            store.close()
+
+
 def test_a_redis_that_is_gone_is_a_store_error() -> None:
     server = fakeredis.FakeServer()
     store = RedisEvents(fakeredis.FakeRedis(server=server))
@@ -155,3 +196,13 @@ def test_a_redis_that_is_gone_is_a_store_error() -> None:
         with pytest.raises(StoreError):
             call()
     assert issubclass(redis.TimeoutError, redis.RedisError)
+
+
+def test_a_forgotten_user_leaves_no_event(store: LiveEvents) -> None:
+    store.append([Event(user, f"item {n}", n) for n in range(200) for user in ("gone-for-good", "other", 7)])
+    assert store.forget("gone-for-good") == 200
+    assert store.forget("gone-for-good") == 0
+    assert store.since(["gone-for-good", "other"], 197, 9) == {"other": ["item 198", "item 199"]}
+    if isinstance(store, SqliteEvents):  # nor in free pages, or in the log beside it
+        assert all(b"gone-for-good" not in file.read_bytes() for file in store.path.parent.glob(f"{store.path.name}*"))
+    assert store.forget(7) == 200

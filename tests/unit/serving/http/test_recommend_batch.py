@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_service import LATER, SmallService
 
-from corral.serving.http.bodies import RecommendBody, UserRequest
+from corral.serving.http.bodies import AtMost, RecommendBody, Slate, UserRequest
 from corral.serving.http.live_events import Event
 from corral.serving.http.metrics import Metrics
 from corral.serving.http.recommend_batch import RecommendJob, recommend_batch
@@ -28,6 +28,14 @@ bodies = st.builds(
     allow=st.none() | st.just(["i01", "i02", "i03"]),
     deny=st.none() | st.just(["i01", "i09"]),
     time=st.sampled_from([None, 5]),
+    slate=st.none()
+    | st.builds(
+        Slate,
+        diversity=st.sampled_from([0.0, 0.5]),
+        at_most=st.none() | st.just(AtMost(feature="genre", items=2)),
+        min_new=st.sampled_from([0, 2]),
+        new=st.none() | st.just(["i03", "i04", "i20"]),
+    ),
     explain=st.booleans(),
 )
 

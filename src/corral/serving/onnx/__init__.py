@@ -1,0 +1,1 @@
+"""A bundle's models as ONNX files: written, checked against torch, and run by ONNX Runtime."""
