@@ -203,18 +203,17 @@ def measured(system: System, workers: Workers, steps: int) -> dict[str, Any]:
     refresh = time.perf_counter() - refresh_began
     drawing, draw = 0.0, GlobalDraws._mine
 
-    def timed(self: GlobalDraws, draws: Any, shape: tuple[int, ...], rows: int) -> Tensor:
+    def timed(self: GlobalDraws, draws: Any, shape: tuple[int, ...], rows: int, order: list[int]) -> Tensor:
         """Draws whole batches: apart from the message of the shapes."""
-        nonlocal drawing
 
-        def within(whole: tuple[int, ...]) -> Tensor:
+        def within(whole: tuple[int, ...], order: list[int]) -> Tensor:
             nonlocal drawing
             began = time.process_time()
-            drawn = draws(whole)
+            drawn = draws(whole, order)
             drawing += time.process_time() - began
             return drawn
 
-        return draw(self, within, shape, rows)
+        return draw(self, within, shape, rows, order)
 
     GlobalDraws._mine = timed  # type: ignore[method-assign]
     times, busy, flops = [], [], 0

@@ -13,8 +13,8 @@ A training on several processes computes what one process computes:
    gradients all-reduced in one flat buffer (``ShardedAdam``), not DDP: its buckets know no row-wise sparse tables.
 5. The full softmax is vocabulary-parallel (``ShardedSoftmax``): all queries, each worker's items; chunk x M logits a
    worker (its chunks are W times as long), never the item vectors of another one.
-6. MIDX codebooks are built where the item vectors are, by k-means over sums (``sharded_quantization``); the codes, 8
-   bytes an item, are then everybody's.
+6. MIDX codebooks are built where the item vectors are, by k-means over sums (``sharded_quantization``); codes, 8
+   bytes an item, are then everybody's. A small catalogue is shown to all.
 7. Validation and the end of a run gather whole tables (a served model fits on one machine); workers take turns at the
    batches of the funnel and hand each other what both stages said (``evaluation.turns``): the same numbers, exactly.
 8. Checkpoints are torch.distributed.checkpoint over safetensors: any number of workers reads them. The two latest stay;

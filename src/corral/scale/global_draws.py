@@ -66,7 +66,8 @@ class GlobalDraws(TorchFunctionMode):
             if not isinstance(shape, (tuple, list)):
                 raise NotImplementedError(f"{func.__name__}{args}: give the shape as one tuple, last")
             rows = len(shape) - 2 if kwargs.get("generator") is not None else 0
-            return self._mine(lambda whole: func(*before, whole, **kwargs), tuple(shape), rows)
+            every = list(range(len(shape)))
+            return self._mine(lambda whole, order: func(*before, whole, **kwargs), tuple(shape), rows, every)
         if func is functional.dropout:
             return self._dropout(*args, **kwargs)
         if func in _UNKNOWN or kwargs.get("dropout_p"):
@@ -79,18 +80,35 @@ class GlobalDraws(TorchFunctionMode):
         if not training or p == 0.0:
             return values
 
-        def keep(shape: tuple[int, ...]) -> Tensor:
-            return torch.empty(shape, dtype=values.dtype, device=values.device).bernoulli_(1 - p)
+        def keep(shape: tuple[int, ...], order: list[int]) -> Tensor:
+            drawn = torch.empty_permuted(shape, order, dtype=values.dtype, device=values.device)
+            return drawn.bernoulli_(1 - p)
 
-        # As torch computes it on the CPU: the same bits as one process.
-        return values * self._mine(keep, tuple(values.shape), 0).div(1 - p)
+        # As torch computes it on the CPU, in the order of memory: the same bits as one process.
+        strides = values.stride()
+        order = sorted(range(values.ndim), key=lambda dimension: -strides[dimension])
+        return values * self._mine(keep, tuple(values.shape), 0, order).div(1 - p)
 
-    def _mine(self, draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...], rows: int) -> Tensor:
+    def _mine(
+        self,
+        draw: Callable[[tuple[int, ...], list[int]], Tensor],
+        shape: tuple[int, ...],
+        rows: int,
+        order: list[int],
+    ) -> Tensor:
+        """This worker's part of what ``draw`` gives for the whole batch.
+
+        Args:
+            draw: from a shape, and the order of its dimensions in memory.
+            shape: of the part.
+            rows: the dimension of the batch's rows.
+            order: as it seems here; strides of one row or none say little, so the largest share's is taken.
+        """
         workers = self._workers
-        every = torch.tensor(workers.numbers(*shape)).view(workers.size, len(shape))
+        every, orders = torch.tensor(workers.numbers(*shape, *order)).view(workers.size, 2, len(shape)).unbind(1)
         whole = every.amax(0)
         whole[rows] = every[:, rows].sum()
-        drawn = draw(tuple(whole.tolist()))
+        drawn = draw(tuple(whole.tolist()), orders[int(every[:, rows].argmax())].tolist())
         first = int(every[: workers.rank, rows].sum())
         for dimension, size in enumerate(shape):
             start = first if dimension == rows else drawn.shape[dimension] - size

@@ -11,8 +11,8 @@ from torch import Tensor
 from corral.corr.quantization import ProductQuantization, quantize
 from corral.scale.workers import Workers
 
-# The first codewords come from so many items a codeword, which all workers see.
-SAMPLE = 256
+# So many items a codeword are shown to all workers: the whole of a smaller catalogue, else a sample to start from.
+SHOWN = 256
 _ROWS = 1 << 14  # vectors compared with the codewords at a time
 
 
@@ -27,8 +27,10 @@ def sharded_quantize(
 ) -> ProductQuantization:
     """As ``quantize``, over the vectors of all workers; the same on each, to rounding whatever their number.
 
-    Starts from the previous codewords, else from ``quantize`` of at most 256 K items. Sums are in float64, so that
-    their order changes no codeword in float32. A step sends K (d + 1) numbers a half, the end 16 bytes an item.
+    At most 256 K items are gathered, and quantised by every worker: exactly as one process does it. Of more, each
+    worker keeps its own: Lloyd steps from the previous codewords, else from those of a sample of 256 K. Sums are in
+    float64, so that their order changes no codeword in float32. A step sends K (d + 1) numbers a half, the end 16
+    bytes an item.
 
     Args:
         vectors: of this worker's items [m, D], finite.
@@ -42,6 +44,10 @@ def sharded_quantize(
         The quantisation of all M items, float32.
     """
     vectors = vectors.detach().float()
+    if workers.total(len(vectors)) <= SHOWN * num_codewords:
+        return quantize(
+            torch.cat(workers.gather(vectors)), num_codewords, previous=previous, max_steps=max_steps, seed=seed
+        )
     first = vectors.shape[1] // 2
     starts = previous or _from_sample(vectors, num_codewords, workers, seed)
     halves = zip(vectors.split([first, vectors.shape[1] - first], dim=1), starts, strict=True)
@@ -54,7 +60,7 @@ def _from_sample(vectors: Tensor, clusters: int, workers: Workers, seed: int) ->
     """Codewords of a few items, drawn by their places in the catalogue."""
     counts = workers.numbers(len(vectors))
     before, everyone = sum(counts[: workers.rank]), sum(counts)
-    lots = torch.randperm(everyone, generator=torch.Generator().manual_seed(seed))[: SAMPLE * clusters]
+    lots = torch.randperm(everyone, generator=torch.Generator().manual_seed(seed))[: SHOWN * clusters]
     chosen = lots.sort().values - before
     own = chosen[(chosen >= 0) & (chosen < len(vectors))].to(vectors.device)
     found = quantize(torch.cat(workers.gather(vectors[own])), clusters, seed=seed)

@@ -33,12 +33,14 @@ from corral.ranking.ctr.din import DIN
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 from corral.retrieval.channels import RetrieverChannel
+from corral.retrieval.gru4rec import GRU4Rec
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.matrix_factorization import MatrixFactorization
 from corral.retrieval.sasrec import SASRec
 from corral.retrieval.two_tower import TwoTower
 from corral.sampling.popularity import PopularitySampler
 from corral.sampling.uniform import UniformSampler
+from corral.scale import sharded_quantization
 from corral.scale.scaled_objective import ScaledObjective
 from corral.scale.sharded_adam import ShardedAdam
 from corral.scale.sharded_embedding import shard_tables, unshard_tables, whole_tables
@@ -119,6 +121,15 @@ def sampled_softmax(folder: Path, workers: Workers | None) -> tuple[nn.Module, A
     return SampledSoftmaxObjective(world.sasrec(True), world.items, sampler, num_negatives=5, seed=3), world.sequences()
 
 
+def gru(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
+    """Its states lie in memory step by step, not row by row: so do the numbers of its dropout."""
+    world = World(folder, "markov", workers)
+    model = GRU4Rec(world.data.n_items, size=8, hidden=6, dropout=0.3, max_length=6, sparse=True)
+    world.sharded(model)
+    sampler = world.midx()
+    return SampledSoftmaxObjective(model, world.items, sampler, num_negatives=5, seed=3), world.sequences()
+
+
 def two_tower(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
     """Small feature tables with sparse gradients are copied, not cut."""
     world = World(folder, "checkerboard", workers)
@@ -139,6 +150,12 @@ def corr(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
     return CooperativeObjective(stages, world.midx(), num_negatives=5, clean_teacher=True, seed=3), world.sequences()
 
 
+def corr_large(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
+    """As ``corr``, with a catalogue that is too large to be shown to all workers."""
+    sharded_quantization.SHOWN = 2
+    return corr(folder, workers)
+
+
 def corr_events(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
     """CoRR over events, L_re over the whole catalogue."""
     world = World(folder, "checkerboard", workers)
@@ -156,8 +173,10 @@ def corr_events(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
 SYSTEMS: dict[str, Callable[[Path, Workers | None], tuple[nn.Module, Any]]] = {
     "full-softmax": full_softmax,
     "sampled-softmax": sampled_softmax,
+    "gru": gru,
     "two-tower": two_tower,
     "corr": corr,
+    "corr-large": corr_large,
     "corr-events": corr_events,
 }
 
@@ -166,6 +185,7 @@ def train(name: str, folder: Path, workers: Workers | None) -> None:
     """The first batches and the last, smaller one; a refresh every three steps."""
     # In float32 Adam makes whole steps of the rounding of gradients that are 0: a bias that shifts every logit alike.
     torch.set_default_dtype(torch.float64)
+    sharded_quantization.SHOWN = 256
     torch.manual_seed(5)
     objective, loader = SYSTEMS[name](folder, workers)
     last = list(loader.epoch(0))[-1:] or []
