@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as distributed_checkpoint
@@ -24,10 +24,8 @@ from torch.distributed.tensor import DTensor, Shard
 from corral.scale.sharded_adam import ShardedAdam
 from corral.scale.sharded_embedding import ShardedEmbedding
 from corral.scale.workers import Workers
-from corral.training.checkpoint import set_random_state
-from corral.training.checkpoints import training_tensors, write_log
+from corral.training.checkpoints import load_training, other_model, training_tensors, write_log
 from corral.training.fit_state import FitState
-from corral.training.objective import Objective
 from corral.training.optimizers import RowWiseAdam
 
 FORMAT_VERSION = 1
@@ -66,20 +64,9 @@ class ShardedCheckpoints:
         assert isinstance(optimizer, ShardedAdam)
         try:
             tensors = self._read(path, _cut(objective, optimizer))
-
-            def under(prefix: str) -> dict[str, Tensor]:
-                return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-            objective.load_state_dict(under("weights."))
-            optimizer.load_state(under("optimizer."))
-            saved = under("generator.")
-            for name, generator in cast(Objective, objective).generators().items():
-                generator.set_state(saved[name])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"{path}: a checkpoint of another model; give this training a directory of its own ({error})"
-            ) from error
-        set_random_state(under("random."))
+            raise other_model(path, error) from error
+        load_training(path, tensors, objective, optimizer)
         state = FitState(**json.loads((path / _FACTS).read_text())["state"])
         if self._workers.first:
             write_log(self._directory / "log.jsonl", state.records)

@@ -77,21 +77,7 @@ class FileCheckpoints:
         if not path.exists():
             return None
         tensors, facts = load_tensors(path)
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-        try:
-            objective.load_state_dict(under("weights."))
-            optimizer.load_state(under("optimizer."))
-            saved = under("generator.")
-            for name, generator in cast(Objective, objective).generators().items():
-                generator.set_state(saved[name])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"{path}: a checkpoint of another model; give this training a directory of its own ({error})"
-            ) from error
-        set_random_state(under("random."))
+        load_training(path, tensors, objective, optimizer)
         state = FitState(**facts["state"])
         # The process may have been killed between checkpoint and log.
         write_log(self._directory / _LOG, state.records)
@@ -125,3 +111,29 @@ def training_tensors(objective: nn.Module, optimizer: RowWiseAdam) -> dict[str, 
     tensors |= {f"random.{name}": value for name, value in random_state().items()}
     generators = cast(Objective, objective).generators()
     return tensors | {f"generator.{name}": value.get_state() for name, value in generators.items()}
+
+
+def load_training(path: Path, tensors: Mapping[str, Tensor], objective: nn.Module, optimizer: RowWiseAdam) -> None:
+    """Takes back what ``training_tensors`` gave.
+
+    Raises:
+        ValueError: they are of another model; ``path`` says whose.
+    """
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+    try:
+        objective.load_state_dict(under("weights."))
+        optimizer.load_state(under("optimizer."))
+        saved = under("generator.")
+        for name, generator in cast(Objective, objective).generators().items():
+            generator.set_state(saved[name])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise other_model(path, error) from error
+    set_random_state(under("random."))
+
+
+def other_model(path: Path, error: Exception) -> ValueError:
+    """What to say of a checkpoint that does not fit."""
+    return ValueError(f"{path}: a checkpoint of another model; give this training a directory of its own ({error})")
