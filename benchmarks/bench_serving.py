@@ -95,8 +95,8 @@ class World:
     onnx: Path
 
 
-def make_world(name: str, folder: Path) -> World:
-    """Writes the bundles of a world."""
+def make_world(name: str, folder: Path, systems: Sequence[str]) -> World:
+    """Writes the bundles of a world, and the ONNX files where they are asked for."""
     data = f"name: {name}, min_item_events: 5"
     if name in MADE_UP:
         users = MADE_UP[name]
@@ -125,7 +125,8 @@ def make_world(name: str, folder: Path) -> World:
     for system, recommender in recommenders.items():
         save_bundle(bundles[system], recommender, data_name=name, data_hash=experiment.dataset.hash)
     bundles["onnx"], onnx = bundles["both"], folder / name / "onnx-files"
-    export_onnx(onnx, whole, {"version": read_manifest(bundles["both"]).version}, overwrite=True)
+    if "onnx" in systems:
+        export_onnx(onnx, whole, {"version": read_manifest(bundles["both"]).version}, overwrite=True)
     ids = experiment.dataset.users.ids.to_pylist()
     return World(name, experiment.dataset.hash, len(experiment.catalogue), ids, bundles, onnx)
 
@@ -407,7 +408,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows, began = [], os.getloadavg()[0]
     for name in arguments.worlds:
-        world = make_world(name, folder)
+        world = make_world(name, folder, arguments.systems)
         for seed in arguments.seeds:
             for system in arguments.systems:
                 for row in measure(world, system, folder, arguments.clients, arguments.rate, arguments.requests, seed):

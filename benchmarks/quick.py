@@ -96,6 +96,15 @@ def rar(published: Row, folder: Path) -> Mapping[str, float]:
     return run(published["dataset"], published["system"], 0, folder, VARIANTS[""])["metrics"]
 
 
+def continued(published: Row, folder: Path) -> Mapping[str, float]:
+    """The first training, of which the others go on."""
+    from bench_continue import Measured, Steps
+
+    measured = Measured(Steps.of(published["dataset"], 3, folder), 0)
+    measured.run("anew", 0)
+    return measured.rows[0]["metrics"]
+
+
 def rar_world(published: Row, folder: Path) -> Mapping[str, float]:
     """A whole training."""
     from bench_rar_world import run
@@ -117,6 +126,7 @@ def selection(published: Row, folder: Path) -> Mapping[str, float]:
 
 LISTS = ("ndcg@10", "recall@10")
 CHECKS = {
+    "continue": Check("online-retail", "anew", LISTS, continued),
     "corr": Check("amazon-beauty-7core", "co-visitation", LISTS, corr, "amazon-beauty"),
     "estimator": Check("toy, M = 300", "uniform, N=100", ("kl", "estimate", "without_log_q"), estimator),
     "foundation": Check("amazon-beauty", "popularity", LISTS, foundation, "amazon-beauty"),
@@ -146,6 +156,10 @@ TIMED = {
     ),
     "scale": ("--sections", "stream", "--events", "20000", "--steps", "2", "--folder"),
     "scale_training": ("--quick", "--folder"),
+    "serving": (
+        *("--worlds", "small", "--systems", "both", "bare", "--requests", "40", "--clients", "2", "--seeds", "0"),
+        "--folder",
+    ),
     "training": ("--datasets", "tables", "--sizes", "10000", "--steps", "1", "--folder"),
 }
 

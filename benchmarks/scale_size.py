@@ -18,7 +18,7 @@ from typing import Any
 import scale_stream
 
 ITEMS, DIMENSION = (10_000, 100_000, 1_000_000, 10_000_000), 16
-DIMENSIONS, FIXED_ITEMS = (16, 32, 64, 128), 100_000
+DIMENSIONS, FIXED_ITEMS = (16, 32, 64), 100_000
 EVENTS, EVENT_STEPS = (10**5, 10**6, 10**7, 10**8), 100
 USERS, BATCH, NEGATIVES, CODEWORDS, QUERIES, K = 100_000, 512, 50, 64, 16, 10
 # Beyond it a full softmax takes minutes a step, and memory for its logits.

@@ -72,6 +72,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await service.logged()
         service.close()
 
     # The pages that FastAPI makes of its document load scripts from elsewhere.

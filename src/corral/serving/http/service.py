@@ -168,6 +168,10 @@ class Service:
         """Raises unless requests can be answered."""
         await self._within(asyncio.to_thread(self.events.check))
 
+    async def logged(self) -> None:
+        """Returns when all lists that were answered are logged, or lost."""
+        await asyncio.gather(*self._logging, return_exceptions=True)
+
     def close(self) -> None:
         """Ends the threads, when they have finished what they do."""
         self._models.shutdown(cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,4 +88,6 @@ def test_a_full_disk_costs_no_answer(service: SmallService, tmp_path: Path, monk
     with TestClient(make_app(service.bundles, service.store, impressions=log)) as client:
         for _ in range(2):
             assert client.post("/v1/recommend", json={"users": [{"user_id": user}], "k": 3}).status_code == 200
-        assert 'corral_impressions_total{result="lost"} 2.0' in client.get("/metrics").text
+        told = 'corral_impressions_total{result="lost"} 2.0'
+        # No answer waits for the log: it may be a little later.
+        assert any(told in client.get("/metrics").text or time.sleep(0.05) for _ in range(200))
