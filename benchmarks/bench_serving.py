@@ -102,7 +102,7 @@ def make_world(name: str, folder: Path, systems: Sequence[str]) -> World:
         users = MADE_UP[name]
         items = np.random.default_rng(0).permutation(users * HISTORY)
         events = {"user_id": np.arange(len(items)) // HISTORY, "item_id": items, "timestamp": np.arange(len(items))}
-        Dataset.write(folder / name / "data", Interactions.of(pl.DataFrame(events), source="made up"))
+        Dataset.write(folder / name / "data", Interactions.of(pl.DataFrame(events), source="made up"), overwrite=True)
         data = f"path: {folder / name / 'data'}"
     settings = load_settings(RECIPE.replace("DATA", data), name)
     experiment = Experiment.start(settings, folder / name / "run", quiet=True)
