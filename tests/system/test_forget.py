@@ -105,6 +105,7 @@ def test_no_file_holds_a_forgotten_user(
     assert "2 lists removed" in said
     assert "50 live events removed" in said
     assert "No file holds the id" in said
+    assert "searched: " in said
     store.close()
     assert holding(tmp_path, user) == []
     assert not (run / "report.html").exists()
@@ -187,3 +188,19 @@ def test_traces_know_whole_ids_from_parts_of_others(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "customer-9.txt").write_bytes(b"")
     assert traces("customer-9", [tmp_path]).found == (f"{tmp_path / 'customer-9.txt'}: the name of the file",)
+
+
+@pytest.mark.parametrize(
+    ("user", "in_text", "in_bytes"),
+    [("u17", False, False), (17, False, False), (1_234_567, True, False), (2**40, True, True)],
+)
+def test_a_search_says_how_it_was_done_and_did_it(
+    tmp_path: Path, user: int | str, in_text: bool, in_bytes: bool
+) -> None:
+    (tmp_path / "notes.txt").write_text(f"about {user} this")
+    (tmp_path / "weights.npy").write_bytes(b"?" + (user if isinstance(user, int) else 0).to_bytes(8, "little") + b"?")
+    search = traces(user, [tmp_path])
+    assert sorted(Path(line.partition(": ")[0]).name for line in search.found) == (
+        ["notes.txt"] * in_text + ["weights.npy"] * in_bytes
+    )
+    assert ("all text" in search.where, search.where == "all bytes") == (in_text and not in_bytes, in_bytes)

@@ -29,8 +29,9 @@ def forget(
 ) -> None:
     """Forget a user: events, features, live events, logged lists, and every row and key in the runs that are named.
 
-    At the end all files of these places are searched for the id; the exit code is 1 where one still holds it. What was
-    learned from the user stays in the weights of items and of the rest until the next training from scratch.
+    At the end all files of these places are searched for the id, and it is said how; the exit code is 1 where one
+    still holds it. What was learned from the user stays in the weights of items and of the rest until the next training
+    from scratch.
 
     Examples:
 
@@ -83,6 +84,8 @@ def forget(
     for line in search.found:
         console.print(line, markup=False)
     verdict = f"{len(search.found)} traces" if search.found else "No file holds the id"
-    console.print(f"{verdict}: {search.files:,} files, {search.bytes_searched:,} bytes searched.", markup=False)
+    console.print(
+        f"{verdict}: {search.files:,} files, {search.bytes_searched:,} bytes; searched: {search.where}.", markup=False
+    )
     if search.found:
         raise typer.Exit(1)

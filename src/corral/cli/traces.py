@@ -26,11 +26,13 @@ class Search:
         found: a line a file that holds the id.
         files: how many were searched.
         bytes_searched: how much they hold.
+        where: in what of them was looked: of ids that stand in any file by chance not in all bytes.
     """
 
     found: tuple[str, ...]
     files: int
     bytes_searched: int
+    where: str
 
 
 def traces(user: int | str, places: Sequence[Path]) -> Search:
@@ -48,7 +50,7 @@ def traces(user: int | str, places: Sequence[Path]) -> Search:
     for file in _files(places):
         files, size = files + 1, size + file.stat().st_size
         found += [f"{file}: {how}" for how in _of_file(file, user)]
-    return Search(tuple(found), files, size)
+    return Search(tuple(found), files, size, _where(user))
 
 
 def _files(places: Sequence[Path]) -> Iterator[Path]:
@@ -62,9 +64,21 @@ def _files(places: Sequence[Path]) -> Iterator[Path]:
             )
 
 
+def _where(user: int | str) -> str:
+    """What of a file is looked at, in words."""
+    if not _distinctive(user):
+        return "the places made for ids; so short an id stands in other bytes by chance"
+    if isinstance(user, int) and abs(user) < LEAST_NUMBER:
+        return "the places made for ids, and all text; so small a number stands in other bytes by chance"
+    return "all bytes"
+
+
+def _distinctive(user: int | str) -> bool:
+    return len(str(user)) >= LEAST_CHARACTERS
+
+
 def _of_file(file: Path, user: int | str) -> Iterator[str]:
-    text = str(user)
-    distinctive = len(text) >= LEAST_CHARACTERS
+    text, distinctive = str(user), _distinctive(user)
     if distinctive and text in file.name:
         yield "the name of the file"
     if file.name == "users.arrow" or file.name.endswith(".vocabulary.arrow"):

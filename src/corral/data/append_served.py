@@ -13,9 +13,9 @@ from corral.data.dataset_interactions import interactions_of
 from corral.data.dataset_write import Progress
 from corral.data.event_check import ID_COLUMNS
 from corral.data.served_lists import read_served_lists
+from corral.data.time_units import SECONDS
 from corral.data.vocabulary import UNKNOWN
 
-DAY = {"seconds": 86_400, "milliseconds": 86_400_000, "minutes": 1_440, "hours": 24, "days": 1}
 PAIR_AND_TIME = [*ID_COLUMNS, "timestamp"]
 
 
@@ -64,7 +64,9 @@ def append_served(
         refuse_unfit(dataset)
         if dataset.events.part is not None:
             raise ValueError(f"{path}: has a given split, and nothing says to which part a served list belongs")
-        within = DAY[dataset.header.time_unit] if clicked_within is None else clicked_within
+        within = (
+            round(SECONDS["days"] / SECONDS[dataset.header.time_unit]) if clicked_within is None else clicked_within
+        )
         if within < 0:
             raise ValueError(f"clicked_within={within}: must not be negative")
         shown = read_served_lists(Path(log), dataset)

@@ -12,6 +12,7 @@ import polars as pl
 from corral.data.event_check import check_events, check_features, require_columns
 from corral.data.skipped_rows import LineOf, SkippedRow, SkippedRows
 from corral.data.table_files import load_table
+from corral.data.time_units import TIME_UNITS
 
 __all__ = [
     "ColumnMap",
@@ -22,8 +23,6 @@ __all__ = [
     "check_features",
     "read_table",
 ]
-
-TIME_UNITS = ("seconds", "milliseconds", "minutes", "hours", "days", "order")
 
 
 @dataclass(frozen=True)

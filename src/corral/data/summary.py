@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 
 from corral.data.dataset import Dataset, EventLog
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
+from corral.data.time_units import SECONDS
 from corral.data.vocabulary import FIRST_ROW
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 LAST_SHARE = 0.1
 """Cold shares are those of the last tenth of the events, as with the default split by time."""
-
-_SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
 
 
 def summarize(dataset: Dataset) -> dict[str, object]:
@@ -57,7 +56,7 @@ def summarize(dataset: Dataset) -> dict[str, object]:
 
 def time_text(time: int, unit: str) -> str:
     """A time as a date, where it can be one (times may count from any start)."""
-    seconds = _SECONDS.get(unit)
+    seconds = SECONDS.get(unit)
     if seconds is None:
         return str(time)
     try:

@@ -159,12 +159,6 @@ def read_bytes(path: Path) -> bytes:
     return body
 
 
-def header_of(path: Path, separator: str) -> list[str]:
-    """The fields of the file's first line."""
-    first = read_bytes(path).split(b"\n", 1)[0].decode("utf-8").rstrip("\r")
-    return next(csv.reader([first], delimiter=separator))
-
-
 def read_delimited(
     path: Path,
     separator: str,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from corral.data.served_lists import SUFFIX
+from corral.data.time_units import SECONDS
 
 try:
     import fcntl
@@ -18,7 +19,6 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 Id = int | str
-SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3_600.0, "days": 86_400.0}
 
 
 @dataclass(frozen=True)

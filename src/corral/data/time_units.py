@@ -1,0 +1,9 @@
+"""Units of time: what a data set's timestamps may count"""
+
+from __future__ import annotations
+
+SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3_600.0, "days": 86_400.0}
+"""How many seconds each is."""
+
+TIME_UNITS = (*SECONDS, "order")
+"""All of them; "order" is none: the source has no times."""
