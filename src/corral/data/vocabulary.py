@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -143,6 +143,8 @@ class Vocabulary:
             bad = array[(array < 0) | (array >= len(self))][0]
             raise IndexError(f"row {bad} is outside the vocabulary's {len(self)} rows")
         reserved = array < FIRST_ROW
+        if self.id_type == "int64" and not reserved.any():  # several times faster for the few ids of a request
+            return cast(list[Any], self.ids.to_numpy()[array - FIRST_ROW].tolist())
         return self.ids.take(pa.array(array - FIRST_ROW, mask=reserved)).to_pylist()
 
     def only(self, keep: np.ndarray) -> Vocabulary:
@@ -171,7 +173,7 @@ class Vocabulary:
 
     def _rows_int(self, wanted: pa.Array, few: bool) -> np.ndarray:
         ids = self.ids.to_numpy()
-        values = wanted.fill_null(0).to_numpy()
+        values = (wanted.fill_null(0) if wanted.null_count else wanted).to_numpy()
         if few or self._table_span is None:
             place = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
             rows = np.where(ids[place] == values, place + FIRST_ROW, UNKNOWN).astype(np.int32)

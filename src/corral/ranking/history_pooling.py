@@ -105,7 +105,8 @@ class _PairLogits(torch.autograd.Function):
         logits = target.new_zeros(len(target), length, items)
         for rows, start, columns in _pieces(starts, length, target):
             some_target, some_history = target[rows, None, columns], history[rows, start:, None]
-            shape = torch.broadcast_shapes(some_target.shape, some_history.shape)
+            # Not broadcast_shapes, which takes longer than the product of a short piece.
+            shape = (*some_history.shape[:2], some_target.shape[2], size)
             product = torch.mul(some_history, some_target, out=buffers("product", *shape))
             hidden = by_history[rows, start:, None] + by_target[rows, None, columns]
             hidden = hidden.view(-1, hidden.shape[-1]).addmm_(product.view(-1, size), product_weight.t()).relu_()
@@ -220,7 +221,10 @@ class TargetAttention(nn.Module):
             return self._pooled(target, history, mask, [])
         if target.device.type != "cpu":  # the lengths would have to be waited for
             return self._pooled(target, history, mask, [0] * len(target))
-        starts, order = torch.where(mask.any(1), mask.to(torch.int8).argmax(1), length).sort(stable=True)
+        starts = torch.where(mask.any(1), mask.to(torch.int8).argmax(1), length)
+        if len(target) == 1:
+            return self._pooled(target, history, mask, starts.tolist())
+        starts, order = starts.sort(stable=True)
         # index_select, not brackets: its gradient is many times cheaper.
         target, history, mask = (whole.index_select(0, order) for whole in (target, history, mask))
         return self._pooled(target, history, mask, starts.tolist()).index_select(0, order.argsort())

@@ -42,12 +42,12 @@ def unpack(hidden: Tensor, pad: Tensor, empty: Tensor) -> Tensor:
     return states.gather(1, seen[:, :, None].expand(-1, -1, size))
 
 
-def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], empty: Tensor) -> Tensor:
+def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor | None], Tensor], empty: Tensor) -> Tensor:
     """The query after the whole of each history, without work on padding.
 
     Args:
         history: item rows [B, L], 0-padded at the front.
-        encode: (packed items [b, l], their number [b], at least 1) -> queries [b, D].
+        encode: (packed items [b, l], their number [b], at least 1; None: all l are real) -> queries [b, D].
         empty: query of an empty history [D].
 
     Returns:
@@ -59,6 +59,9 @@ def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor], Tensor], em
     if torch.compiler.is_compiling():  # lengths are not static: padding is computed too
         queries = encode(pack(history)[0], lengths.clamp(min=1))
         return torch.where(lengths[:, None] > 0, queries, empty.to(queries.dtype))
+    if len(history) == 1 and not torch.is_grad_enabled():  # a request: all that orders and pads would only cost
+        number = int(lengths)
+        return encode(history[:, -number:], None) if number else empty.expand(1, -1)
     order = lengths.argsort(stable=True)
     parts = []
     for rows in order.split(_ROWS_PER_CHUNK):

@@ -20,6 +20,7 @@ from corral.retrieval.feature_fields import (
     NumericScale,
     embedding_table,
 )
+from corral.retrieval.kept_rows import KeptRows
 
 
 class EntityFields(nn.Module):
@@ -70,6 +71,18 @@ class EntityFields(nn.Module):
                 continue
             names.append(name)
         self.names = tuple(names)
+        self._kept: KeptRows | None = None
+
+    def precompute(self) -> None:
+        """Keeps the vectors of all rows, for calls without gradient in evaluation mode, until a weight changes.
+
+        For serving: [rows, F D] numbers; nothing where there are no features, whose vectors are parameters.
+        """
+        if len(self.columns):
+            self._kept = None
+            kept = KeptRows(0)
+            kept.keep((self,), self.num_rows, lambda rows: (self(rows, keep_ids=True).flatten(-2),))
+            self._kept = kept
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,6 +93,9 @@ class EntityFields(nn.Module):
 
     def forward(self, rows: Tensor, *, keep_ids: bool = False) -> Tensor:
         """rows [...], int64 -> [..., F, D]; with ``keep_ids`` no id is dropped, in training either."""
+        lasting = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if self._kept is not None and lasting and (vectors := self._kept.still((self,))) is not None:
+            return functional.embedding(rows, vectors[0]).unflatten(-1, (len(self), self.field_size))
         parts = []
         if self.id is not None:
             parts.append(self.id(rows if keep_ids else self._drop_ids(rows)).unsqueeze(-2))
@@ -96,7 +112,8 @@ class EntityFields(nn.Module):
     def _features(self, rows: Tensor) -> Tensor:
         # A batch names the same items again and again: each is looked up, averaged and scaled once. The copy
         # to the places is an embedding, whose gradient is much cheaper than that of indexing.
-        if torch.compiler.is_compiling():  # the number of distinct rows is not a static shape
+        # Of one row, as a request's user, all are distinct; and where the shape must be static nobody knows how many.
+        if torch.compiler.is_compiling() or rows.numel() == 1:
             vectors = [column(rows.flatten()) for column in self.columns]
             return torch.stack(vectors, dim=-2).unflatten(0, rows.shape)
         distinct, place = torch.unique(rows, return_inverse=True)

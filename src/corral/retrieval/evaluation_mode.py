@@ -11,7 +11,12 @@ from torch import nn
 def _modules(part: object) -> Iterator[nn.Module]:
     """All modules of a model, or of the models that a channel holds."""
     if isinstance(part, nn.Module):
-        yield from part.modules()
+        # Not modules(), which makes a name for each: every served request comes by here.
+        waiting: list[nn.Module | None] = [part]
+        while waiting:
+            if (module := waiting.pop()) is not None:
+                yield module
+                waiting.extend(module._modules.values())
         return
     for inner in (getattr(part, "retriever", None), *getattr(part, "channels", ())):
         if inner is not None:

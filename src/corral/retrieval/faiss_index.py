@@ -214,19 +214,19 @@ class FaissIndex:
         start: int,
     ) -> Tensor:
         """Fill rows ``start`` on of ``items`` and ``scores``; the rows which FAISS could not answer."""
-        excluded = int((hidden >= 0).sum(dim=1).max()) if hidden.numel() else 0
-        fetch = min(total, k + excluded + 1)
-        rows = torch.arange(len(queries))
+        fetch = min(total, k + hidden.shape[1] + 1)
+        rows, left, gone = torch.arange(start, start + len(queries)), queries, hidden
         for widening in range(ROUNDS):
-            columns = self._fetch(queries[rows], fetch, 4**widening, selector)
-            got, got_scores, settled = self._settle(queries[rows], columns, hidden[rows], k, total)
-            done = start + rows[settled]
+            columns = self._fetch(left, fetch, 4**widening, selector)
+            got, got_scores, settled = self._settle(left, columns, gone, k, total)
+            done = rows[settled]
             items[done, : got.shape[1]], scores[done, : got.shape[1]] = got[settled], got_scores[settled]
             rows = rows[~settled]
             if not len(rows) or fetch == total:
                 break
+            left, gone = queries[rows - start], hidden[rows - start]
             fetch = min(total, 4 * fetch)
-        return start + rows
+        return rows
 
     def _selector(self, allowed: Tensor) -> Any:
         """A FAISS filter which lets only these positions through."""
@@ -252,17 +252,17 @@ class FaissIndex:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Item rows and scores [b, <= k] of what was fetched, and which queries are answered [b] bool."""
         columns = columns.sort(dim=1).values  # by item row, for the order of ties; -1 first
-        present = columns >= 0
+        absent = columns < 0
         # Scored as ExactIndex would: FAISS and torch round their sums differently.
-        vectors = self._exact.vectors[columns.clamp(min=0)]
-        scores = torch.bmm(vectors, queries[:, :, None]).squeeze(2)
-        everything = present.sum(dim=1) >= total
-        lowest = torch.where(present, scores, torch.inf).amin(dim=1)
+        vectors = self._exact.vectors[columns]  # of position -1 too, which is then lost
+        scores = torch.bmm(vectors, queries[:, :, None]).squeeze(2).masked_fill_(absent, torch.inf)
+        lowest = scores.amin(dim=1)
+        everything = columns.shape[1] - absent.sum(dim=1) >= total
         blocked, n_hidden = _among(columns, hidden)
-        scores = scores.masked_fill(~present | blocked, -torch.inf)
+        scores.masked_fill_(blocked.logical_or_(absent), -torch.inf)
         values, place = ordered_top(scores, min(k, columns.shape[1]))
         shown = values > -torch.inf
-        items = torch.where(shown, self.items[columns.gather(1, place).clamp(min=0)], 0)
+        items = self.items[columns.gather(1, place)].masked_fill_(~shown, 0)
         enough = shown.sum(dim=1) >= torch.clamp(total - n_hidden, max=k)
         clear = values[:, -1] > lowest
         return items, values, everything | (enough & clear)

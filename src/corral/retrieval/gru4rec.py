@@ -52,10 +52,11 @@ class GRU4Rec(nn.Module):
         states, _ = self.gru(self.dropout(self.item_embedding(packed)))
         return states
 
-    def _encode_last(self, packed: Tensor, number: Tensor) -> Tensor:
-        """The query after the last of ``number`` [B] packed items [B, L]: [B, D]."""
+    def _encode_last(self, packed: Tensor, number: Tensor | None) -> Tensor:
+        """The query after the last of ``number`` [B] packed items [B, L] (None: of all L): [B, D]."""
         rows = torch.arange(len(packed), device=packed.device)
-        return self.output(self.dropout(self._states(packed)[rows, number - 1]))
+        place = -1 if number is None else number - 1
+        return self.output(self.dropout(self._states(packed)[rows, place]))
 
     def encode_positions(self, sequence: SequenceBatch) -> Tensor:
         """Query vectors at every position [B, L + 1, D]."""

@@ -96,7 +96,8 @@ class ExactIndex:
         self._vectors, self._items = vectors, items
         self.chunk, self.score_bytes = chunk, score_bytes
         rows = int(items[-1]) + 1 if len(items) else 2
-        self._position = torch.full((rows,), -1, dtype=torch.int64, device=vectors.device)
+        # One more, for the rows that it does not have.
+        self._position = torch.full((rows + 1,), -1, dtype=torch.int64, device=vectors.device)
         self._position[items] = torch.arange(len(items), device=vectors.device)
 
     @property
@@ -123,8 +124,7 @@ class ExactIndex:
 
     def positions(self, items: Tensor) -> Tensor:
         """Where item rows [...] stand in ``items`` [...], int64; -1 for rows the index does not have."""
-        known = (items >= 0) & (items < len(self._position))
-        return torch.where(known, self._position[torch.where(known, items, 0)], -1)
+        return self._position[items.clamp(-1, len(self._position) - 1)]
 
     def allowed_positions(self, allow: Tensor) -> Tensor:
         """The positions which ``allow`` [rows] leaves, int64, ascending."""
@@ -245,9 +245,9 @@ def check_search(query_vectors: Tensor, k: int, exclude: Tensor | None, dimensio
         raise ValueError(f"need query vectors [B, {dimension}], got {list(query_vectors.shape)}")
     if exclude is not None and (exclude.ndim != 2 or len(exclude) != len(query_vectors)):
         raise ValueError(f"need exclude [{len(query_vectors)}, E], got {list(exclude.shape)}")
-    finite = torch.isfinite(query_vectors).all(dim=1)
+    finite = torch.isfinite(query_vectors)
     if not bool(finite.all()):
-        raise ValueError(f"query vector {int((~finite).nonzero()[0])} is not finite")
+        raise ValueError(f"query vector {int((~finite).any(dim=1).nonzero()[0])} is not finite")
 
 
 def ordered_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

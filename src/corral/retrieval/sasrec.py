@@ -38,23 +38,26 @@ class _Block(nn.Module):
         x = x + self.dropout(self.attention_out(attended.transpose(1, 2).reshape(batch, length, size)))
         return self._feed(x)
 
-    def last(self, x: Tensor, number: Tensor) -> Tensor:
-        """As ``forward``, at the last real position alone: [B, L, D], lengths [B] -> [B, D]."""
+    def last(self, x: Tensor, number: Tensor | None) -> Tensor:
+        """As ``forward``, at the last real position alone: [B, L, D], lengths [B] (None: L) -> [B, D]."""
         batch, length, size = x.shape
         rows = torch.arange(batch, device=x.device)
+        place = -1 if number is None else number - 1
         normed = self.attention_norm(x)
         weight, bias = self.attention_in.weight, self.attention_in.bias
-        query = functional.linear(normed[rows, number - 1], weight[:size], bias[:size])
+        query = functional.linear(normed[rows, place], weight[:size], bias[:size])
         keys, values = functional.linear(normed, weight[size:], bias[size:]).chunk(2, dim=-1)
 
         def by_head(vectors: Tensor) -> Tensor:
             return vectors.view(batch, -1, self.heads, size // self.heads).transpose(1, 2)
 
-        seen = torch.arange(length, device=x.device) < number[:, None]
+        seen = None
+        if number is not None:
+            seen = (torch.arange(length, device=x.device) < number[:, None])[:, None, None, :]
         attended = functional.scaled_dot_product_attention(
-            by_head(query), by_head(keys), by_head(values), attn_mask=seen[:, None, None, :]
+            by_head(query), by_head(keys), by_head(values), attn_mask=seen
         )
-        here = x[rows, number - 1] + self.dropout(self.attention_out(attended.reshape(batch, size)))
+        here = x[rows, place] + self.dropout(self.attention_out(attended.reshape(batch, size)))
         return self._feed(here)
 
     def _feed(self, x: Tensor) -> Tensor:
@@ -107,8 +110,8 @@ class SASRec(nn.Module):
         # Embeddings have norm about 1; scaled up as in the paper so that positions do not drown items.
         return self.dropout(self.item_embedding(packed) * self.item_embedding.embedding_dim**0.5 + positions)
 
-    def _encode_last(self, packed: Tensor, number: Tensor) -> Tensor:
-        """The query after the last of ``number`` [B] packed items [B, L]: [B, D]."""
+    def _encode_last(self, packed: Tensor, number: Tensor | None) -> Tensor:
+        """The query after the last of ``number`` [B] packed items [B, L] (None: of all L): [B, D]."""
         x = self._embed(packed)
         for block in self.blocks[:-1]:
             x = block(x)

@@ -61,12 +61,16 @@ class GivenHistories:
                 if isinstance(one, str | bytes) or not (one is None or hasattr(one, "__len__")):
                     raise ValueError(f"{what}[{user}]: need a list of item ids, or None, got {one!r}")
             given = [() if one is None else one for one in histories]
+        self.unknown: dict[int, list[Any]] = {}
+        if not any(map(len, given)):  # as most requests are
+            self.ignored = self.lengths = np.zeros(n_users, dtype=np.int64)
+            self._rows, self._offsets = np.empty(0, np.int32), np.zeros(n_users + 1, dtype=np.int64)
+            return
         owner = np.repeat(np.arange(n_users), [len(one) for one in given])
-        rows = items.rows([item for one in given for item in one]) if len(owner) else np.empty(0, np.int32)
+        rows = items.rows([item for one in given for item in one])
         known = rows > UNKNOWN
         self.ignored = np.bincount(owner[~known], minlength=n_users)
         self.lengths = np.bincount(owner[known], minlength=n_users)
-        self.unknown: dict[int, list[Any]] = {}
         starts = np.searchsorted(owner, np.arange(n_users))
         for place in np.flatnonzero(~known).tolist():
             user = int(owner[place])

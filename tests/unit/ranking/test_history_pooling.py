@@ -160,3 +160,13 @@ def test_empty_shapes() -> None:
     assert attention(torch.randn(4, 0, 6), torch.randn(4, 3, 6), torch.ones(4, 3).bool()).shape == (4, 0, 6)
     with pytest.raises(ValueError, match="at least one hidden"):
         TargetAttention(6, hidden=())
+
+
+def test_a_request_alone_is_pooled_as_in_a_batch() -> None:
+    attention = TargetAttention(6).double()
+    target, history = torch.randn(4, 5, 6, dtype=torch.float64), torch.randn(4, 7, 6, dtype=torch.float64)
+    mask = torch.arange(7) >= torch.tensor([[0], [3], [6], [7]])
+    together = attention(target, history, mask)
+    for row in range(4):
+        one = slice(row, row + 1)
+        torch.testing.assert_close(attention(target[one], history[one], mask[one]), together[one], rtol=0, atol=1e-12)

@@ -43,3 +43,27 @@ def test_id_dropout_trains_the_unknown_row_and_keeps_features(item_features: Fea
     assert torch.equal(padding, torch.zeros(1000, 3))
     entity.eval()
     assert torch.equal(entity(rows), entity(rows[:1]).expand(4000, -1, -1))
+
+
+def test_what_is_kept_is_what_would_be_computed_until_a_weight_changes(item_features: FeatureTable) -> None:
+    entity = EntityFields(6, item_features, field_size=3, id_dropout=0.5, embedding_std=1.0).eval()
+    rows = torch.tensor([[0, 1, 2, 5, 5]])
+    wanted = entity(rows)
+    entity.precompute()
+    looked_up: list[object] = []
+    entity.id.register_forward_hook(lambda *_: looked_up.append(None))
+    with torch.no_grad():
+        assert torch.equal(entity(rows), wanted)
+        assert not looked_up
+        entity.id.weight[5] += 1.0
+        changed = entity(rows)
+    assert looked_up
+    assert torch.equal(changed, entity(rows).detach())
+    assert not torch.equal(changed, wanted)
+
+
+def test_without_features_there_is_nothing_to_keep() -> None:
+    entity = EntityFields(6, field_size=3).eval()
+    entity.precompute()
+    with torch.no_grad():
+        assert torch.equal(entity(torch.tensor([2, 3])), entity.id.weight[2:4, None])

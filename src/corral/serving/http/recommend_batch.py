@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from corral.serving.explanation import Explanation
 from corral.serving.http.answers import ClosestItem, Explained, RecommendAnswer, RecommendedItem, RecommendedList
 from corral.serving.http.bodies import MOST_HISTORY, RecommendBody, Slate
@@ -62,7 +64,8 @@ def _answer(jobs: Sequence[RecommendJob], events: LiveEvents, metrics: Metrics) 
     with metrics.stage("live_events"):
         ids = {user.user_id: None for user in asked if user.user_id is not None}
         recent = events.since(list(ids), recommender.tables.histories.as_of, MOST_HISTORY)
-    with metrics.stage("recommend"):
+    # Nothing is trained here: torch need not count writes to tensors.
+    with metrics.stage("recommend"), torch.inference_mode():
         found = recommender.recommend(
             [user.user_id for user in asked],
             max(job.body.k for job in jobs),

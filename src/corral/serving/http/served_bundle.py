@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
+from torch import nn
+
+from corral.ranking.fields import Fields
 from corral.rar.ranker import RarRanker
 from corral.serving.http.request_features import RequestFeatures
 from corral.serving.manifest import Manifest
@@ -40,8 +43,12 @@ class LoadedBundle:
 
     def warm(self) -> None:
         """One answer of each kind, so that no request pays for what is encoded once."""
-        if isinstance(self.recommender.ranker, RarRanker):
-            self.recommender.ranker.precompute()
+        ranker = self.recommender.ranker
+        for part in ranker.modules() if isinstance(ranker, nn.Module) else ():
+            if isinstance(part, RarRanker):
+                part.precompute()
+            if isinstance(part, Fields):
+                part.catalogue.precompute()
         nobody = [None]
         features = self.features.tensors([dict.fromkeys(self.features.names)])
         self.recommender.recommend(nobody, 1, features=features, explain=True)

@@ -125,11 +125,8 @@ class KeptRows:
             asked: rows wanted now.
             make: rows [n], int64 -> vectors, each [n, ...].
         """
-        if self._kept is not None:
-            state, vectors = self._kept
-            if state.holds(modules):
-                return vectors
-            self._kept = None
+        if (vectors := self.still(modules)) is not None:
+            return vectors
         known, before = self._asked or (None, 0)
         if known is None or not known.holds(modules):
             known, before = _state(modules), 0
@@ -141,6 +138,12 @@ class KeptRows:
         one = make(torch.zeros(1, dtype=torch.int64, device=known.tensors[0].device))
         self._too_large = rows * sum(vectors.numel() * vectors.element_size() for vectors in one) > self.limit
         return None if self._too_large else self._make(known, rows, make)
+
+    def still(self, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...] | None:
+        """What is kept; None where nothing is, or a weight of the modules was written to since."""
+        if self._kept is not None and not self._kept[0].holds(modules):
+            self._kept = None
+        return None if self._kept is None else self._kept[1]
 
     def keep(self, modules: tuple[nn.Module, ...], rows: int, make: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         """Makes them now, whatever their size; see ``of``."""

@@ -13,11 +13,11 @@ from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 from corral.rar.co_interaction import CoInteraction, Tower
-from corral.rar.kept_rows import KeptRows
 from corral.rar.neighbours import Neighbours
 from corral.rar.ranker import RarRanker
 from corral.rar.time_rules import TimeRule
 from corral.retrieval.cold_ids import share_unknown
+from corral.retrieval.kept_rows import KeptRows
 from corral.training.optimizers import RowWiseAdam
 
 USERS, ITEMS, SIZE = 12, 10, 4

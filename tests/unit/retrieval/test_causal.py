@@ -1,0 +1,35 @@
+"""A request encodes one history alone, by a shorter way than a batch: the query must be the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from corral.data.batches import Query
+from corral.retrieval.gru4rec import GRU4Rec
+from corral.retrieval.sasrec import SASRec
+
+ROWS, LENGTH = 40, 6
+MODELS = {
+    "sasrec": lambda: SASRec(ROWS, size=8, max_length=LENGTH, heads=2),
+    "sasrec, one block": lambda: SASRec(ROWS, size=8, max_length=LENGTH, blocks=1),
+    "gru4rec": lambda: GRU4Rec(ROWS, size=8, hidden=12, max_length=LENGTH),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_history_alone_is_encoded_as_in_a_batch(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().double().eval()
+    torch.nn.init.normal_(model.empty_query)
+    history = torch.randint(2, ROWS, (LENGTH + 1, LENGTH))
+    for number in range(LENGTH + 1):
+        history[number, : LENGTH - number] = 0
+    history[LENGTH, 2] = 1  # an unknown item
+    some = torch.zeros(LENGTH + 1, dtype=torch.int64)
+    query = Query(some, some, history, some)
+    together = model.encode_queries(query)
+    with torch.no_grad():
+        for number in range(LENGTH + 1):
+            alone = model.encode_queries(query.where(some.index_fill(0, torch.tensor(number), 1).bool()))
+            torch.testing.assert_close(alone, together[number : number + 1], rtol=0, atol=1e-12)
