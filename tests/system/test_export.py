@@ -123,7 +123,10 @@ def test_the_service_answers_as_with_torch(exported: Exported, store: SqliteEven
                 assert_alike(got.json(), wanted.json())
             assert client.post("/v1/events", json=event).json()["used"] == 1
         assert client.get("/v1/bundle").json()["index"]["kind"] == "faiss-ivf"
-        assert client.get("/studio").status_code == 404
+        # The studio looks into the bundle's own models.
+        pages = [one.get("/studio?user=3") for one in (client, torch_client)]
+        assert [page.status_code for page in pages] == [200, 200]
+        assert pages[0].text == pages[1].text
         assert client.post("/v1/reload").status_code == 200
 
 

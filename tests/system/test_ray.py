@@ -22,11 +22,14 @@ from served_runs import small_run
 
 from corral.cli.main import main
 from corral.cli.run import open_recommender
+from corral.cli.run_files import BUNDLE
 from corral.data.dataset import Dataset
 from corral.data.dataset_prepare import prepare_dataset
 from corral.data.parquet_interactions import ParquetInteractions, parquet_files
 from corral.scale.local_ray import local_ray
 from corral.scale.ray_each import ray_each
+from corral.serving.bundle import save_bundle
+from corral.serving.manifest import read_manifest
 
 # Ray's workers come last (15), which is for ever where the machine is busy with other tests.
 os.environ.setdefault("RAY_worker_niceness", "1")
@@ -102,6 +105,14 @@ def test_the_same_lists(cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert one.equals(other)
 
 
+def _replace(run: Path) -> str:
+    """Another bundle in the place of a run's: the same with fewer candidates. Its version."""
+    recommender = open_recommender(run)
+    recommender.num_candidates -= 1
+    save_bundle(run / BUNDLE, recommender, data_name="small", data_hash="another")
+    return read_manifest(run / BUNDLE).version
+
+
 def test_replicas_answer_as_one(tmp_path: Path) -> None:
     """Behind Ray Serve, from the command line; live events are shared, and it ends when told to."""
     run = small_run(tmp_path)
@@ -131,6 +142,14 @@ def test_replicas_answer_as_one(tmp_path: Path) -> None:
         event = {"user_id": 10**6, "item_id": wanted[0][0], "time": 10**9}
         assert ask("/v1/events", {"events": [event]})["stored"] == 1
         assert not any(recommend(stranger)["lists"][0]["fallback"] for _ in range(6))
+        # A bundle put in the place of the served one reaches every replica, whichever was told.
+        before, after = read_manifest(run / BUNDLE).version, _replace(run)
+        assert before != after
+        ask("/v1/reload", {})
+        ends = time.monotonic() + 60
+        while {recommend(stranger)["bundle"] for _ in range(12)} != {after}:
+            assert time.monotonic() < ends
+            time.sleep(0.5)
     finally:
         server.send_signal(signal.SIGTERM)
         began = time.monotonic()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKENS = "CORRAL_TOKENS"
+# Between a replica's looks for a new bundle, where nobody says.
+WATCH_SECONDS = 1.0
 
 
 def serve(
@@ -69,6 +71,14 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            help="Look so often, in seconds, whether the bundle was replaced, and serve the new one (default: when "
+            "POST /v1/reload asks for it; with --replicas, whom one request does not all reach, every second).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Answer requests over HTTP: recommend, predict, similar items and users, live events, reload.
 
@@ -93,7 +103,7 @@ def serve(
             raise ValueError("--port 0 is not for --replicas: say which port Ray Serve takes")
         if impressions is not None:
             raise ValueError("--impressions is not for --replicas: serve from one process each, on ports of their own")
-        make = partial(_replica, bundle, events, known, limits, device, onnx)
+        make = partial(_replica, bundle, events, known, limits, device, onnx, WATCH_SECONDS if watch is None else watch)
         _serve_replicas(make, replicas, host, port, timeout)
         return
     torch.set_num_threads(1)
@@ -101,7 +111,8 @@ def serve(
     shown = None if impressions is None else ImpressionLog(impressions, time_unit=time_unit)
     store = event_store(events, bundle, timeout)
     try:
-        listen(service_app(bundle, store, known, limits, device, onnx=onnx, impressions=shown), host, port, timeout)
+        app = service_app(bundle, store, known, limits, device, onnx=onnx, impressions=shown, watch=watch)
+        listen(app, host, port, timeout)
     finally:
         store.close()
         if shown is not None:
@@ -109,10 +120,17 @@ def serve(
 
 
 def _replica(
-    bundle: Path, events: str | None, tokens: tuple[str, ...], limits: Limits, device: str, onnx: Path | None
+    bundle: Path,
+    events: str | None,
+    tokens: tuple[str, ...],
+    limits: Limits,
+    device: str,
+    onnx: Path | None,
+    watch: float,
 ) -> FastAPI:
     """The service in a process of its own, which shares the live events with the others."""
-    return service_app(bundle, event_store(events, bundle, limits.seconds), tokens, limits, device, onnx=onnx)
+    store = event_store(events, bundle, limits.seconds)
+    return service_app(bundle, store, tokens, limits, device, onnx=onnx, watch=watch)
 
 
 def _serve_replicas(make: Callable[[], FastAPI], replicas: int, host: str, port: int, timeout: float) -> None:
@@ -157,6 +175,7 @@ def service_app(
     beside: Sequence[Path] = (),
     onnx: Path | None = None,
     impressions: ImpressionLog | None = None,
+    watch: float | None = None,
 ) -> FastAPI:
     """The service of a bundle, or of a run directory that holds one, as an ASGI application.
 
@@ -169,8 +188,9 @@ def service_app(
         limits: likewise.
         device: where the models run.
         beside: bundles that the studio may compare with; asked for, the studio is not optional.
-        onnx: an export of the bundle, to run its models from; there is no studio then, which looks into the models.
+        onnx: an export of the bundle, to run its models from; the studio looks into the bundle's own, run by torch.
         impressions: where served lists are logged; see ``make_app``.
+        watch: seconds between two looks whether the bundle was replaced; None: a request asks for a reload.
 
     Raises:
         ModuleNotFoundError: there is something to compare, but no ``corral[report]``.
@@ -178,17 +198,22 @@ def service_app(
     """
     from importlib.util import find_spec
 
+    from corral.cli.run import bundle_folder
     from corral.cli.run_files import run_names
     from corral.serving.http.app import make_app
+    from corral.serving.http.bundle_watch import BundleWatch
     from corral.serving.http.served_bundle import ServedBundle
+    from corral.serving.manifest import read_manifest
     from corral.studio.routes import mount_studio
 
     def served(path: Path, onnx: Path | None = None) -> ServedBundle:
         return ServedBundle(lambda: _load(path, device, onnx))
 
-    app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits, impressions=impressions)
-    if onnx is not None:
-        return app
+    def published() -> str:
+        return read_manifest(bundle_folder(bundle)).version
+
+    following = None if watch is None else BundleWatch(published, watch)
+    app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits, impressions=impressions, watch=following)
     if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):
         name, *others = run_names([bundle, *beside])
         mount_studio(app, name, {other: served(path) for other, path in zip(others, beside, strict=True)})
@@ -206,11 +231,11 @@ def _load(path: Path, device: str, onnx: Path | None) -> LoadedBundle:
     recommender = open_recommender(path, device)
     if read_manifest(folder) != manifest:
         raise ValueError(f"{folder}: was replaced while it was read; reload again")
-    if onnx is not None:
-        from corral.serving.onnx.runtime import run_by_onnx
+    if onnx is None:
+        return LoadedBundle(recommender, manifest)
+    from corral.serving.onnx.runtime import run_by_onnx
 
-        recommender = run_by_onnx(recommender, onnx, manifest.version)
-    return LoadedBundle(recommender, manifest)
+    return LoadedBundle(run_by_onnx(recommender, onnx, manifest.version), manifest, modules=recommender)
 
 
 def _tokens(file: Path | None) -> tuple[str, ...]:

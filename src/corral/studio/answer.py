@@ -92,7 +92,7 @@ def answer(bundle: LoadedBundle, question: Question, events: LiveEvents) -> Answ
     Raises:
         RefusedError: the question names what is not there.
     """
-    recommender, user = bundle.recommender, question.user_id
+    recommender, user = bundle.modules or bundle.recommender, question.user_id
     tables, ranker = recommender.tables, recommender.ranker
     recent = {} if user is None else events.since([user], tables.histories.as_of, MOST_HISTORY)
     features = bundle.features.tensors([dict.fromkeys(bundle.features.names)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from corral.serving.http.answers import (
 )
 from corral.serving.http.bodies import EventsBody, PredictBody, RecommendBody, SimilarBody, faults
 from corral.serving.http.body_limit import BodyLimit
+from corral.serving.http.bundle_watch import BundleWatch
 from corral.serving.http.checks import RefusedError
 from corral.serving.http.impression_log import ImpressionLog
 from corral.serving.http.limits import Limits
@@ -54,6 +56,7 @@ def make_app(
     tokens: Sequence[str] = (),
     limits: Limits | None = None,
     impressions: ImpressionLog | None = None,
+    watch: BundleWatch | None = None,
 ) -> FastAPI:
     """The application. Its OpenAPI document is at ``/openapi.json``.
 
@@ -63,6 +66,7 @@ def make_app(
         tokens: bearer tokens, any of which is needed for everything but health and readiness; none = open to all.
         limits: of size, time and waiting.
         impressions: where served lists are logged, with the ids of users; the caller closes it. None: nowhere.
+        watch: for new bundles; None: they are loaded when a request asks for it.
 
     Whoever adds pages to the application finds the ``Service`` at ``app.state.service``.
     """
@@ -71,7 +75,10 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        following = None if watch is None else asyncio.create_task(watch.follow(service))
         yield
+        if following is not None:
+            following.cancel()
         await service.logged()
         service.close()
 

@@ -25,11 +25,13 @@ class LoadedBundle:
         recommender: answers.
         manifest: of the bundle it was loaded from.
         loaded: when, UTC.
+        modules: the recommender that runs the models by torch, for who looks into them, where another one answers.
     """
 
     recommender: TwoStageRecommender
     manifest: Manifest
     loaded: datetime = field(default_factory=lambda: datetime.now(UTC))
+    modules: TwoStageRecommender | None = None
 
     @cached_property
     def features(self) -> RequestFeatures:
