@@ -28,6 +28,7 @@ from corral.retrieval.index import ItemIndex
 from corral.retrieval.index_rule import IndexRule
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
+from corral.serving.encoded_once import EncodedOnce
 from corral.serving.explanation import Explanation
 from corral.serving.external_ids import external, external_nested, numbered
 from corral.serving.filters import GivenHistories, Ids, allow_mask
@@ -123,8 +124,9 @@ class TwoStageRecommender:
             )
         self.tables, self.retriever, self.index, self.popularity = tables, retriever, index, popularity
         self.ranker, self.mixture = ranker, mixture
+        self._encoder = EncodedOnce(retriever)
         if isinstance(ranker, ReadsScores):
-            ranker.connect(retriever)
+            ranker.connect(self._encoder)
         self.calibration = calibration or Calibration()
         self.num_candidates, self.serve_by = num_candidates, serve_by
         self.history_length, self.batch_size = history_length, batch_size
@@ -132,7 +134,7 @@ class TwoStageRecommender:
         self.index_rule = index_rule or IndexRule()
         self.specs = dict(specs or {})
         self._queries = Queries(tables, history_length)
-        self._channel = ColdStartChannel(RetrieverChannel(retriever, index), popularity)
+        self._channel = ColdStartChannel(RetrieverChannel(self._encoder, index), popularity)
         self._item_cosines: Cosines | None = None
         self._user_cosines: Cosines | None = None
 
@@ -277,11 +279,12 @@ class TwoStageRecommender:
         query = query.to(self.device)
         wide = min(max(k, self.num_candidates), len(self.tables.items) - FIRST_ROW)
         hidden = None if exclude is None else exclude.to(self.device)
-        if slates is None:
-            found = self._channel.recall(query, wide, hidden, mask)
-        else:
-            found = slates.pool(self._channel.recall, query, k, wide, hidden, mask)
-        final, logits = self._final_scores(query, found, explain)
+        with self._encoder.remember(query):
+            if slates is None:
+                found = self._channel.recall(query, wide, hidden, mask)
+            else:
+                found = slates.pool(self._channel.recall, query, k, wide, hidden, mask)
+            final, logits = self._final_scores(query, found, explain)
         if slates is None:
             order = ranking_order(found.items, final)[:, :k]
         else:
