@@ -58,8 +58,12 @@ def serve(
     max_body: Annotated[int, typer.Option(help="Bytes of a request's body, at most.")] = 1 << 20,
     max_waiting: Annotated[int, typer.Option(help="Lists waiting to be made; beyond it the answer is 503.")] = 2_000,
     gather_ms: Annotated[
-        float, typer.Option(help="Milliseconds an idle server waits for requests to answer together.")
-    ] = 1.0,
+        float,
+        typer.Option(
+            help="Milliseconds an idle server waits for more requests; those that come while it computes are "
+            "answered together anyway."
+        ),
+    ] = 0.0,
     device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda ...")] = "cpu",
     replicas: Annotated[
         int, typer.Option(help="Processes that answer, behind Ray Serve (corral[scale]) where more than one.", min=1)
@@ -129,8 +133,12 @@ def _replica(
     watch: float,
 ) -> FastAPI:
     """The service in a process of its own, which shares the live events with the others."""
+    from corral.serving.http.settled_memory import settle_memory
+
     store = event_store(events, bundle, limits.seconds)
-    return service_app(bundle, store, tokens, limits, device, onnx=onnx, watch=watch)
+    app = service_app(bundle, store, tokens, limits, device, onnx=onnx, watch=watch)
+    settle_memory()
+    return app
 
 
 def _serve_replicas(make: Callable[[], FastAPI], replicas: int, host: str, port: int, timeout: float) -> None:
@@ -155,6 +163,9 @@ def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:
     """Serves until it is stopped."""
     import uvicorn
 
+    from corral.serving.http.settled_memory import settle_memory
+
+    settle_memory()
     uvicorn.run(
         app,
         host=host,

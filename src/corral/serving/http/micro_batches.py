@@ -17,7 +17,7 @@ class BusyError(Exception):
 
 
 class MicroBatches(Generic[Job, Answer]):
-    """Gathers jobs while the executor works, or for a few milliseconds where it is idle.
+    """Gathers jobs while the executor works, and for ``gather_seconds`` where it is idle.
 
     A job whose caller has gone (a time-out, a closed connection) before its batch begins is not done at all.
     If a batch of several fails, each of its jobs is tried alone: one caller's job cannot fail another's.

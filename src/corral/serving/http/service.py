@@ -29,6 +29,7 @@ from corral.serving.http.micro_batches import BusyError, MicroBatches
 from corral.serving.http.recommend_batch import RecommendJob, recommend_batch
 from corral.serving.http.request_log import LOGGER
 from corral.serving.http.served_bundle import LoadedBundle, ServedBundle
+from corral.serving.http.settled_memory import is_settled, settle_memory
 from corral.serving.recommendations import Neighbours
 
 Answer = TypeVar("Answer")
@@ -141,6 +142,8 @@ class Service:
             raise
         self.metrics.reloads.labels("served").inc()
         self._note(bundle)
+        if is_settled():
+            await asyncio.to_thread(settle_memory)
         return self.bundle()
 
     def bundle(self) -> BundleAnswer:
