@@ -55,6 +55,18 @@ def import_faiss() -> ModuleType:
     return faiss
 
 
+def search_with_one_thread() -> None:
+    """Where FAISS is installed: its searches, asked for by the calling thread, use no other.
+
+    FAISS counts for every thread of the program apart, and begins with all cores, whatever torch was told. A server's
+    other cores are for its event loop, and for other servers.
+    """
+    try:
+        import_faiss().omp_set_num_threads(1)
+    except ImportError:
+        return
+
+
 class FaissIndex:
     """An approximate (IVF, HNSW) or exact (flat) index. Build one with ``flat``, ``ivf`` or ``hnsw``.
 

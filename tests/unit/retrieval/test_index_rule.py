@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import threading
 
 import pytest
 import torch
 from torch import Tensor
 
-from corral.retrieval.faiss_index import FaissIndex
+from corral.retrieval.faiss_index import FaissIndex, search_with_one_thread
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.index_rule import IndexRule
 
@@ -71,3 +72,20 @@ def test_without_faiss_it_is_exact_and_says_so(
 def test_rules_that_cannot_be_kept_are_refused(size: int, recall: float) -> None:
     with pytest.raises(ValueError, match="exact_up_to must not be negative"):
         IndexRule(size, recall)
+
+
+@needs_faiss
+def test_a_thread_can_be_told_to_search_alone() -> None:
+    import faiss
+
+    counts = []
+
+    def ask() -> None:
+        faiss.omp_set_num_threads(3)
+        search_with_one_thread()
+        counts.append(faiss.omp_get_max_threads())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert counts == [1]

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from corral.data.vocabulary import UNKNOWN
+from corral.retrieval.faiss_index import search_with_one_thread
 from corral.serving.http import checks
 from corral.serving.http.answers import (
     BundleAnswer,
@@ -59,7 +60,7 @@ class Service:
         self.bundles, self.events, self.limits, self.metrics = bundles, events, limits, metrics
         self.impressions = impressions
         # Of one thread: models are not safe to share, and one core works best without another thread's.
-        self._models = ThreadPoolExecutor(1, "models")
+        self._models = ThreadPoolExecutor(1, "models", initializer=search_with_one_thread)
         self._writer = ThreadPoolExecutor(1, "events")
         self._recommends = MicroBatches[RecommendJob, RecommendAnswer](
             partial(recommend_batch, events=events, metrics=metrics),

@@ -410,5 +410,18 @@ def test_the_service_keeps_to_its_openapi_document(
     keeps()
 
 
+def test_the_thread_of_the_models_searches_alone(service: SmallService, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def note() -> None:
+        told.append(threading.current_thread().name)
+
+    monkeypatch.setattr("corral.serving.http.service.search_with_one_thread", note)
+    with service.client() as client:
+        ask(client, "/v1/recommend")
+        ask(client, "/v1/similar-items")
+    assert told == ["models_0"]
+
+
 def test_every_path_of_the_document_is_tested(schema: schemathesis.BaseSchema) -> None:
     assert set(schema) == set(PATHS)
