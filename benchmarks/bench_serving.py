@@ -424,8 +424,8 @@ def main() -> None:
         "models": "SASRec (64, 2 blocks, 50 events), DIN (16, 50 events); float32, not trained; RAR with 10 "
         "look-alikes and 10 recall items, drawn by lot",
         "index": "; ".join(indexes),
-        "machine": f"{os.cpu_count()} cores; load average when the run began {began:.1f}, niceness {os.nice(0)}: what else "
-        "ran took its share",
+        "machine": f"{os.cpu_count()} cores; load average when the run began {began:.1f}, niceness {os.nice(0)}: "
+        "what else ran took its share",
         "candidates": 200,
         "one core": "requests by the CPU seconds of the server's process",
     }

@@ -35,10 +35,12 @@ def ranking_order(items: Tensor, scores: Tensor) -> Tensor:
         ValueError: a score of an item is NaN (a NaN has no place in an order).
     """
     padding = items == 0
-    if bool((scores.isnan() & ~padding).any()):
-        raise ValueError("scores: NaN for an item to be ranked; the model has diverged or met a NaN input")
     scores = scores.masked_fill(padding, -torch.inf)
     ordered, order = torch.sort(scores, dim=1, descending=True)
+    if bool(ordered[:, :1].isnan().any()):  # NaN is sorted as the greatest
+        raise ValueError("scores: NaN for an item to be ranked; the model has diverged or met a NaN input")
+    if not bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        return order
     # A tie costs two stable sorts; only rows that have one pay for them. Real items may score -inf, too.
     last = padding.gather(1, order)
     tied = (ordered[:, 1:] == ordered[:, :-1]) & ~(last[:, 1:] & last[:, :-1])

@@ -264,6 +264,8 @@ def ordered_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     m = scores.shape[1]
     values, columns = _unordered_top(scores, min(k + 1, m))
+    if not bool((values[:, 1:] == values[:, :-1]).any()):
+        return values[:, :k].contiguous(), columns[:, :k].contiguous()
     if m > k:
         at_edge = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
         values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
