@@ -7,10 +7,42 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of all workers' tensors: each has its part in all of their losses."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, workers: Workers) -> Tensor:
+        ctx.workers = workers
+        return workers.sum(part.clone())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.workers.sum(grads[0].clone(memory_format=torch.contiguous_format)), None
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all workers; the gradients of a worker's rows are added up over all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, workers: Workers) -> Tensor:
+        parts = workers.gather(rows.to(workers.device))
+        first = sum(len(part) for part in parts[: workers.rank])
+        ctx.workers, ctx.own = workers, slice(first, first + len(rows))
+        return torch.cat(parts).to(rows.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.workers.sum(grads[0].clone(memory_format=torch.contiguous_format))[ctx.own], None
 
 
 class Workers:
@@ -74,6 +106,14 @@ class Workers:
         padded[: len(tensor)] = tensor
         parts = self._gather_equal(padded)
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def summed(self, part: Tensor) -> Tensor:
+        """See ``OtherShares``."""
+        return cast(Tensor, _Sum.apply(part, self))
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """See ``OtherShares``."""
+        return cast(Tensor, _Gather.apply(rows, self))
 
     def exchange(self, tensor: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """All-to-all: the first ``sent[0]`` rows go to worker 0, and so on; rows in the order of their senders.

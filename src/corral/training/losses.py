@@ -14,21 +14,31 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from corral.data.whole_batch import total
+from corral.data.whole_batch import summed, total
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """In float32, or in float64 where they are: no loss is computed in less."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def weighted_mean(losses: Tensor, weight: Tensor | None = None) -> Tensor:
     """The mean of losses [P] under weights [P], None: all alike; 0 where there is nothing."""
     if weight is None:
         return losses.sum() / max(total(len(losses)), 1)
-    return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return (losses * weight).sum() / total_weight(weight).to(losses.dtype)
+
+
+def total_weight(weight: Tensor) -> Tensor:
+    """The sum of the weights [P] of the whole batch, a scalar above 0, float64."""
+    return summed(weight.sum(dtype=torch.float64)).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def click_loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Log loss of logits [P] on labels [P] in [0, 1]."""
-    if weight is None:
-        return functional.binary_cross_entropy_with_logits(logits, label)
-    return weighted_mean(functional.binary_cross_entropy_with_logits(logits, label, reduction="none"), weight)
+    logits = full_precision(logits)
+    losses = functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none")
+    return weighted_mean(losses, weight)
 
 
 class _FullSoftmax(torch.autograd.Function):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from forked_workers import alone, in_workers
+from recipe_systems import RECIPE_SYSTEMS
 from torch import Tensor, nn
 
 from corral.corr.multi_index_sampler import MultiIndexSampler
@@ -178,6 +179,7 @@ SYSTEMS: dict[str, Callable[[Path, Workers | None], tuple[nn.Module, Any]]] = {
     "corr": corr,
     "corr-large": corr_large,
     "corr-events": corr_events,
+    **RECIPE_SYSTEMS,
 }
 
 
