@@ -38,8 +38,6 @@ def _faults(settings: Settings) -> Iterator[str]:
     if ranker is not None:
         if ranker.kind.startswith("own"):
             yield f"ranker.kind={ranker.kind}"
-        if ranker.batch_norm:
-            yield "ranker.batch_norm=true (its statistics would be a share's)"
     trainings: Mapping[str, SampledTrainingSettings | None] = {
         "retriever_training": settings.retriever_training if together is None or together.warm_start else None,
         "ranker_training": settings.ranker_training if together is None and ranker is not None else None,

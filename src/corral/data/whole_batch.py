@@ -47,6 +47,11 @@ def in_shares(others: OtherShares) -> Iterator[None]:
         _others.reset(before)
 
 
+def is_share() -> bool:
+    """Whether batches are shares."""
+    return _others.get() is not None
+
+
 def total(number: int) -> int:
     """How many examples the whole batch has, where this process holds ``number``: what a mean is divided by."""
     others = _others.get()

@@ -39,6 +39,7 @@ _RECIPES: dict[str, tuple[str, ...]] = {
     "clicks": (
         "checkerboard",
         "ranker.as_of={}",
+        "ranker.batch_norm=true",
         "ranker_training={loss: clicks, sampled_negatives: 2, batch_size: 60, exposure_head: 0.1, metric: auc}",
     ),
 }

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("trained_alike.py")
-QUICK = ("full-softmax", "sampled-softmax", "gru", "corr")
-SYSTEMS = (*QUICK, "two-tower", "corr-events")
+QUICK = ("full-softmax", "sampled-softmax", "gru", "corr", "corr-rar", "rar")
+SYSTEMS = (*QUICK, "two-tower", "corr-events", "corr-rar-recalled", "rar-own", "clicks")
 LARGE = "corr-large"  # another k-means than an ordinary process's
 
 
