@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from corral.cli.main import main
+from corral.cli.recipes import read_recipe, recipe_names
 from corral.cli.scaled_training import check_scalable
 from corral.data.dataset import Dataset
 from corral.data.synthetic import markov_world
@@ -37,7 +38,8 @@ split: {rule: time-cut, valid_fraction: 0.15, test_fraction: 0.15, repeats: true
 retriever: {kind: mf, size: 8}
 retriever_training: {loss: full-softmax, epochs: 1, batch_size: 64}
 ranker: {kind: deepfm, field_size: 4, history_length: 6, hidden: [6], batch_norm: true, evidence: {}, as_of: {},
-  behaviour: {blocks: 3}, rar: {keys: retriever, pool: recalled, blocks: 3, look_alikes: 3, recall_items: 3, pool_size: 8}}
+  behaviour: {blocks: 3},
+  rar: {keys: retriever, pool: recalled, blocks: 3, look_alikes: 3, recall_items: 3, pool_size: 8}}
 ranker_training: {loss: clicks, sampled_negatives: 2, epochs: 2, batch_size: 64, metric: auc}
 evaluation: {num_candidates: 10, batch_size: 16, serve_by: retriever}
 """
@@ -122,13 +124,11 @@ def test_a_finished_run_is_judged_by_an_ordinary_process(runs: tuple[Path, Path]
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (("together={kind: icc}",), "together.kind=icc"),
-        (("together.shared_table=true",), "together.shared_table"),
-        (("together.sampler=in-batch",), "together.sampler=in-batch"),
-        (("together.sampler=softmax",), "together.sampler=softmax"),
-        (("together=null", "retriever_training.loss=in-batch"), "retriever_training.loss=in-batch"),
-        (("together=null", "ranker_training.sampler=top-k"), "ranker_training.sampler=top-k"),
-        (("together=null", "ranker=null", "retriever={kind: popularity}"), "retriever.kind=popularity"),
+        (("together=null", "retriever={kind: own}"), "retriever.kind=own"),
+        (("ranker={kind: own-ctr-model}",), "ranker.kind=own-ctr-model"),
+        (("together=null", "ranker_training.sampler=own"), "ranker_training.sampler=own"),
+        (("together.sampler=own",), "together.sampler=own"),
+        (("continues=runs/earlier",), "continues=runs/earlier"),
     ],
 )
 def test_what_would_mean_something_else_is_refused_by_name(overrides: tuple[str, ...], named: str) -> None:
@@ -141,7 +141,10 @@ def test_recipes_that_mean_the_same_pass() -> None:
     for overrides in (
         (),
         ("together=null", "retriever_training.loss=sampled-softmax", "retriever_training.sampler=midx"),
-        ("together=null", "retriever_training.sampler=top-k"),  # the full softmax draws nothing
+        ("together=null", "retriever_training.loss=in-batch", "ranker_training.sampler=top-k"),
+        ("together=null", "retriever={kind: popularity}"),
+        ("together={kind: icc}",),
+        ("together.shared_table=true", "together.sampler=in-batch"),
         ("together.alternating=true",),
         ("ranker.rar={keys: live}", "ranker.batch_norm=true"),
         ("together=null", "ranker_training={loss: clicks, metric: auc}", "ranker.rar={}", "ranker.behaviour={}"),
@@ -149,7 +152,12 @@ def test_recipes_that_mean_the_same_pass() -> None:
         check_scalable(load_settings(RECIPE, "recipe", overrides))
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_runs_on_workers(name: str) -> None:
+    check_scalable(read_recipe(name))
+
+
 def test_the_command_says_so_before_any_worker_starts(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    corral("train", str(recipe), "scale.workers=2", "split.repeats=false", "retriever={kind: popularity}", "together=null", "--run", str(recipe.parent / "no"), code=2)
-    assert "retriever.kind=popularity" in capsys.readouterr().err
+    corral("train", str(recipe), "scale.workers=2", "retriever={kind: own}", "--run", str(recipe.parent / "no"), code=2)
+    assert "retriever.kind=own" in capsys.readouterr().err
     assert not (recipe.parent / "no").exists()

@@ -21,6 +21,10 @@ class OtherShares(Protocol):
         """The largest of them."""
         ...
 
+    def before(self, number: int) -> int:
+        """The sum of the numbers of the processes before this one."""
+        ...
+
     def share(self, count: int) -> slice:
         """This process's rows of so many, which all processes have."""
         ...
@@ -87,5 +91,5 @@ def placed(number: int) -> tuple[int, slice]:
     others = _others.get()
     if others is None:
         return number, slice(0, number)
-    whole = others.total(number)
-    return whole, others.share(whole)
+    first = others.before(number)
+    return others.total(number), slice(first, first + number)

@@ -88,6 +88,10 @@ class Workers:
         """The largest of them."""
         return max(self.numbers(number))
 
+    def before(self, number: int) -> int:
+        """The sum of the numbers of the workers before this one."""
+        return sum(self.numbers(number)[: self.rank])
+
     def numbers(self, *own: int) -> list[int]:
         """Every worker's numbers, as many from each, one worker after the other."""
         return torch.cat(self._gather_equal(torch.tensor(own, device=self.device))).tolist()

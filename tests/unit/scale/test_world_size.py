@@ -12,7 +12,25 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("trained_alike.py")
 QUICK = ("full-softmax", "sampled-softmax", "gru", "corr", "corr-rar", "rar")
-SYSTEMS = (*QUICK, "two-tower", "corr-events", "corr-rar-recalled", "rar-own", "clicks")
+SYSTEMS = (
+    *QUICK,
+    "two-tower",
+    "corr-events",
+    "corr-rar-recalled",
+    "rar-own",
+    "clicks",
+    "corr-weighted",
+    "corr-weighted-full",
+    "in-batch",
+    "corr-in-batch",
+    "corr-softmax",
+    "corr-top-k",
+    "corr-top-k-random",
+    "corr-shared-table",
+    "icc",
+    "lcron",
+    "rankflow",
+)
 LARGE = "corr-large"  # another k-means than an ordinary process's
 
 
