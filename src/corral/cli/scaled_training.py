@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 
 from corral.cli.own_parts import OWN_CTR_MODEL, OWN_RANKER, OWN_RETRIEVER, OWN_SAMPLER
+from corral.data.whole_batch import in_shares
 from corral.evaluation.turns import by_turns
 from corral.scale.sharded_embedding import whole_tables
 from corral.scale.workers import Workers
@@ -35,6 +36,11 @@ def _faults(settings: Settings) -> Iterator[str]:
     for name in ("retriever_training", "ranker_training", "together"):
         if getattr(getattr(settings, name), "sampler", None) == OWN_SAMPLER:
             yield f"{name}.sampler={OWN_SAMPLER}"
+
+
+def sharing(workers: Workers | None) -> AbstractContextManager[None]:
+    """What is made of all users or items inside, each worker makes of a share of them."""
+    return nullcontext() if workers is None else in_shares(workers)
 
 
 @contextmanager

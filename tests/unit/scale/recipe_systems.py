@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from corral.cli import ranker_stage
+from corral.cli import ranker_stage, retriever_stage
 from corral.cli.experiment import Experiment
 from corral.cli.ranker_stage import click_judge, new_ranker, new_stages, remember_evidence
 from corral.cli.retriever_stage import click_loader, new_retriever, retriever_objective
-from corral.cli.scaled_training import judging
+from corral.cli.scaled_training import judging, sharing
 from corral.cli.together_stage import share_item_table, together_objective
 from corral.rar.ranker import RarRanker
+from corral.retrieval.faiss_index import FaissIndex, import_faiss
 from corral.scale.scaled_objective import ScaledObjective
 from corral.scale.workers import Workers
+from corral.serving import item_index as serving_index
 from corral.settings import load_settings
 from corral.stage_settings import CorrSettings
 
@@ -34,7 +38,11 @@ _CLICKS = "ranker_training={loss: clicks, sampled_negatives: 2, batch_size: 60, 
 
 # Data and settings of each.
 _RECIPES: dict[str, tuple[str, ...]] = {
-    "corr-rar": ("markov", f"ranker.rar={{keys: live, {_RAR}}}", _TOGETHER % ("corr", "full_softmax: true")),
+    "corr-rar": (
+        "markov",
+        f"ranker.rar={{keys: live, {_RAR}}}",
+        _TOGETHER % ("corr", "num_codewords: 3, sampler: midx, full_softmax: true"),
+    ),
     "corr-rar-recalled": (
         "markov",
         f"ranker.rar={{keys: live, pool: recalled, pool_size: 6, exposure: item, {_RAR}}}",
@@ -87,9 +95,10 @@ def _system(name: str) -> Callable[[Path, Workers | None], tuple[nn.Module, Any]
 RECIPE_SYSTEMS = {name: _system(name) for name in _RECIPES}
 
 
-def judged_clicks(folder: Path, workers: Workers | None) -> dict[str, float]:
-    """Click metrics of an untrained RAR ranker with its neighbours, from more batches of events than workers."""
-    ranker_stage._EVENTS = 13
+def judged(folder: Path, workers: Workers | None) -> dict[str, Any]:
+    """Click metrics of an untrained RAR ranker with its neighbours, from more batches of events than workers, and the
+    bits of indexes."""
+    ranker_stage._EVENTS, serving_index._ROWS = 13, 3
     experiment = _experiment("rar", folder, workers)
     retriever = new_retriever(experiment)
     ranker = new_ranker(experiment, retriever)
@@ -99,4 +108,16 @@ def judged_clicks(folder: Path, workers: Workers | None) -> dict[str, float]:
         objective = ScaledObjective(objective, workers)
     objective.refresh()
     with judging(workers, ranker):
-        return dict(click_judge(experiment, ranker, retriever)())
+        clicks = click_judge(experiment, ranker, retriever)()
+    with judging(workers, retriever):
+        exact = retriever_stage.item_index(experiment, retriever)
+    with sharing(workers):
+        vectors = torch.randn(401, 8, generator=torch.Generator().manual_seed(1))
+        inverted = FaissIndex.ivf(vectors, torch.arange(2, 403), num_lists=7, num_probes=2)
+    found = inverted.search(vectors[:9], 5)
+    bits = [exact.vectors, found.items, found.scores]
+    return {**clicks, "indexes": [tensor.numpy().tobytes().hex() for tensor in bits], "lists": _bits(inverted)}
+
+
+def _bits(index: FaissIndex) -> str:
+    return sha256(import_faiss().serialize_index(index._native).tobytes()).hexdigest()

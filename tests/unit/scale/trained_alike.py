@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import torch
 from forked_workers import alone, in_workers
-from recipe_systems import RECIPE_SYSTEMS, judged_clicks
+from recipe_systems import RECIPE_SYSTEMS, judged
 from torch import Tensor, nn
 
 from corral.corr.multi_index_sampler import MultiIndexSampler
@@ -248,7 +248,7 @@ def judge(folder: Path, workers: Workers | None) -> None:
         found = evaluate(asked, channel, ranker=ranker, num_candidates=5, batch_size=7, item_counts=counts)
     size = 0 if workers is None else workers.size
     written = {
-        "clicks": judged_clicks(folder, workers),
+        "recipe": judged(folder, workers),
         "queries": len(asked),
         "events": found.queries["event"].tolist(),
         "metrics": found.metrics,
