@@ -115,8 +115,8 @@ def click_logits(experiment: Experiment, ranker: nn.Module, part: Part) -> tuple
     return found.numpy(), examples.label, np.asarray(examples.user)
 
 
-def click_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> Validate:
-    """Click metrics on validation; the ranker may read the retriever's score."""
+def click_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module | None = None) -> Validate:
+    """Click metrics on validation; ``retriever``: whose score the ranker may read."""
 
     def validate() -> Mapping[str, float]:
         experiment.share_unknown(ranker)
