@@ -37,7 +37,7 @@ data: {path: DATA}
 split: {rule: time-cut, valid_fraction: 0.15, test_fraction: 0.15, repeats: true}
 retriever: {kind: mf, size: 8}
 retriever_training: {loss: full-softmax, epochs: 1, batch_size: 64}
-ranker: {kind: deepfm, field_size: 4, history_length: 6, hidden: [6], batch_norm: true, evidence: {}, as_of: {},
+ranker: {kind: deepfm, field_size: 4, history_length: 6, hidden: [6], evidence: {}, as_of: {},
   behaviour: {blocks: 3},
   rar: {keys: retriever, pool: recalled, blocks: 3, look_alikes: 3, recall_items: 3, pool_size: 8}}
 ranker_training: {loss: clicks, sampled_negatives: 2, epochs: 2, batch_size: 64, metric: auc}

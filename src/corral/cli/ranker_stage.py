@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -17,10 +17,9 @@ from corral.cli.progress import progress
 from corral.cli.rar_stage import joint_ranker, train_exposures
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
 from corral.cli.run_files import CORRECTION_FILE, write_text
-from corral.cli.scaled_training import judging
+from corral.cli.scaled_training import judging, sharing
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
-from corral.data.batches import Batch
 from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
@@ -116,8 +115,8 @@ def click_logits(experiment: Experiment, ranker: nn.Module, part: Part) -> tuple
     return found.numpy(), examples.label, np.asarray(examples.user)
 
 
-def click_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> Validate:
-    """Click metrics on validation; the ranker may read the retriever's score."""
+def click_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module | None = None) -> Validate:
+    """Click metrics on validation; ``retriever``: whose score the ranker may read."""
 
     def validate() -> Mapping[str, float]:
         experiment.share_unknown(ranker)
@@ -138,13 +137,18 @@ def remember_evidence(experiment: Experiment, ranker: nn.Module) -> None:
     if 4 * total * size > _REMEMBERED_BYTES:
         return
 
-    def batches() -> Iterator[Batch]:
-        for examples in parts:
-            for at in np.array_split(np.arange(len(examples)), max(len(examples) // 1024, 1)):
-                yield examples.batch(at, experiment.history_length).to(experiment.device)
-
-    with progress("Evidence", total, quiet=experiment.quiet) as advance:
-        inner.remember(RememberedEvidence(inner.evidence, batches(), advance))
+    workers = experiment.workers
+    pieces = [
+        (examples, at)
+        for examples in parts
+        for at in np.array_split(np.arange(len(examples)), max(len(examples) // 1024, workers.size if workers else 1))
+        if len(at)
+    ]
+    if workers is not None:
+        pieces = pieces[workers.share(len(pieces))]
+    batches = (examples.batch(at, experiment.history_length).to(experiment.device) for examples, at in pieces)
+    with sharing(workers), progress("Evidence", sum(len(at) for _, at in pieces), quiet=experiment.quiet) as advance:
+        inner.remember(RememberedEvidence(inner.evidence, batches, advance))
 
 
 def _click_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:

@@ -185,7 +185,7 @@ def in_batch_softmax(
         Scalar, mean over P; 0 for P = 0.
     """
     own = placed(len(queries))[1]
-    logits = queries @ gathered(positives).T - gathered(log_share)
+    logits = queries @ gathered(full_precision(positives)).T - gathered(log_share)
     same = item[:, None] == gathered(item)
     same[:, own].fill_diagonal_(False)
     losses = logits.masked_fill(same, -torch.inf).logsumexp(1) - logits[:, own].diagonal()

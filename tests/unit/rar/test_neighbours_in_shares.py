@@ -1,4 +1,4 @@
-"""Where several processes refresh neighbours, each encodes, hashes and searches its share, and takes the others' word."""
+"""Where several processes refresh neighbours, each encodes, hashes and searches a share, and takes the others' word."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from corral.cli import ranker_stage, retriever_stage
+from corral.cli.build import CTR_MODELS
 from corral.cli.experiment import Experiment
 from corral.cli.ranker_stage import click_judge, new_ranker, new_stages, remember_evidence
 from corral.cli.retriever_stage import click_loader, new_retriever, retriever_objective
@@ -61,6 +62,7 @@ _RECIPES: dict[str, tuple[str, ...]] = {
     "corr-shared-table": ("markov", "ranker.field_size=8", _TOGETHER % ("corr", "shared_table: true")),
     "icc": ("markov", _TOGETHER % ("icc", "gate_depth: 3")),
     "lcron": ("markov", _TOGETHER % ("lcron", "depth_retriever: 4, depth_ranker: 2, rejection: 0.5")),
+    **{f"ctr-{kind}": ("checkerboard", f"ranker.kind={kind}", "ranker.hidden=[6]", _CLICKS % 0) for kind in CTR_MODELS},
     "rankflow": ("markov", _TOGETHER % ("rankflow", "depth: 6, best: 3")),
 }
 

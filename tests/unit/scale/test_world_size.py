@@ -31,6 +31,10 @@ SYSTEMS = (
     "lcron",
     "rankflow",
 )
+CTR_MODELS = (
+    *("lr", "fm", "deepfm", "dcnv2", "autoint", "fibinet", "xdeepfm", "masknet", "finalmlp"),
+    *("din", "dien", "bst", "eta", "sdim"),
+)
 LARGE = "corr-large"  # another k-means than an ordinary process's
 
 
@@ -54,6 +58,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("many"), (*SYSTEMS, LARGE), 1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def ctr_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("ctr"), tuple(f"ctr-{name}" for name in CTR_MODELS), 2)
 
 
 def read(folder: Path, system: str, workers: int) -> dict[str, Any]:
@@ -102,3 +111,9 @@ def test_any_number_as_one_process(many: Path, system: str) -> None:
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_any_number_of_workers(many: Path, system: str, workers: int) -> None:
     assert_alike(read(many, system, 1), read(many, system, workers), 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CTR_MODELS)
+def test_every_ctr_model(ctr_models: Path, name: str) -> None:
+    assert_alike(read(ctr_models, f"ctr-{name}", 0), read(ctr_models, f"ctr-{name}", 2), 1e-10)
