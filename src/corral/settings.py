@@ -64,6 +64,9 @@ class ScaleSettings(Strict):
 
     workers: int = Field(0, ge=0, description="processes that corral train starts on this machine; 0: an ordinary one")
     max_restarts: int = Field(3, ge=0, description="how often all start again from the last checkpoint where one died")
+    timeout_seconds: float = Field(
+        1800.0, gt=0, description="how long a worker waits for the others until it takes them for lost"
+    )
 
 
 class IndexSettings(Strict):
