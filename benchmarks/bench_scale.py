@@ -2,7 +2,8 @@
 
 Section ``stream``: Parquet files -> Dataset -> one pass -> training steps, up to 100 million events, with the peak
 memory of each. Section ``size``: cost of a training step, a sampler's refresh and a selection against the number of
-items and the dimension, with fitted exponents. Sections ``kills`` and ``training-kills``: writers of data sets and
+items and the dimension, with fitted exponents. Section ``shuffle``: quality of training from files sorted by user or
+by time against a plain shuffle (ml-100k; needs CORRAL_DATA). Sections ``kills`` and ``training-kills``: writers of data sets and
 bundles, and trainings, killed at random moments.
 A row that is in docs/results/scale.json is not measured again (``--again`` does), so that an interrupted run goes on.
 
@@ -24,12 +25,14 @@ from typing import Any
 
 import scale_kill_training
 import scale_kills
+import scale_shuffle
 import scale_size
 import scale_stream
 from results import ROOT, Row, result_row, write_results
 
 SECTIONS = {
     "stream": scale_stream.RULES,
+    "shuffle": scale_shuffle.RULES,
     "size": scale_size.RULES,
     "kills": scale_kills.RULES,
     "training-kills": scale_kill_training.RULES,
@@ -40,6 +43,8 @@ def cells(options: argparse.Namespace, work: Path, done: set[tuple[str, str]]) -
     """(data, system, metrics) of all sections asked for, as they are measured."""
     if "stream" in options.sections:
         yield from scale_stream.cells(options.events, work, options.steps, done)
+    if "shuffle" in options.sections:
+        yield from scale_shuffle.cells(work, done)
     if "size" in options.sections:
         yield from scale_size.cells(work, done)
     if "kills" in options.sections:
