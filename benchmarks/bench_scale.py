@@ -3,8 +3,8 @@
 Section ``stream``: Parquet files -> Dataset -> one pass -> training steps, up to 100 million events, with the peak
 memory of each. Section ``size``: cost of a training step, a sampler's refresh and a selection against the number of
 items and the dimension, with fitted exponents. Section ``shuffle``: quality of training from files sorted by user or
-by time against a plain shuffle (ml-100k; needs CORRAL_DATA). Sections ``kills`` and ``training-kills``: writers of data sets and
-bundles, and trainings, killed at random moments.
+by time against a plain shuffle (needs CORRAL_DATA). Sections ``kills`` and ``training-kills``: writers of data sets
+and bundles, and trainings, killed at random moments.
 A row that is in docs/results/scale.json is not measured again (``--again`` does), so that an interrupted run goes on.
 
     python benchmarks/bench_scale.py                                                  # everything: hours

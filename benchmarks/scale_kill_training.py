@@ -138,13 +138,13 @@ def stage_of(run: Path) -> str:
     return "in_training" if any(run.glob("*/checkpoint*")) else "before_a_checkpoint"
 
 
-def train(kind: str, recipe: Path, run: Path, kills: int, moment: Callable[[], float], found: dict[str, int]) -> int:
+def train(kind: str, recipe: Path, run: Path, kills: int, moments: Iterator[float], found: dict[str, int]) -> int:
     """Trains, killed until one gets through or there were ``kills`` of them; what the last ended with."""
     child, workers = start(recipe, run), set[int]()
     while found["killed"] < kills:
         if kind == WORKER:
             workers = workers_of(child, workers)
-        if over(child, moment()):
+        if over(child, next(moments)):
             return status_of(child)
         stage = stage_of(run)
         if kind == WORKER:
@@ -188,6 +188,12 @@ def _timeless(value: Any) -> Any:
     return [_timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
+def moments(random: Random, seconds: float) -> Iterator[float]:
+    """When to kill: so many seconds after a start."""
+    while True:
+        yield random.random() * seconds
+
+
 def kill_loop(kind: str, folder: Path, kills: int, seed: int = 0) -> dict[str, float]:
     """Kills so many trainings; how they ended. FOLDER/whole and the last FOLDER/killed stay.
 
@@ -211,7 +217,7 @@ def kill_loop(kind: str, folder: Path, kills: int, seed: int = 0) -> dict[str, f
         shutil.rmtree(run, ignore_errors=True)
         found["runs"] += 1
         before, began = found["killed"], time.perf_counter()
-        if train(kind, recipe, run, kills, lambda: random.random() * taken, found):
+        if train(kind, recipe, run, kills, moments(random, taken), found):
             found["lost"] += 1
             continue
         if found["killed"] == before:  # nobody touched it: how fast the machine is now

@@ -25,10 +25,10 @@ RULES = (
     f"{DATA}, {RULE}, as {FILES} Parquet files sorted by user, by time, and in the published order (events of one user "
     f"and second keep theirs), each prepared with {EVENTS_IN_MEMORY:,} events in memory. same_data: whether the three "
     "data sets are the same, byte for byte. SASRec (D = 32, one block, windows of 50, full softmax, early stopping on "
-    "validation) trained on them. streamed: the windows as `corral train` shuffles them, each read from the memory map, "
-    f"those of 32 batches sorted by length. {PLAIN}: all windows permuted, nothing sorted. not shuffled: in the order "
-    f"of the data set, by user. Mean of {len(SEEDS)} seeds; difference to {PLAIN} (of other seeds: how far chance "
-    "moves it) with its paired 95% interval, each query's mean over the seeds, users resampled."
+    "validation) trained on them. streamed: the windows as `corral train` shuffles them, each read from the memory "
+    f"map, those of 32 batches sorted by length. {PLAIN}: all windows permuted, nothing sorted. not shuffled: in the "
+    f"order of the data set, by user. Mean of {len(SEEDS)} seeds; difference to {PLAIN} (of other seeds: how far "
+    "chance moves it) with its paired 95% interval, each query's mean over the seeds, users resampled."
 )
 RECIPE = """
 threads: 1
