@@ -54,6 +54,11 @@ DATASETS: dict[str, Data] = {
         ("data.name=amazon-sports", LAST_TWO),
         training={"retriever_training": (*SLOW, "epochs=16"), "ranker_training": SLOW, "together": SLOW},
     ),
+    # Another domain: baskets, long histories.
+    "online-retail": Data(
+        ("data.name=online-retail", LAST_TWO),
+        training={"ranker_training": ("max_per_user=8",), "together": ("max_per_user=8",)},
+    ),
 }
 # Ids and history only, as the paper has it; served by the ranker only.
 PLAIN = (
@@ -193,6 +198,7 @@ TIERS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("amazon-beauty-7core", tuple(f"corr-{name}" for name in ABLATIONS), 3),
     ("amazon-beauty-7core", UNCORRECTED, 3),
     ("amazon-beauty-7core", tuple(RAR), 1),
+    ("online-retail", (*FEW, "corr-rar"), 3),
     ("amazon-beauty", FEW, 3),
     ("ml-1m", FEW, 1),
     ("amazon-sports", ("retriever-full-softmax", "corr"), 1),

@@ -80,7 +80,7 @@ DATASETS: dict[str, Data] = {
     "amazon-beauty": Data(EVENT_DATA["amazon-beauty"].overrides),
     "ml-1m": Data(("data.name=ml-1m", "data.min_item_events=5", LAST_TWO), changes={"length": 200, "dropout": 0.2}),
     "amazon-sports": Data(EVENT_DATA["amazon-sports"].overrides),
-    "online-retail": Data(("data.name=online-retail", LAST_TWO)),
+    "online-retail": Data(EVENT_DATA["online-retail"].overrides),
 }
 # By peer: systems that give lists, and systems that give click probabilities.
 SYSTEMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -106,6 +106,7 @@ class TwoStage:
         impressions: Any = None,
         text_columns: Sequence[str] = (),
         time_unit: str = "seconds",
+        event_weights: Mapping[str, float] | None = None,
     ) -> Self:
         """Trains both stages, tunes their mixture on validation, and judges the funnel on the test part.
 
@@ -118,17 +119,21 @@ class TwoStage:
             impressions: a table of what was shown and not clicked.
             text_columns: feature columns that are text, such as a title: for people, and for a text encoder.
             time_unit: of the timestamps.
+            event_weights: what each kind of event counts in training, for ``columns.event_type``; a column of
+                weights needs only ``columns.weight``.
 
         Raises:
             ValueError: the table is wrong (row, column, value are named), or ``run`` holds another run.
         """
         if self._settings is None:
             raise ValueError(f"{self._recipe}: a bundle holds no settings to train by; make a new TwoStage of a recipe")
-        tables = (user_features, item_features, impressions)
+        beside = (user_features, item_features, impressions, event_weights)
         directory = self._new_directory()
         if events is None or isinstance(events, Dataset | Interactions):
-            if any(table is not None for table in tables):
-                raise ValueError(f"features and impressions go with a table of events, not with {_kind(events)}")
+            if any(one is not None for one in beside):
+                raise ValueError(
+                    f"features, impressions and event_weights go with a table of events, not with {_kind(events)}"
+                )
         else:
             events = tabular.read(
                 events,
@@ -138,6 +143,7 @@ class TwoStage:
                 impressions=impressions,
                 text_columns=text_columns,
                 time_unit=time_unit,
+                event_weights=event_weights,
             )
         if isinstance(events, Interactions):
             events = _written(directory, events)

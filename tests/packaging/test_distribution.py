@@ -119,7 +119,7 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripts
 
 
-@pytest.mark.slow
+@pytest.mark.installs
 def test_without_extras_everything_works_but_what_they_bring(bare: Path, tmp_path: Path) -> None:
     findings = doctor(bare, tmp_path)
     states = {name: findings[name]["state"] for name in ("torch", "ann", "serve", "redis", "report", "tune", "export")}
@@ -136,7 +136,7 @@ def test_without_extras_everything_works_but_what_they_bring(bare: Path, tmp_pat
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
 
 
-@pytest.mark.slow
+@pytest.mark.installs
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
 def test_each_extra_by_itself(extra: str, bare: Path, wheel: Path, tmp_path: Path) -> None:
     packages = run([bare / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()

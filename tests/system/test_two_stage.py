@@ -154,6 +154,15 @@ def test_every_kind_of_table(kind: str, events: pl.DataFrame, recipe: Path, tmp_
     assert model.dataset.header.counts.events == len(events)
 
 
+def test_kinds_of_events_have_weights(recipe: Path, events: pl.DataFrame) -> None:
+    kinds = events.with_columns(what=pl.Series(["view", "purchase"] * (len(events) // 2)))
+    few = {"retriever_training.epochs": 0, "ranker_training.epochs": 0}
+    weights = {"view": 0.25, "purchase": 1.0}
+    model = TwoStage(recipe, few).fit(kinds, columns=ColumnMap(event_type="what"), event_weights=weights)
+    assert model.dataset.header.event_weights == weights
+    assert sorted(set(model.dataset.events.weight.tolist())) == [0.25, 1.0]
+
+
 def test_what_is_wrong_is_said_before_anything_is_read(recipe: Path, events: pl.DataFrame) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         TwoStage("cor")
@@ -163,8 +172,9 @@ def test_what_is_wrong_is_said_before_anything_is_read(recipe: Path, events: pl.
         TwoStage(recipe).recommend(["u0"])
     with pytest.raises(ValueError, match="user_id"):
         TwoStage(recipe).fit(events.drop("user_id"))
-    with pytest.raises(ValueError, match="go with a table of events"):
-        TwoStage(recipe).fit(item_features=events)
+    for beside in ({"item_features": events}, {"event_weights": {"view": 1.0}}):
+        with pytest.raises(ValueError, match="go with a table of events"):
+            TwoStage(recipe).fit(**beside)
 
 
 def test_what_a_notebook_shows(fitted: TwoStage) -> None:

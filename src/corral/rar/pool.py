@@ -112,18 +112,6 @@ class Pool(Tables):
         if int(self.version) < 0:
             raise RuntimeError("the selector has no pool yet: call fit, or load a saved one")
 
-    def check_version(self, version: int) -> None:
-        """Refuses a pool of other weights.
-
-        Raises:
-            ValueError: the vectors came from another version.
-        """
-        if int(self.version) != version:
-            raise ValueError(
-                f"the pool was made from weights of version {int(self.version)}, not {version}: "
-                f"fit the selector with the present weights"
-            )
-
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         saved = state_dict.get(prefix + "unit_length")
         if isinstance(saved, Tensor) and bool(saved) != (self.metric == "cosine"):
