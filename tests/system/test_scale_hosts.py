@@ -55,11 +55,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(hosts: TwoHosts, host: int, recipe: Path, run: Path) -> Popen[bytes]:
-    """torchrun on a host: one worker, and the others as they come and go."""
+def start(hosts: TwoHosts, host: int, recipe: Path, run: Path, first: int = 0) -> Popen[bytes]:
+    """torchrun on a host: one worker, and the others as they come and go; all meet at the first."""
     elastic = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", ADDRESSES[host]]
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--rdzv-id", run.name]
-    waiting = ["--rdzv-conf", f"is_host={1 - host},last_call_timeout=5"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[first]}:29400", "--rdzv-id", run.name]
+    waiting = ["--rdzv-conf", f"is_host={int(host == first)},last_call_timeout=5"]
     corral = ["-m", "corral", "--", "train", str(recipe), "--run", str(run), "--quiet"]
     words = [sys.executable, "-m", "torch.distributed.run", *elastic, *meeting, *waiting, *corral]
     return hosts.start(host, words, run.with_name(f"{run.name}-{host}"))
@@ -87,7 +87,28 @@ def whole(hosts: TwoHosts, recipe: Path) -> Path:
     return run
 
 
-# The cable last: it stays cut.
+def assert_alike(whole: Path, run: Path) -> None:
+    """To rounding, and nothing is left behind."""
+    (log, metrics, names), (other_log, other_metrics, other_names) = read(whole), read(run)
+    assert len(log) == 12
+    for one, other in zip(log, other_log, strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+    assert other_metrics == pytest.approx(metrics, rel=1e-4)
+    assert other_names == names
+
+
+def test_without_the_first_host_the_same_command_goes_on(hosts: TwoHosts, recipe: Path, whole: Path) -> None:
+    run = recipe.parent / "first"
+    started = [start(hosts, host, recipe, run) for host in (0, 1)]
+    until_checkpoints(run, started[0])
+    hosts.kill(0)
+    assert started[1].wait(timeout=300) != 0
+    again = start(hosts, 1, recipe, run, first=1)
+    assert again.wait(timeout=300) == 0, run.with_name(f"{run.name}-1").read_text()
+    assert_alike(whole, run)
+
+
+# The last of all, and the cable its last: it stays cut.
 @pytest.mark.parametrize(("fault", "workers"), [("worker", 2), ("power", 1), ("power-for-a-while", 2), ("cable", 1)])
 def test_it_changes_nothing(fault: str, workers: int, hosts: TwoHosts, recipe: Path, whole: Path) -> None:
     run = recipe.parent / fault
@@ -107,9 +128,4 @@ def test_it_changes_nothing(fault: str, workers: int, hosts: TwoHosts, recipe: P
     if workers == 2:
         assert started[1].wait(timeout=100) == 0
     assert json.loads((run / "manifest.json").read_text())["workers"] == workers
-    (log, metrics, names), (other_log, other_metrics, other_names) = read(whole), read(run)
-    assert len(log) == 12
-    for one, other in zip(log, other_log, strict=True):
-        assert other == pytest.approx(one, rel=1e-4)
-    assert other_metrics == pytest.approx(metrics, rel=1e-4)
-    assert other_names == names
+    assert_alike(whole, run)
