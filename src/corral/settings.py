@@ -67,6 +67,9 @@ class ScaleSettings(Strict):
         "torch", description="who starts them: torch's launcher, on this machine, or Ray, here or on its cluster"
     )
     max_restarts: int = Field(3, ge=0, description="how often all start again from the last checkpoint where one died")
+    timeout_seconds: float = Field(
+        1800.0, gt=0, description="how long a worker waits for the others until it takes them for lost"
+    )
 
 
 class IndexSettings(Strict):

@@ -107,7 +107,8 @@ def _trained(
         check_scalable(settings)
         from corral.cli.build import choose_device
 
-        with joined_workers(choose_device(settings.device)) as workers:
+        device, patience = choose_device(settings.device), settings.scale.timeout_seconds
+        with joined_workers(device, timeout_seconds=patience) as workers:
             if settings.scale.workers not in (0, workers.size):
                 raise ValueError(f"scale.workers={settings.scale.workers}, but torchrun started {workers.size}")
             if workers.first and restarts():

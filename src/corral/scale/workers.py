@@ -168,7 +168,7 @@ def launched() -> bool:
 
 
 @contextmanager
-def joined_workers(device: torch.device | str, *, timeout_seconds: float = 1800.0) -> Iterator[Workers]:
+def joined_workers(device: torch.device | str, *, timeout_seconds: float) -> Iterator[Workers]:
     """The workers that torchrun's environment names, this process among them.
 
     On CUDA they talk by nccl, each on the device of its local rank; else by gloo, on the loopback interface where all
