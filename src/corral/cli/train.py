@@ -147,5 +147,12 @@ def _trained_by_ray(settings: Settings, directory: Path) -> Evaluation:
 
     scale, cuda = settings.scale, choose_device(settings.device).type == "cuda"
     with local_ray(scale.workers):
-        ray_train(train_share, place, workers=scale.workers, max_restarts=scale.max_restarts, cuda=cuda)
+        ray_train(
+            train_share,
+            place,
+            workers=scale.workers,
+            max_restarts=scale.max_restarts,
+            timeout_seconds=scale.timeout_seconds,
+            cuda=cuda,
+        )
     return Evaluation.open(directory / EVALUATION)

@@ -15,15 +15,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from corral.scale.workers import Workers
+from corral.scale.workers import Workers, keep_to_loopback
 
-_TIMEOUT = timedelta(minutes=30)
 # Ray's own notes, below the run; checkpoints are not among them.
 _NOTES = "ray"
 
 
 def ray_train(
-    train: Callable[[Workers], None], directory: Path, *, workers: int, max_restarts: int, cuda: bool = False
+    train: Callable[[Workers], None],
+    directory: Path,
+    *,
+    workers: int,
+    max_restarts: int,
+    timeout_seconds: float,
+    cuda: bool = False,
 ) -> None:
     """Calls ``train`` on so many workers of Ray Train, inside ``local_ray``, until all have ended well.
 
@@ -34,6 +39,7 @@ def ray_train(
         directory: of the run; all machines see it.
         workers: how many.
         max_restarts: how often.
+        timeout_seconds: how long a message may take; after that its sender counts as dead.
         cuda: a GPU each, talking by nccl; else a processor each, talking by gloo.
 
     Raises:
@@ -42,10 +48,14 @@ def ray_train(
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    alone = "RAY_ADDRESS" not in os.environ
     trainer = DataParallelTrainer(
         _loop,
-        train_loop_config={"train": train, "cuda": cuda, "alone": alone},
+        train_loop_config={
+            "train": train,
+            "cuda": cuda,
+            "alone": "RAY_ADDRESS" not in os.environ,
+            "timeout": timedelta(seconds=timeout_seconds),
+        },
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=cuda),
         run_config=RunConfig(
             name=_NOTES, storage_path=str(directory.resolve()), failure_config=FailureConfig(max_failures=max_restarts)
@@ -72,17 +82,16 @@ def _loop(config: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if config["cuda"] else torch.device("cpu")
     if config["alone"] and not config["cuda"]:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if os.path.exists("/sys/class/net/lo") else "lo0")
-    dist.init_process_group(
-        "nccl" if config["cuda"] else "gloo", store=_store(rank, size), rank=rank, world_size=size, timeout=_TIMEOUT
-    )
+        keep_to_loopback()
+    backend, timeout = "nccl" if config["cuda"] else "gloo", config["timeout"]
+    dist.init_process_group(backend, store=_store(rank, size, timeout), rank=rank, world_size=size, timeout=timeout)
     try:
         config["train"](Workers(device))
     finally:
         dist.destroy_process_group()
 
 
-def _store(rank: int, size: int) -> dist.TCPStore:
+def _store(rank: int, size: int, timeout: timedelta) -> dist.TCPStore:
     """Where all meet: made by worker 0, at the address by which Ray knows its machine."""
     from ray.train.collective import broadcast_from_rank_zero
     from ray.util import get_node_ip_address
@@ -92,9 +101,9 @@ def _store(rank: int, size: int) -> dist.TCPStore:
         listening = socket.create_server((address, 0))
         port = listening.getsockname()[1]
         store = dist.TCPStore(
-            address, port, size, True, _TIMEOUT, wait_for_workers=False, master_listen_fd=listening.detach()
+            address, port, size, True, timeout, wait_for_workers=False, master_listen_fd=listening.detach()
         )
         broadcast_from_rank_zero((address, port))
         return store
     address, port = broadcast_from_rank_zero(None)
-    return dist.TCPStore(address, port, size, False, _TIMEOUT)
+    return dist.TCPStore(address, port, size, False, timeout)

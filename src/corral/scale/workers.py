@@ -167,6 +167,11 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
 
 
+def keep_to_loopback() -> None:
+    """Before the workers meet: gloo takes the loopback interface, unless GLOO_SOCKET_IFNAME says otherwise."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if os.path.exists("/sys/class/net/lo") else "lo0")
+
+
 @contextmanager
 def joined_workers(device: torch.device | str, *, timeout_seconds: float) -> Iterator[Workers]:
     """The workers that torchrun's environment names, this process among them.
@@ -179,7 +184,7 @@ def joined_workers(device: torch.device | str, *, timeout_seconds: float) -> Ite
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if os.path.exists("/sys/class/net/lo") else "lo0")
+        keep_to_loopback()
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     try:
