@@ -2,7 +2,9 @@
 
 Section ``stream``: Parquet files -> Dataset -> one pass -> training steps, up to 100 million events, with the peak
 memory of each. Section ``size``: cost of a training step, a sampler's refresh and a selection against the number of
-items and the dimension, with fitted exponents. Section ``kills``: processes killed at random moments.
+items and the dimension, with fitted exponents. Section ``shuffle``: quality of training from files sorted by user or
+by time against a plain shuffle (needs CORRAL_DATA). Sections ``kills`` and ``training-kills``: writers of data sets
+and bundles, and trainings, killed at random moments.
 A row that is in docs/results/scale.json is not measured again (``--again`` does), so that an interrupted run goes on.
 
     python benchmarks/bench_scale.py                                                  # everything: hours
@@ -21,22 +23,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import scale_kill_training
 import scale_kills
+import scale_shuffle
 import scale_size
 import scale_stream
 from results import ROOT, Row, result_row, write_results
 
-SECTIONS = {"stream": scale_stream.RULES, "size": scale_size.RULES, "kills": scale_kills.RULES}
+SECTIONS = {
+    "stream": scale_stream.RULES,
+    "shuffle": scale_shuffle.RULES,
+    "size": scale_size.RULES,
+    "kills": scale_kills.RULES,
+    "training-kills": scale_kill_training.RULES,
+}
 
 
 def cells(options: argparse.Namespace, work: Path, done: set[tuple[str, str]]) -> Iterator[tuple[str, str, Any]]:
     """(data, system, metrics) of all sections asked for, as they are measured."""
     if "stream" in options.sections:
         yield from scale_stream.cells(options.events, work, options.steps, done)
+    if "shuffle" in options.sections:
+        yield from scale_shuffle.cells(work, done)
     if "size" in options.sections:
         yield from scale_size.cells(work, done)
     if "kills" in options.sections:
         yield from scale_kills.cells(options.kills, work, done)
+    if "training-kills" in options.sections:
+        yield from scale_kill_training.cells(options.kills, work, done)
 
 
 def lines_of(rows: Sequence[Row]) -> list[str]:
@@ -71,7 +85,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--events", type=int, nargs="+", default=[10**7, 3 * 10**7, 10**8], help="section stream")
     parser.add_argument("--steps", type=int, default=scale_stream.TRAIN_STEPS, help="training steps of section stream")
-    parser.add_argument("--kills", type=int, default=scale_kills.KILLS, help="section kills, each kind")
+    parser.add_argument("--kills", type=int, default=scale_kills.KILLS, help="both sections of kills, each kind")
     parser.add_argument("--work", type=Path, help="where large files go, and stay; by default a temporary directory")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "results", help="where to write")
     parser.add_argument("--page", action="store_true", help="only write the page again")

@@ -62,8 +62,14 @@ class EvaluationSettings(Strict):
 class ScaleSettings(Strict):
     """Training on several workers; it changes no result, so a run may go on with another number of them."""
 
-    workers: int = Field(0, ge=0, description="processes that corral train starts on this machine; 0: an ordinary one")
+    workers: int = Field(0, ge=0, description="processes that corral train starts; 0: an ordinary one")
+    engine: Literal["torch", "ray"] = Field(
+        "torch", description="who starts them: torch's launcher, on this machine, or Ray, here or on its cluster"
+    )
     max_restarts: int = Field(3, ge=0, description="how often all start again from the last checkpoint where one died")
+    timeout_seconds: float = Field(
+        1800.0, gt=0, description="how long a worker waits for the others until it takes them for lost"
+    )
 
 
 class IndexSettings(Strict):

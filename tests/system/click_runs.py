@@ -99,8 +99,8 @@ def interrupted_and_resumed(experiment: Experiment, directory: Path) -> torch.nn
     shutil.copytree(experiment.directory, directory, ignore=left_out)
     reopened, judged = Experiment.open(directory, quiet=True), 0
 
-    def interrupted(one: Experiment, ranker: torch.nn.Module) -> Validate:
-        validate = click_judge(one, ranker)
+    def interrupted(one: Experiment, ranker: torch.nn.Module, retriever: torch.nn.Module) -> Validate:
+        validate = click_judge(one, ranker, retriever)
 
         def stop() -> Mapping[str, float]:
             nonlocal judged

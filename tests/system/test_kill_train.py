@@ -1,8 +1,12 @@
-"""A run that is killed at random moments and started again ends as one that was never interrupted."""
+"""A run that is killed at random moments and started again ends as one that was never interrupted.
+
+Three kills; the benchmark (`corral bench scale --args "--sections training-kills"`) does fifty.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,22 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from corral.data.dataset import Dataset
-from corral.data.synthetic import markov_world
 from corral.training.checkpoint import load_tensors
 
-SCRIPT = Path(__file__).with_name("killed_run.py")
-RECIPE = """
-description: both stages on a small world
-seed: 3
-threads: 1
-data: {path: DATA}
-split: {rule: time-cut, valid_fraction: 0.15, test_fraction: 0.15, repeats: true}
-retriever: {kind: sasrec, size: 8, blocks: 1, dropout: 0.2, max_length: 8}
-retriever_training: {epochs: 6, batch_size: 16, patience: 2, checkpoint_seconds: 0.02}
-ranker: {kind: din, field_size: 4, history_length: 6, hidden: [6], dropout: 0.1}
-ranker_training: {epochs: 3, batch_size: 64, num_negatives: 4, sampler: popularity, checkpoint_seconds: 0.02}
-evaluation: {num_candidates: 10}
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+KILLS = 3
+CODE = """
+import json, pathlib, sys, scale_kill_training as kills
+print(json.dumps(kills.kill_loop(kills.KINDS[0], pathlib.Path(sys.argv[1]), int(sys.argv[2]), seed=1)))
 """
 
 
@@ -43,19 +38,20 @@ def lines(path: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    Dataset.write(folder / "data", markov_world(60, 16, length=14).interactions)
-    recipe = folder / "small.yaml"
-    recipe.write_text(RECIPE.replace("DATA", str(folder / "data")))
+    folder = tmp_path_factory.mktemp("runs") / "kills"
+    path = os.pathsep.join([str(BENCHMARKS), *sys.path])
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(recipe), str(folder), "1"],
+        [sys.executable, "-c", CODE, str(folder), str(KILLS)],
         capture_output=True,
         text=True,
         timeout=400,
         check=False,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stderr.split()[-1]) >= 1, "no run was killed"
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"] == KILLS
+    assert (found["same"], found["lost"], found["corrupt"]) == (found["runs"], 0, 0), done.stdout
     return folder / "whole", folder / "killed"
 
 

@@ -1,10 +1,11 @@
-"""Writers of data sets and bundles killed at random moments, a few times; and a disk that is full."""
+"""Writers of data sets and bundles killed at random moments, a few times; and a disk that is full, in training too."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import pytest
 
 from corral.cli.main import main
 from corral.data.dataset import Dataset
+from corral.data.synthetic import markov_world
+from corral.training.checkpoint import load_tensors
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -71,3 +74,39 @@ def test_a_full_disk_leaves_nothing_half(small_disk: Path, tmp_path: Path, capfd
     found = Dataset.open(small_disk / "d")
     found.verify()
     assert found.hash == before
+
+
+@pytest.mark.slow
+def test_a_training_whose_disk_was_full_goes_on(
+    small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoint stays whole, the message names the place; with room again the result is the same."""
+    Dataset.write(tmp_path / "data", markov_world(60, 16, length=14).interactions)
+    (tmp_path / "small.yaml").write_text(
+        f"""
+        threads: 1
+        data: {{path: {tmp_path / "data"}}}
+        retriever: {{kind: sasrec, size: 8, blocks: 1, dropout: 0.2, max_length: 8}}
+        retriever_training: {{epochs: 4, batch_size: 16, patience: 0, checkpoint_seconds: 0.02}}
+        evaluation: {{num_candidates: 10}}
+        """
+    )
+
+    def train(run: Path, code: int) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(["train", str(tmp_path / "small.yaml"), "--run", str(run), "--quiet"])
+        assert (end.value.code or 0) == code
+        return capfd.readouterr().err
+
+    train(tmp_path / "run", 0)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 50_000))
+    checkpoint = small_disk / "run" / "retriever" / "checkpoint"
+    assert f"{checkpoint}.next.safetensors: could not be written" in train(small_disk / "run", 2)
+    left = {path.name for path in checkpoint.parent.iterdir()} - {"tensorboard"}
+    assert left <= {"checkpoint.safetensors", "checkpoint.previous.safetensors", "best.safetensors", "log.jsonl"}
+    load_tensors(checkpoint.with_suffix(".safetensors"))
+    ballast.unlink()
+    train(small_disk / "run", 0)
+    for file in ("retriever/best.safetensors", "bundle/retriever.safetensors"):
+        assert (small_disk / "run" / file).read_bytes() == (tmp_path / "run" / file).read_bytes()

@@ -26,13 +26,12 @@ from corral.cli.run_files import BUNDLE
 from corral.data.dataset import Dataset
 from corral.data.dataset_prepare import prepare_dataset
 from corral.data.parquet_interactions import ParquetInteractions, parquet_files
+from corral.data.synthetic import markov_world
 from corral.scale.local_ray import local_ray
 from corral.scale.ray_each import ray_each
 from corral.serving.bundle import save_bundle
 from corral.serving.manifest import read_manifest
 
-# Ray's workers come last (15), which is for ever where the machine is busy with other tests.
-os.environ.setdefault("RAY_worker_niceness", "1")
 # Found, not imported: it is to be told first where it may listen.
 pytestmark = [
     pytest.mark.slow,
@@ -103,6 +102,57 @@ def test_the_same_lists(cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     one, other = (pl.read_parquet(tmp_path / f"{engine}.parquet") for engine in ("local", "ray"))
     assert one.height == 240
     assert one.equals(other)
+
+
+TRAINED = """
+seed: 3
+threads: 1
+data: {path: DATA}
+split: {rule: time-cut, valid_fraction: 0.15, test_fraction: 0.15, repeats: true}
+retriever: {kind: sasrec, size: 8, blocks: 1, dropout: 0.2, max_length: 8}
+retriever_training: {loss: sampled-softmax, epochs: 3, batch_size: 16}
+evaluation: {num_candidates: 10}
+"""
+
+
+def train(folder: Path, run: str, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "corral", "train", str(folder / "small.yaml"), "scale.workers=2", *words]
+    return subprocess.Popen(
+        [*command, "--run", str(folder / run), "--quiet", "--json"], stdout=subprocess.PIPE, text=True
+    )
+
+
+def metrics(training: subprocess.Popen[str]) -> dict[str, float]:
+    said, _ = training.communicate(timeout=400)
+    assert training.returncode == 0
+    found: dict[str, float] = json.loads(said)["metrics"]
+    return found
+
+
+def test_it_trains_as_torchs_launcher_does_and_goes_on_when_a_worker_dies(tmp_path: Path) -> None:
+    Dataset.write(tmp_path / "data", markov_world(61, 16, length=14).interactions)
+    (tmp_path / "small.yaml").write_text(TRAINED.replace("DATA", str(tmp_path / "data")))
+    wanted = metrics(train(tmp_path, "torch"))
+    training = train(tmp_path, "ray", "scale.engine=ray")
+    log = tmp_path / "ray" / "retriever" / "log.jsonl"
+    while training.poll() is None and not (log.is_file() and log.stat().st_size):
+        time.sleep(0.05)
+    workers = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_worker(pid, training.pid)]
+    os.kill(workers[-1], signal.SIGKILL)
+    assert metrics(training) == wanted
+    assert not (tmp_path / "ray" / "ray").exists()
+
+
+def is_worker(pid: int, ancestor: int) -> bool:
+    """Whether a process is one of the workers that Ray started for ``ancestor``."""
+    try:
+        if b"RayTrainWorker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return False
+        while pid not in (0, ancestor):
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return False
+    return pid == ancestor
 
 
 def _replace(run: Path) -> str:

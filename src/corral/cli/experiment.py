@@ -103,8 +103,6 @@ class Experiment:
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
-        if (workers is not None or settings.scale.workers) and dataset.events.weight is not None:
-            raise ValueError(f"scale.workers: not on several workers yet: weights of events, as {dataset.name} has")
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
         if not (directory / run_files.BUNDLE).exists():
@@ -139,7 +137,7 @@ class Experiment:
 
     def placed(self, model: nn.Module) -> nn.Module:
         """A new model where it will be trained: on the device, its id tables cut over the workers if there are some."""
-        if self.workers is not None:
+        if self.workers is not None and isinstance(model, HasIdTables):
             shard_tables(model, self.workers)
         return model.to(self.device)
 

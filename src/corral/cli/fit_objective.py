@@ -56,7 +56,7 @@ def _checkpoints(folder: Path, workers: Workers | None, seconds: float) -> Check
     theirs, kind, wish = (
         ("checkpoint-*", "workers", "say scale.workers=1")
         if workers is None
-        else ("checkpoint.safetensors", "an ordinary process", "leave scale.workers out")
+        else ("checkpoint*.safetensors", "an ordinary process", "leave scale.workers out")
     )
     if any(folder.glob(theirs)):
         raise ValueError(f"{folder}: holds checkpoints of {kind}; {wish} to go on, or give another --run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -17,14 +17,15 @@ from corral.cli.progress import progress
 from corral.cli.rar_stage import joint_ranker, train_exposures
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
 from corral.cli.run_files import CORRECTION_FILE, write_text
+from corral.cli.scaled_training import judging, sharing
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
-from corral.data.batches import Batch
 from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_metrics import click_metrics
 from corral.evaluation.correction import fit_correction
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
+from corral.evaluation.turns import present_turns
 from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
 from corral.ranking.ranker import FieldRanker
 from corral.ranking.remembered_evidence import RememberedEvidence
@@ -97,22 +98,30 @@ def order_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module)
 
 def click_logits(experiment: Experiment, ranker: nn.Module, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits, labels and users [n] of a part's events."""
-    examples, logits = experiment.examples(part), []
+    examples, turns, logits = experiment.examples(part), present_turns(), [torch.zeros(0, dtype=torch.float64)]
+    starts = range(0, len(examples), _EVENTS)
+    if turns is not None:  # the same batches as one process, so the same bits
+        first, stop = (len(starts) * place // turns.size for place in (turns.rank, turns.rank + 1))
+        starts = starts[first:stop]
     with torch.no_grad(), evaluation_mode(ranker):
-        for start in range(0, len(examples), _EVENTS):
+        for start in starts:
             at = np.arange(start, min(start + _EVENTS, len(examples)))
             # As long as in service: the retriever's score, where the ranker reads it, is that of this history.
             batch = examples.batch(at, experiment.history_length).to(experiment.device)
-            logits.append(ranker(batch.query, batch.item[:, None])[:, 0].double().cpu().numpy())
-    return np.concatenate(logits), examples.label, np.asarray(examples.user)
+            logits.append(ranker(batch.query, batch.item[:, None])[:, 0].double().cpu())
+    found = torch.cat(logits)
+    if turns is not None:
+        found = torch.cat(turns.gather(found.to(experiment.device))).cpu()
+    return found.numpy(), examples.label, np.asarray(examples.user)
 
 
-def click_judge(experiment: Experiment, ranker: nn.Module) -> Validate:
-    """Click metrics on validation."""
+def click_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module | None = None) -> Validate:
+    """Click metrics on validation; ``retriever``: whose score the ranker may read."""
 
     def validate() -> Mapping[str, float]:
         experiment.share_unknown(ranker)
-        logits, labels, users = click_logits(experiment, ranker, Part.VALID)
+        with judging(experiment.workers, retriever):
+            logits, labels, users = click_logits(experiment, ranker, Part.VALID)
         return click_metrics(labels, logits, users)
 
     return validate
@@ -128,13 +137,18 @@ def remember_evidence(experiment: Experiment, ranker: nn.Module) -> None:
     if 4 * total * size > _REMEMBERED_BYTES:
         return
 
-    def batches() -> Iterator[Batch]:
-        for examples in parts:
-            for at in np.array_split(np.arange(len(examples)), max(len(examples) // 1024, 1)):
-                yield examples.batch(at, experiment.history_length).to(experiment.device)
-
-    with progress("Evidence", total, quiet=experiment.quiet) as advance:
-        inner.remember(RememberedEvidence(inner.evidence, batches(), advance))
+    workers = experiment.workers
+    pieces = [
+        (examples, at)
+        for examples in parts
+        for at in np.array_split(np.arange(len(examples)), max(len(examples) // 1024, workers.size if workers else 1))
+        if len(at)
+    ]
+    if workers is not None:
+        pieces = pieces[workers.share(len(pieces))]
+    batches = (examples.batch(at, experiment.history_length).to(experiment.device) for examples, at in pieces)
+    with sharing(workers), progress("Evidence", sum(len(at) for _, at in pieces), quiet=experiment.quiet) as advance:
+        inner.remember(RememberedEvidence(inner.evidence, batches, advance))
 
 
 def _click_training(experiment: Experiment, ranker: nn.Module, retriever: nn.Module) -> tuple[nn.Module, Loader]:
@@ -182,7 +196,7 @@ def train_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     if experiment.has_clicks:
         remember_evidence(experiment, ranker)
         objective, loader = _click_training(experiment, ranker, retriever)
-        judge = click_judge(experiment, ranker)
+        judge = click_judge(experiment, ranker, retriever)
     else:
         objective, loader = _order_training(experiment, ranker, retriever)
         judge = order_judge(experiment, ranker, retriever)

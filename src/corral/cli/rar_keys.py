@@ -13,6 +13,7 @@ from corral.cli.experiment import Experiment
 from corral.cli.retriever_stage import train_retriever
 from corral.data.batches import Query
 from corral.data.split import Part, Split
+from corral.data.whole_batch import by_shares
 from corral.rar.keys import GivenKeys
 from corral.rar.time_rules import TimeRule
 from corral.retrieval.evaluation_mode import evaluation_mode
@@ -94,24 +95,35 @@ def _user_vectors(experiment: Experiment, retriever: Any, train: np.ndarray) -> 
     histories = held.histories(dataset)
     rows = np.unique(np.asarray(dataset.events.user)[train]).astype(np.int64)
     last = np.asarray(dataset.events.time)[train].max()
+
+    def encode(some: Tensor) -> Tensor:
+        users = some.numpy()
+        query = Query(
+            some,
+            torch.full((len(some),), -1),
+            histories.gather(users, histories.offsets[users + 1], length),
+            torch.full((len(some),), int(last)),
+        )
+        vectors: Tensor = retriever.encode_queries(query.to(experiment.device)).float()
+        return vectors
+
     found = []
     with evaluation_mode(retriever):
-        for some in np.array_split(rows, max(len(rows) // _ROWS, 1)):
-            query = Query(
-                torch.from_numpy(some),
-                torch.full((len(some),), -1),
-                histories.gather(some, histories.offsets[some + 1], length),
-                torch.full((len(some),), int(last)),
-            )
-            found.append(retriever.encode_queries(query.to(experiment.device)).float().cpu())
+        for some in torch.from_numpy(rows).tensor_split(max(len(rows) // _ROWS, 1)):
+            found.append(by_shares(some, encode).cpu())
     vectors = torch.cat(found)
-    return torch.zeros(dataset.n_users, vectors.shape[1]).index_copy_(0, torch.from_numpy(rows), vectors)
+    return vectors.new_zeros(dataset.n_users, vectors.shape[1]).index_copy_(0, torch.from_numpy(rows), vectors)
 
 
 @torch.no_grad()
 def _item_vectors(experiment: Experiment, retriever: Any) -> Tensor:
     """Vectors [M, D] of every item with an event in the snapshot."""
+
+    def encode(some: Tensor) -> Tensor:
+        vectors: Tensor = retriever.encode_items(some.to(experiment.device)).float()
+        return vectors
+
     with evaluation_mode(retriever):
         rows = experiment.catalogue
-        vectors = torch.cat([retriever.encode_items(p.to(experiment.device)).float().cpu() for p in rows.split(_ROWS)])
-    return torch.zeros(experiment.dataset.n_items, vectors.shape[1]).index_copy_(0, rows, vectors)
+        vectors = torch.cat([by_shares(some, encode).cpu() for some in rows.split(_ROWS)])
+    return vectors.new_zeros(experiment.dataset.n_items, vectors.shape[1]).index_copy_(0, rows, vectors)

@@ -11,17 +11,18 @@ from torch import nn
 from corral.cli import build
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import Validate, event_loader, fit_objective
+from corral.cli.scaled_training import sharing
 from corral.data.clicks import Clicks
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part
 from corral.evaluation.evaluate import evaluate
 from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
-from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.retriever import CausalRetriever
 from corral.sampling.sampler import Sampler
 from corral.scale.sharded_multi_index import ShardedMultiIndexSampler
 from corral.scale.sharded_softmax import ShardedSoftmax
+from corral.serving.item_index import item_vectors
 from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
 from corral.training.fit import Loader
 from corral.training.retrieval_objectives import FullSoftmaxObjective, InBatchObjective, SampledSoftmaxObjective
@@ -45,10 +46,10 @@ def new_retriever(experiment: Experiment) -> nn.Module:
 
 
 def item_index(experiment: Experiment, retriever: Any) -> ExactIndex:
-    """An exact index of stage 1's current item vectors, over the catalogue."""
-    catalogue = experiment.catalogue.to(experiment.device)
-    with torch.no_grad(), evaluation_mode(retriever):
-        return ExactIndex(retriever.encode_items(catalogue).float(), catalogue)
+    """An exact index of stage 1's current item vectors, over the catalogue; workers encode them in shares."""
+    with sharing(experiment.workers):
+        vectors = item_vectors(retriever, experiment.catalogue, experiment.device)
+    return ExactIndex(vectors.to(experiment.device), experiment.catalogue)
 
 
 def served_channel(experiment: Experiment, retriever: Any) -> ColdStartChannel:

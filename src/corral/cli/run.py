@@ -20,7 +20,7 @@ from corral.cli.progress import progress
 from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
 from corral.cli.retriever_stage import served_channel, train_retriever
 from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
-from corral.cli.scaled_training import judging
+from corral.cli.scaled_training import judging, sharing
 from corral.cli.together_stage import train_together
 from corral.data.split import Part
 from corral.evaluation.calibration import Calibration, fit_calibration
@@ -145,7 +145,7 @@ def judge_earlier(experiment: Experiment, earlier: EarlierRun, part: Part = Part
 
 
 def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:
-    """What a run's bundle holds: its models over all that the data set knows."""
+    """What a run's bundle holds: its models over all that the data set knows; workers make it together."""
     dataset = experiment.dataset
     calibration = Calibration()
     if models.ranker is not None and experiment.has_clicks:
@@ -165,10 +165,12 @@ def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommend
     retriever, settings = cast(Any, models.retriever), experiment.settings
     rule, queries = IndexRule(**settings.index.model_dump()), Queries(tables, experiment.history_length)
     n = settings.evaluation.num_candidates
+    with sharing(experiment.workers):
+        index = served_index(rule, queries, retriever, experiment.catalogue, n, experiment.device)
     return TwoStageRecommender(
         tables,
         retriever,
-        served_index(rule, queries, retriever, experiment.catalogue, n, experiment.device),
+        index,
         experiment.popularity,
         ranker=cast(Any, models.ranker),
         mixture=models.mixture,
@@ -187,10 +189,12 @@ def train_run(experiment: Experiment) -> Evaluation:
     began = time.perf_counter()
     models = train_models(experiment)
     trained = time.perf_counter()
+    with judging(experiment.workers):
+        recommender = new_recommender(experiment, models)
     if experiment.writes:
         save_bundle(
             experiment.directory / BUNDLE,
-            new_recommender(experiment, models),
+            recommender,
             data_name=experiment.dataset.name,
             data_hash=experiment.dataset.hash,
         )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 
+from corral.cli.own_parts import OWN_CTR_MODEL, OWN_RANKER, OWN_RETRIEVER, OWN_SAMPLER
+from corral.data.whole_batch import in_shares
 from corral.evaluation.turns import by_turns
 from corral.scale.sharded_embedding import whole_tables
 from corral.scale.workers import Workers
 from corral.settings import Settings
-from corral.stage_settings import CorrSettings, RetrieverTrainingSettings
-from corral.training_settings import SampledTrainingSettings
-
-RETRIEVERS = ("mf", "two-tower", "gru4rec", "sasrec")
-SAMPLERS = ("uniform", "popularity", "midx")
 
 
 def check_scalable(settings: Settings) -> None:
@@ -32,35 +29,18 @@ def check_scalable(settings: Settings) -> None:
 def _faults(settings: Settings) -> Iterator[str]:
     if settings.continues is not None:
         yield f"continues={settings.continues} (corral train --from)"
-    if settings.retriever.kind not in RETRIEVERS:
-        yield f"retriever.kind={settings.retriever.kind} (known are {', '.join(RETRIEVERS)})"
-    ranker, together = settings.ranker, settings.together
-    if ranker is not None:
-        if ranker.kind.startswith("own"):
-            yield f"ranker.kind={ranker.kind}"
-        if ranker.rar is not None:
-            yield "ranker.rar (its codes and neighbours are of one process)"
-        if ranker.batch_norm:
-            yield "ranker.batch_norm=true (its statistics would be a share's)"
-        if settings.ranker_training.loss == "clicks":
-            yield "ranker_training.loss=clicks"
-    trainings: Mapping[str, SampledTrainingSettings | None] = {
-        "retriever_training": settings.retriever_training if together is None or together.warm_start else None,
-        "ranker_training": settings.ranker_training if together is None and ranker is not None else None,
-        "together": together,
-    }
-    if together is not None and not isinstance(together, CorrSettings):
-        yield f"together.kind={together.kind}"
-    if isinstance(together, CorrSettings) and together.shared_table:
-        yield "together.shared_table=true"
-    for name, chosen in trainings.items():
-        if chosen is None:
-            continue
-        full = getattr(chosen, "full_softmax", False) or getattr(chosen, "loss", "") == "full-softmax"
-        if isinstance(chosen, RetrieverTrainingSettings) and chosen.loss == "in-batch":
-            yield f"{name}.loss=in-batch (a share lacks the other shares' items)"
-        elif chosen.sampler not in SAMPLERS and not (full and isinstance(chosen, RetrieverTrainingSettings)):
-            yield f"{name}.sampler={chosen.sampler} (known are {', '.join(SAMPLERS)})"
+    if settings.retriever.kind == OWN_RETRIEVER:
+        yield f"retriever.kind={settings.retriever.kind}"
+    if settings.ranker is not None and settings.ranker.kind in (OWN_CTR_MODEL, OWN_RANKER):
+        yield f"ranker.kind={settings.ranker.kind}"
+    for name in ("retriever_training", "ranker_training", "together"):
+        if getattr(getattr(settings, name), "sampler", None) == OWN_SAMPLER:
+            yield f"{name}.sampler={OWN_SAMPLER}"
+
+
+def sharing(workers: Workers | None) -> AbstractContextManager[None]:
+    """What is made of all users or items inside, each worker makes of a share of them."""
+    return nullcontext() if workers is None else in_shares(workers)
 
 
 @contextmanager

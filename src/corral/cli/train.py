@@ -107,7 +107,8 @@ def _trained(
         check_scalable(settings)
         from corral.cli.build import choose_device
 
-        with joined_workers(choose_device(settings.device)) as workers:
+        device, patience = choose_device(settings.device), settings.scale.timeout_seconds
+        with joined_workers(device, timeout_seconds=patience) as workers:
             if settings.scale.workers not in (0, workers.size):
                 raise ValueError(f"scale.workers={settings.scale.workers}, but torchrun started {workers.size}")
             if workers.first and restarts():
@@ -119,8 +120,39 @@ def _trained(
 
         check_scalable(settings)
         Experiment.start(settings, directory, quiet=quiet)  # what is wrong with the data is said once, not by each
+        if settings.scale.engine == "ray":
+            return _trained_by_ray(settings, directory)
         words = ["-m", "corral", "train", recipe, *overrides, "--run", str(directory)]
         words += ["--json"] * as_json + ["--quiet"] * quiet
         run_workers(words, workers=settings.scale.workers, max_restarts=settings.scale.max_restarts)
         return None
     return train_run(Experiment.start(settings, directory, quiet=quiet))
+
+
+def _trained_by_ray(settings: Settings, directory: Path) -> Evaluation:
+    """The run, by workers of Ray."""
+    from corral.cli.build import choose_device
+    from corral.cli.experiment import Experiment
+    from corral.cli.run import train_run
+    from corral.cli.run_files import EVALUATION
+    from corral.evaluation.result import Evaluation
+    from corral.scale.local_ray import local_ray
+    from corral.scale.ray_train import ray_train
+    from corral.scale.workers import Workers
+
+    place = directory.resolve()
+
+    def train_share(workers: Workers) -> None:
+        train_run(Experiment.start(settings, place, quiet=True, workers=workers))
+
+    scale, cuda = settings.scale, choose_device(settings.device).type == "cuda"
+    with local_ray(scale.workers):
+        ray_train(
+            train_share,
+            place,
+            workers=scale.workers,
+            max_restarts=scale.max_restarts,
+            timeout_seconds=scale.timeout_seconds,
+            cuda=cuda,
+        )
+    return Evaluation.open(directory / EVALUATION)

@@ -22,7 +22,7 @@ from corral.data.whole_batch import total
 from corral.retrieval.retriever import Retriever
 from corral.sampling.sampler import Sampler
 from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
-from corral.training.losses import sampled_softmax, weighted_mean
+from corral.training.losses import sampled_softmax, total_weight, weighted_mean
 
 AT_ONCE = Ramp(1.0)  # the paper's weight, from the first step on
 
@@ -122,7 +122,7 @@ class CooperativeObjective(StagesObjective):
         # The mean over all A positions.
         share: Tensor | float = number / total(len(others))
         if weight is not None and encoded.every_weight is not None:
-            share = weight.sum() / encoded.every_weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+            share = (total_weight(weight) / total_weight(encoded.every_weight)).to(loss.dtype)
         return (1 - share) * drawn + share * loss
 
     def _distillation(self, encoded: Encoded, both: Scored) -> Tensor:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -63,12 +61,15 @@ class EventSpill:
 
 
 class SpillWriter:
-    """One of a spill's writers; a context. What an earlier attempt of the same writer left is written over."""
+    """One of a spill's writers. What an earlier attempt of the same writer left is removed.
+
+    No file stays open: there may be more ranges than a process may have open files.
+    """
 
     def __init__(self, spill: EventSpill, writer: int) -> None:
         self._spill, self._writer = spill, writer
-        self._files: dict[int, BinaryIO] = {}
-        self._stack = ExitStack()
+        for place in range(len(spill.bounds) - 1):
+            spill._path(place, writer).unlink(missing_ok=True)
 
     def add(self, records: np.ndarray) -> None:
         """Deals records to their ranges; within a range they keep their order."""
@@ -77,16 +78,8 @@ class SpillWriter:
         counts = np.bincount(place, minlength=1)
         ends = np.cumsum(counts)
         for found in np.flatnonzero(counts).tolist():
-            if found not in self._files:
-                path = self._spill._path(found, self._writer)
-                self._files[found] = self._stack.enter_context(path.open("wb"))
-            self._files[found].write(records[order[ends[found] - counts[found] : ends[found]]].data)
-
-    def __enter__(self) -> SpillWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+            with self._spill._path(found, self._writer).open("ab") as stream:
+                stream.write(records[order[ends[found] - counts[found] : ends[found]]].data)
 
 
 def user_ranges(events: np.ndarray, most: int) -> tuple[int, ...]:

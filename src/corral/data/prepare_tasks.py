@@ -7,7 +7,6 @@ again after an attempt that died.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,20 +70,19 @@ def count_ids(run: Run) -> SkippedRows:
 def deal(run: Run, spills: tuple[EventSpill, ...]) -> None:
     """Numbers the rows and deals them to the ranges of users."""
     users, items = (Vocabulary.open(run.folder / f"{name}.arrow") for name in IDS.values())
-    with ExitStack() as stack:
-        writers = {spill: stack.enter_context(SpillWriter(spill, run.place)) for spill in spills}
-        for file, shown in run.files:
-            for frame, _ in run.interactions.batches(file, shown):
-                for spill, writer in writers.items():
-                    rows = frame.filter(pl.col("label") == (spill.log == "events"))
-                    if not len(rows):
-                        continue
-                    records = np.empty(len(rows), spill.dtype)
-                    records["user"], records["item"] = users.rows(rows["user_id"]), items.rows(rows["item_id"])
-                    records["time"] = rows["timestamp"].to_numpy()
-                    for column in spill.columns:
-                        records[column] = rows[column].to_numpy()
-                    writer.add(records)
+    writers = {spill: SpillWriter(spill, run.place) for spill in spills}
+    for file, shown in run.files:
+        for frame, _ in run.interactions.batches(file, shown):
+            for spill, writer in writers.items():
+                rows = frame.filter(pl.col("label") == (spill.log == "events"))
+                if not len(rows):
+                    continue
+                records = np.empty(len(rows), spill.dtype)
+                records["user"], records["item"] = users.rows(rows["user_id"]), items.rows(rows["item_id"])
+                records["time"] = rows["timestamp"].to_numpy()
+                for column in spill.columns:
+                    records[column] = rows[column].to_numpy()
+                writer.add(records)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from corral.data.batches import Batch, Query
+from corral.data.whole_batch import gathered
 
 
 class RememberedEvidence:
@@ -18,7 +19,7 @@ class RememberedEvidence:
 
     Args:
         evidence: what is remembered.
-        batches: the examples, each with the history that evidence is to see.
+        batches: the examples, each with the history that evidence is to see; of several processes each gives a share.
         on_batch: called after each batch with its size (progress).
     """
 
@@ -34,7 +35,7 @@ class RememberedEvidence:
                 inputs = evidence(batch.query, batch.item[:, None])[:, 0]
             columns.append((batch.query.user, batch.item, batch.query.time, inputs))
             on_batch(len(batch))
-        user, item, time, inputs = (torch.cat(column) for column in zip(*columns, strict=True))
+        user, item, time, inputs = (gathered(torch.cat(column)) for column in zip(*columns, strict=True))
         self._span = int(item.max()) + 1
         self._pairs, pair = torch.unique(user * self._span + item, return_inverse=True)
         self._times, moment = torch.unique(time, return_inverse=True)

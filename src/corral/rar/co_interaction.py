@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from corral.data.whole_batch import summed
+from corral.training.losses import full_precision
+
 
 class Normalisation(StrEnum):
     """From the matching matrix to the weights of a set; masked cells never count.
@@ -254,8 +257,9 @@ def pair_exposure_loss(matching: Matching, exposed: Tensor, positive_weight: flo
     """
     # A weight of 1 would cost three passes over the cells.
     weight = None if positive_weight == 1.0 else torch.tensor(positive_weight, device=matching.logits.device)
+    logits = full_precision(matching.logits)
     each = functional.binary_cross_entropy_with_logits(
-        matching.logits.float(), exposed.float(), pos_weight=weight, reduction="none"
+        logits, exposed.to(logits.dtype), pos_weight=weight, reduction="none"
     )
     return _mean_of_means(each, matching.cells, (2, 3))
 
@@ -271,7 +275,7 @@ def item_exposure_loss(matching: Matching, exposed: Tensor, positive_weight: flo
         exposed: [B, N, Ki], 0 or 1.
         positive_weight: of exposed items.
     """
-    logits, cells = matching.logits.float(), matching.cells
+    logits, cells = full_precision(matching.logits), matching.cells
     count = cells.sum(2).clamp(min=1).log()
     empty = torch.finfo(logits.dtype).min
 
@@ -280,7 +284,7 @@ def item_exposure_loss(matching: Matching, exposed: Tensor, positive_weight: flo
 
     valid = cells.any(2)
     yes, no = (log_mean(signed).masked_fill(~valid, 0.0) for signed in (logits, -logits))
-    exposed = exposed.float()
+    exposed = exposed.to(logits.dtype)
     return _mean_of_means(-(positive_weight * exposed * yes + (1.0 - exposed) * no), valid, (2,))
 
 
@@ -288,4 +292,4 @@ def _mean_of_means(each: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor
     """Mean over valid cells of an example, then over examples with any."""
     count = valid.sum(dims)
     means = (each * valid).sum(dims) / count.clamp(min=1)
-    return means.sum() / (count > 0).sum().clamp(min=1)
+    return means.sum() / summed((count > 0).sum()).clamp(min=1)

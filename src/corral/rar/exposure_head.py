@@ -19,7 +19,7 @@ from corral.ranking.ranker import FieldRanker
 from corral.rar.co_interaction import Tower
 from corral.rar.exposure import PairLog
 from corral.sampling.uniform import UniformSampler
-from corral.training.losses import click_loss
+from corral.training.losses import click_loss, full_precision, weighted_mean
 
 
 class ExposureHeadObjective(nn.Module):
@@ -88,15 +88,14 @@ class ExposureHeadObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch: ``click``, ``exposure`` and their weighted ``total``; nats."""
         query = batch.query
-        click = click_loss(self.ranker(query, batch.item[:, None])[:, 0].float(), batch.label, batch.weight)
+        click = click_loss(self.ranker(query, batch.item[:, None])[:, 0], batch.label, batch.weight)
         drawn = self.sampler.sample(query.user[:, None], self.num_draws, self.generator).items
         met, _ = self._exposures().before(query.user[:, None], drawn, query.time[:, None])
         exposed, _ = self._exposures().before(query.user, batch.item, query.time + 1)
         items = torch.cat([batch.item[:, None], drawn], 1)
         labels = torch.cat([exposed[:, None], torch.zeros_like(met)], 1)
         cells = torch.cat([torch.ones_like(exposed)[:, None], ~met & (drawn != batch.item[:, None])], 1)
-        losses = functional.binary_cross_entropy_with_logits(
-            self.head(query.user, items).float(), labels.float(), reduction="none"
-        )
-        exposure = ((losses * cells).sum(1) / cells.sum(1)).mean()
+        logits = full_precision(self.head(query.user, items))
+        losses = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        exposure = weighted_mean((losses * cells).sum(1) / cells.sum(1))
         return {"total": self.alpha * click + (1.0 - self.alpha) * exposure, "click": click, "exposure": exposure}

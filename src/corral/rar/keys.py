@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corral.data.features import FeatureKind, FeatureTable
+from corral.data.whole_batch import by_shares
 from corral.ranking.fields import Fields
 
 
@@ -84,7 +85,7 @@ class OwnTables:
         rows = torch.arange(int(entity.num_rows), device=parameter.device)  # type: ignore[arg-type]
         training = entity.training
         entity.eval()  # ids are not dropped
-        vectors = torch.cat([entity(part).flatten(1) for part in rows.split(1 << 16)])
+        vectors = torch.cat([by_shares(part, lambda own: entity(own).flatten(1)) for part in rows.split(1 << 16)])
         entity.train(training)
         return vectors
 

@@ -6,6 +6,7 @@ Shape letters: S snapshots, U user rows, M item rows, Ku, Ki neighbours, B queri
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from corral.data.features import FeatureTable
 from corral.data.tables import Tables
+from corral.data.whole_batch import by_shares
 from corral.rar.keys import KeySource
 from corral.rar.selection import ExactSelector, ListSelector, Selector
 from corral.rar.time_rules import TimeRule
@@ -169,7 +171,7 @@ class RecalledNeighbours(Neighbours):
                 selector.fit(items[snapshot][pool], pool)
             known = (users.abs().sum(1) > 0).nonzero().flatten()
             for rows in known.split(1 << 12):
-                found = recall.search(users[rows], self.recalled.shape[2]).rows
+                found = by_shares(rows, partial(_recalled, recall, users, self.recalled.shape[2]))
                 self.recalled[snapshot, rows] = found.to(self.recalled)
 
     def renumber(self, moved: Tensor, items: FeatureTable) -> None:
@@ -211,6 +213,11 @@ class _ItemKeys(Tables):
         self.register_buffer("vectors", torch.zeros(0, 0, 0))
 
 
+def _recalled(recall: Selector, users: Tensor, count: int, rows: Tensor) -> Tensor:
+    """Item rows [n, count] that the users of ``rows`` [n] recall."""
+    return recall.search(users[rows], count).rows
+
+
 def _table(vectors: Tensor, pool: Tensor, selector: Selector, count: int) -> Tensor:
     """Neighbours [rows, count], int32, of every row with a key; rows without one have none."""
     pool = pool.to(vectors.device)
@@ -222,7 +229,7 @@ def _table(vectors: Tensor, pool: Tensor, selector: Selector, count: int) -> Ten
     selector.fit(vectors[pool], pool)
     asked = known.nonzero().flatten()
     for rows in asked.split(1 << 14):
-        found[rows] = selector.search(vectors[rows], count, exclude=rows).rows.int()
+        found[rows] = by_shares(rows, lambda own: selector.search(vectors[own], count, exclude=own).rows.int())
     return found
 
 

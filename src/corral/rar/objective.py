@@ -37,7 +37,7 @@ class JointObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch: ``click``, ``exposure`` (with alpha < 1) and their weighted ``total``; nats."""
         logits, exposure = self.ranker.logits_and_loss(batch.query, batch.item[:, None])
-        click = click_loss(logits[:, 0].float(), batch.label, batch.weight)
+        click = click_loss(logits[:, 0], batch.label, batch.weight)
         alpha = self.ranker.alpha
         if alpha == 1.0:
             return {"total": click}

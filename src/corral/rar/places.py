@@ -59,8 +59,8 @@ class Places:
             [..., D].
         """
         sets, count = self.row.shape[:-1], self.row.shape[-1]
-        if not self.row.numel():
-            return vectors.new_zeros(*sets, vectors.shape[1])
+        if not self.row.numel():  # zeros that still have a gradient: other shares of a batch wait for it
+            return vectors[:0].sum(0).expand(*sets, -1)
         if torch.compiler.is_compiling():  # exporters know no bags
             return (weights.to(vectors.dtype)[..., None] * self.spread(vectors)).sum(-2)
         weights = weights.to(vectors.dtype).reshape(-1)

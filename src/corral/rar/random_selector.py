@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from corral.data.whole_batch import placed
 from corral.rar.selection import Selected
 
 
@@ -30,7 +31,8 @@ class RandomSelector(nn.Module):
         """k rows of the pool for each query, without replacement but for rare repeats, which are left out."""
         found = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
         if len(self._rows):
-            lots = torch.randint(len(self._rows), (len(queries), k), generator=self._generator)
+            whole, own = placed(len(queries))
+            lots = torch.randint(len(self._rows), (whole, k), generator=self._generator)[own]
             found = self._rows[lots.to(self._rows.device)].to(queries.device)
             repeated = (found[:, :, None] == found[:, None, :]).tril(-1).any(2)
             if exclude is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corral.data.batches import Query
+from corral.data.whole_batch import largest
 from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.ranker import EncodedQuery
 from corral.rar.co_interaction import CoInteraction, Matching, valid_cells
@@ -189,7 +190,8 @@ class RarRanker(nn.Module):
         if torch.compiler.is_compiling():  # the number of distinct rows is not a static shape
             return *make(rows.flatten()), Places(torch.arange(rows.numel(), device=rows.device).view(rows.shape))
         if not torch.is_grad_enabled():
-            tables = kept.of((entity, self.co_interaction), entity.num_rows, rows.numel(), make)
+            # All shares keep them or none: where tables are cut, all must look up together.
+            tables = kept.of((entity, self.co_interaction), entity.num_rows, largest(rows.numel()), make)
             if tables is not None:
                 return tables[0], tables[1], Places(rows)
         distinct, places = Places.distinct(rows)

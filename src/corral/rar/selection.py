@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from corral.data.tables import Tables
 from corral.data.vocabulary import FIRST_ROW
+from corral.data.whole_batch import by_shares
 from corral.rar.hamming_index import HammingIndex, HammingKind
 from corral.rar.inner_product_hash import InnerProductHash
 from corral.rar.pool import Metric, Pool
@@ -168,7 +169,7 @@ class SimHashSelector(Tables):
         if self.hash.size != vectors.shape[1]:
             self.hash = self._new_hash(vectors.shape[1])
         self.hash.to(vectors.device).fit(self.pool.vectors)
-        self.codes, self._hamming = self.hash.codes(self.pool.vectors), None
+        self.codes, self._hamming = by_shares(self.pool.vectors, self.hash.codes), None
         if not self.rerank:
             self.pool.drop_vectors()
 

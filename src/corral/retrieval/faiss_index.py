@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from corral.data.candidates import Candidates
+from corral.data.whole_batch import by_shares, is_share
 from corral.retrieval.index import (
     DESCRIPTION_FILE,
     FORMAT_VERSION,
@@ -127,8 +128,7 @@ class FaissIndex:
         )
         native.cp.max_points_per_centroid = vectors_per_list
         if len(exact):
-            native.train(exact.vectors.numpy())
-            native.add(exact.vectors.numpy())
+            _fill_lists(native, exact.vectors)
         return cls(exact, native, {"kind": "faiss-ivf", "num_lists": lists, "num_probes": num_probes})
 
     @classmethod
@@ -307,6 +307,33 @@ class FaissIndex:
             return cls.flat(tensors["vectors"], tensors["items"])
         native = faiss.deserialize_index(tensors["faiss"].numpy())
         return cls(ExactIndex(tensors["vectors"], tensors["items"]), native, description)
+
+
+def _fill_lists(native: Any, vectors: Tensor) -> None:
+    """Finds the centres of inverted lists, and puts every vector [M, D] into the list of the nearest.
+
+    Of several processes one finds the centres and each the lists of a share of the vectors: 8 bytes an item are told.
+    """
+    if not is_share():
+        native.train(vectors.numpy())
+        native.add(vectors.numpy())
+        return
+
+    def centres(turn: Tensor) -> Tensor:
+        if not len(turn):
+            return vectors[:0]
+        native.train(vectors.numpy())
+        return torch.from_numpy(native.quantizer.reconstruct_n(0, native.nlist))
+
+    def lists(own: Tensor) -> Tensor:
+        return torch.from_numpy(native.quantizer.assign(own.numpy(), 1)[:, 0])
+
+    found = by_shares(torch.zeros(1), centres)
+    native.quantizer.reset()
+    native.quantizer.add(found.numpy())
+    native.is_trained = True
+    nearest, pointer = by_shares(vectors, lists).numpy(), import_faiss().swig_ptr
+    native.add_core(len(vectors), pointer(vectors.numpy()), None, pointer(nearest))
 
 
 def _among(columns: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

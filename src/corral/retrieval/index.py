@@ -145,11 +145,11 @@ class ExactIndex:
         queries = query_vectors.detach().to(device, torch.float32)
         kept = None if allow is None else self.allowed_positions(allow)
         found_items = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
-        found_scores = torch.full((len(queries), k), -torch.inf, device=device)
+        found_scores = queries.new_full((len(queries), k), -torch.inf)
         total = len(self._items) if kept is None else len(kept)
         width = min(self.chunk, max(total, 1))
         rows = max(1, self.score_bytes // (4 * width))
-        buffer = torch.empty(min(rows, len(queries)) * width, device=device)
+        buffer = queries.new_empty(min(rows, len(queries)) * width)
         for start in range(0, len(queries) if total else 0, rows):
             block = slice(start, start + rows)
             # where each excluded item stands among the scored columns

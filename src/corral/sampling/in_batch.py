@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from corral.data.whole_batch import gathered
 from corral.sampling.catalogue import Catalogue
 from corral.sampling.sampler import Sample
 
@@ -56,7 +57,7 @@ class InBatchSampler(nn.Module):
     @torch.no_grad()
     def observe(self, items: Tensor) -> None:
         """Takes the clicked items [...] of a batch, in their order; rows outside the catalogue do not count."""
-        positions = self.catalogue.positions(items.flatten())
+        positions = self.catalogue.positions(gathered(items.flatten()))
         positions = positions[positions >= 0][-self.window :]
         slots = (self.seen + torch.arange(len(positions), device=positions.device)) % self.window
         forgotten = self.events[slots][slots < self.seen]

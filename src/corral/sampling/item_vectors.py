@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from corral.data.whole_batch import gathered
 from corral.sampling.catalogue import Catalogue
 
 
@@ -31,11 +32,12 @@ class ItemVectors(nn.Module):
 
     @torch.no_grad()
     def refresh(self, item_vectors: Tensor) -> None:
-        """Copies item vectors [M, D].
+        """Copies item vectors [M, D]; of several processes each gives its part of the catalogue's.
 
         Raises:
             ValueError: vectors of another shape, or not finite.
         """
+        item_vectors = gathered(item_vectors)
         self.catalogue.check_vectors(item_vectors, self.size)
         self.vectors.copy_(item_vectors)
         self.refreshed.fill_(True)

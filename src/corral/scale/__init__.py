@@ -15,10 +15,13 @@ A training on several processes computes what one process computes:
    worker (its chunks are W times as long), never the item vectors of another one.
 6. MIDX codebooks are built where the item vectors are, by k-means over sums (``sharded_quantization``); codes, 8
    bytes an item, are then everybody's. A small catalogue is shown to all.
-7. Validation and the end of a run gather whole tables (a served model fits on one machine); workers take turns at the
+7. What is derived from the weights of all users or items, RAR's keys, codes and neighbours at a refresh, vectors and
+   lists of an index, is made in shares, which are gathered (``data.whole_batch.by_shares``); what a step needs of other
+   shares, sums and rows, has its gradient (``summed``, ``gathered``).
+8. Validation and the end of a run gather whole tables (a served model fits on one machine); workers take turns at the
    batches of the funnel and hand each other what both stages said (``evaluation.turns``): the same numbers, exactly.
-8. Checkpoints are torch.distributed.checkpoint over safetensors: any number of workers reads them. The two latest stay;
+9. Checkpoints are torch.distributed.checkpoint over safetensors: any number of workers reads them. The two latest stay;
    a damaged one is passed over. A worker that dies ends the others; torch elastic starts all again from the last one.
-9. World size is not in any result: to rounding (sums in another order) in training, exactly in evaluation. What would
+10. World size is not in any result: to rounding (sums in another order) in training, exactly in evaluation. What would
    not be is refused by name (``cli``): it never runs with another meaning.
 """

@@ -25,33 +25,33 @@ _ADDRESS, _NAME = "127.0.0.1", "corral-loopback"
 
 
 class _Loopback(RendezvousHandler):
-    """One machine meets itself. Torch's own rendezvous listen on every interface; this store on 127.0.0.1 alone."""
+    """One machine meets itself. Torch's own rendezvous listen on every interface; these stores on 127.0.0.1 alone."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
-        listening = socket.create_server((_ADDRESS, 0))
-        self._port = listening.getsockname()[1]
-        self._store = dist.TCPStore(
-            _ADDRESS,
-            self._port,
-            None,
-            True,
-            timedelta(minutes=10),
-            wait_for_workers=False,
-            master_listen_fd=listening.detach(),
-        )
 
     def get_backend(self) -> str:
         return _NAME
 
     @property
     def use_agent_store(self) -> bool:
-        """The workers meet at the agent's store: it outlives a restart."""
+        """The workers meet at the agent's store."""
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        where = RendezvousStoreInfo(_ADDRESS, self._port)
-        return RendezvousInfo(dist.PrefixStore(self._run_id, self._store), 0, 1, where)
+        """A new store for each start: in the last one's the dead still say where they listen."""
+        listening = socket.create_server((_ADDRESS, 0))
+        port = listening.getsockname()[1]
+        store = dist.TCPStore(
+            _ADDRESS,
+            port,
+            None,
+            True,
+            timedelta(minutes=10),
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+        )
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(_ADDRESS, port))
 
     def is_closed(self) -> bool:
         return False

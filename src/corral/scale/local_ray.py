@@ -11,8 +11,13 @@ from contextlib import contextmanager
 # To be "0" before Ray is loaded: it then listens on the loopback address alone. Else it takes the machine's own,
 # whatever address it is told.
 _CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-# Nothing is reported; and Serve's proxy may take its time to start where the machine is busy.
-_DEFAULTS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+# Nothing is reported; Serve's proxy may take its time to start where the machine is busy; and workers do not come
+# last (15, Ray's own choice), which is for ever there.
+_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_worker_niceness": "0",
+}
 # Of ids and lists; events do not pass through it. Ray Data keeps room for several blocks a task, and waits for ever
 # where the store is smaller: hence small blocks.
 _STORE_BYTES, _BLOCK_BYTES = 1 << 30, 8 << 20

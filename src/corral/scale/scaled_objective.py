@@ -35,8 +35,9 @@ class ScaledObjective(nn.Module):
         return {name: part + (value - part.detach()).to(part.dtype) for (name, part), value in values}
 
     def refresh(self) -> None:
-        """As the objective."""
-        cast(Objective, self.objective).refresh()
+        """As the objective; what it makes of all users or items, each worker makes of a share of them."""
+        with in_shares(self._workers):
+            cast(Objective, self.objective).refresh()
 
     def generators(self) -> Mapping[str, torch.Generator]:
         """The objective's, in the same state on every worker."""

@@ -108,10 +108,8 @@ class ShardedCheckpoints:
         if self._workers.first:
             temporary.mkdir()
         self._workers.wait()
-        whole = {
-            name: self._placed(value.detach(), rows[name]) if name in rows else value.detach()
-            for name, value in tensors.items()
-        }
+        apart = _apart(tensors)
+        whole = {name: self._placed(own, rows[name]) if name in rows else own for name, own in apart.items()}
         try:
             distributed_checkpoint.save(
                 whole, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True)
@@ -168,6 +166,15 @@ class ShardedCheckpoints:
                 os.rename(path, self._directory / f"damaged-{name}")
         sound = self._workers.numbers(sound)[0]
         return self._directory / f"{kind}-{sound:06d}" if sound >= 0 else None
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, copies of those that share the memory of one before: safetensors refuses it."""
+    found, seen = {}, set()
+    for name, value in tensors.items():
+        found[name] = value.detach().clone() if value.data_ptr() in seen else value.detach()
+        seen.add(value.data_ptr())
+    return found
 
 
 def _table_rows(objective: nn.Module) -> dict[str, int]:

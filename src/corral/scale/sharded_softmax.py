@@ -30,7 +30,9 @@ class _ShardedSoftmax(torch.autograd.Function):
         smoothing: float,
         items: int,
         dtype: torch.dtype,
+        weight: Tensor | None,
     ) -> Tensor:
+        weights = None if weight is None else torch.cat(workers.gather(weight))
         every, wanted = workers.gather(queries), torch.cat(workers.gather(position))
         if bool((wanted < 0).any()):
             raise ValueError("a clicked item is not in the catalogue")
@@ -53,13 +55,18 @@ class _ShardedSoftmax(torch.autograd.Function):
             losses[start : start + chunk] = log_mass - (1 - smoothing) * of_right - smoothing / items * of_all
             grad = (logits - log_mass[:, None].to(logits.dtype)).exp_() - smoothing / items
             grad[here, right[here]] += smoothing - 1.0
+            if weights is not None:
+                losses[start : start + chunk] *= weights[start : start + chunk]
+                grad *= weights[start : start + chunk, None]
             low_grad = grad.to(dtype)
             query_grad[start : start + chunk] = low_grad @ low_items
             item_grad += low_grad.T @ part
         size = workers.size
         back = workers.exchange(query_grad, counts, [counts[workers.rank]] * size)
         mine = slice(sum(counts[: workers.rank]), sum(counts[: workers.rank + 1]))
-        scale = 1.0 / max(len(all_queries), 1)
+        scale: Tensor | float = 1.0 / max(len(all_queries), 1)
+        if weights is not None:  # of all queries, here already
+            scale = 1.0 / weights.sum(dtype=torch.float64).clamp(min=torch.finfo(weights.dtype).tiny)
         ctx.save_for_backward(back.view(size, *queries.shape).sum(0).mul_(scale), item_grad.mul_(scale))
         return (losses[mine].sum() * scale).to(queries.dtype)
 
@@ -67,7 +74,7 @@ class _ShardedSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query_grad, item_grad = ctx.saved_tensors
-        return query_grad * grads[0], item_grad * grads[0], *(None,) * 6
+        return query_grad * grads[0], item_grad * grads[0], *(None,) * 7
 
 
 class ShardedSoftmax(nn.Module):
@@ -99,8 +106,7 @@ class ShardedSoftmax(nn.Module):
         self.register_buffer("position", position, persistent=False)
 
     def forward(self, retriever: Retriever, queries: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """See ``ItemSoftmax``; without weights, which are refused before."""
-        assert weight is None
+        """See ``ItemSoftmax``."""
         vectors, device = retriever.encode_items(self.items), queries.device.type
         exact = torch.float64 if queries.dtype == torch.float64 else torch.float32
         return cast(
@@ -114,6 +120,7 @@ class ShardedSoftmax(nn.Module):
                 self.label_smoothing,
                 self.size,
                 torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else exact,
+                weight,
             ),
         )
 

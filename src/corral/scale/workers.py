@@ -7,10 +7,42 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of all workers' tensors: each has its part in all of their losses."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, workers: Workers) -> Tensor:
+        ctx.workers = workers
+        return workers.sum(part.clone())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.workers.sum(grads[0].clone(memory_format=torch.contiguous_format)), None
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all workers; the gradients of a worker's rows are added up over all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, workers: Workers) -> Tensor:
+        parts = workers.gather(rows.to(workers.device))
+        first = sum(len(part) for part in parts[: workers.rank])
+        ctx.workers, ctx.own = workers, slice(first, first + len(rows))
+        return torch.cat(parts).to(rows.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.workers.sum(grads[0].clone(memory_format=torch.contiguous_format))[ctx.own], None
 
 
 class Workers:
@@ -56,6 +88,10 @@ class Workers:
         """The largest of them."""
         return max(self.numbers(number))
 
+    def before(self, number: int) -> int:
+        """The sum of the numbers of the workers before this one."""
+        return sum(self.numbers(number)[: self.rank])
+
     def numbers(self, *own: int) -> list[int]:
         """Every worker's numbers, as many from each, one worker after the other."""
         return torch.cat(self._gather_equal(torch.tensor(own, device=self.device))).tolist()
@@ -74,6 +110,14 @@ class Workers:
         padded[: len(tensor)] = tensor
         parts = self._gather_equal(padded)
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def summed(self, part: Tensor) -> Tensor:
+        """See ``OtherShares``."""
+        return cast(Tensor, _Sum.apply(part, self))
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """See ``OtherShares``."""
+        return cast(Tensor, _Gather.apply(rows, self))
 
     def exchange(self, tensor: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """All-to-all: the first ``sent[0]`` rows go to worker 0, and so on; rows in the order of their senders.
@@ -123,8 +167,13 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
 
 
+def keep_to_loopback() -> None:
+    """Before the workers meet: gloo takes the loopback interface, unless GLOO_SOCKET_IFNAME says otherwise."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if os.path.exists("/sys/class/net/lo") else "lo0")
+
+
 @contextmanager
-def joined_workers(device: torch.device | str, *, timeout_seconds: float = 1800.0) -> Iterator[Workers]:
+def joined_workers(device: torch.device | str, *, timeout_seconds: float) -> Iterator[Workers]:
     """The workers that torchrun's environment names, this process among them.
 
     On CUDA they talk by nccl, each on the device of its local rank; else by gloo, on the loopback interface where all
@@ -135,7 +184,7 @@ def joined_workers(device: torch.device | str, *, timeout_seconds: float = 1800.
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if os.path.exists("/sys/class/net/lo") else "lo0")
+        keep_to_loopback()
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     try:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corral.data.whole_batch import by_shares
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ItemIndex
 from corral.retrieval.index_rule import IndexRule
@@ -15,14 +16,21 @@ from corral.serving.user_vectors import user_vectors, users_with_history
 
 # Users whose lists tell what an approximate index finds.
 MEASURED_USERS = 256
+# Items encoded at a time: whole blocks, so that the bits do not depend on who encodes them.
+_ROWS = 8_192
 
 
 @torch.no_grad()
 def item_vectors(retriever: Retriever, rows: Tensor, device: torch.device) -> Tensor:
-    """The vectors of item rows [M], on the CPU: [M, D]."""
+    """The vectors of item rows [M], on the CPU: [M, D]; of several processes each encodes some of the blocks."""
+    blocks = rows.split(_ROWS)
+
+    def encoded(own: Tensor) -> Tensor:
+        chosen = [blocks[number] for number in own.tolist()] or [rows[:0]]
+        return torch.cat([retriever.encode_items(block.to(device)).float().cpu() for block in chosen])
+
     with evaluation_mode(retriever):
-        vectors = [retriever.encode_items(part.to(device)).float().cpu() for part in rows.split(8_192)]
-    return torch.cat(vectors or [torch.empty(0, 1)])
+        return by_shares(torch.arange(len(blocks)), encoded) if len(rows) else torch.empty(0, 1)
 
 
 def served_index(

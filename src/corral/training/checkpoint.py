@@ -17,6 +17,10 @@ from torch import Tensor
 FORMAT_VERSION = 1
 
 
+class DamagedFileError(ValueError):
+    """A file is not as it was written."""
+
+
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
     """CRC-32 of all names and contents."""
     crc = 0
@@ -26,7 +30,11 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Writes tensors and JSON-able facts to a temporary name, then renames it onto ``path``."""
+    """Writes tensors and JSON-able facts to a temporary name, then renames it onto ``path``.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     # safetensors refuses shared memory; clones are cheap beside training.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -36,6 +44,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: could not be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -44,7 +54,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and facts of a file written by :func:`save_tensors`.
 
     Raises:
-        ValueError: the file is damaged, or of a newer format.
+        DamagedFileError: it is not as it was written.
+        ValueError: it is of a newer format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -54,11 +65,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 damaged = facts.pop("checksum", None) not in (None, _checksum(tensors))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged or not a corral checkpoint ({error}); delete it and train again") from error
+        message = f"{path}: damaged or not a corral checkpoint ({error}); delete it and train again"
+        raise DamagedFileError(message) from error
     if version > FORMAT_VERSION:
         raise ValueError(f"{path}: format version {version}, this corral reads up to {FORMAT_VERSION}: update corral")
     if damaged:
-        raise ValueError(f"{path}: damaged (wrong checksum); delete it and train again")
+        raise DamagedFileError(f"{path}: damaged (wrong checksum); delete it and train again")
     return tensors, facts
 
 

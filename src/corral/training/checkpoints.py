@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +12,23 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-from corral.training.checkpoint import load_tensors, random_state, save_tensors, set_random_state
+from corral.training.checkpoint import DamagedFileError, load_tensors, random_state, save_tensors, set_random_state
 from corral.training.fit_state import FitState
 from corral.training.objective import Objective
 from corral.training.optimizers import RowWiseAdam
 
 _LAST, _BEST, _LOG = "checkpoint.safetensors", "best.safetensors", "log.jsonl"
+_PREVIOUS, _NEXT = "checkpoint.previous.safetensors", "checkpoint.next.safetensors"
 
 
 class Checkpoints(Protocol):
     """Where a training is kept."""
 
     def resume(self, objective: nn.Module, optimizer: RowWiseAdam) -> FitState | None:
-        """Takes the last state back, the random generators' too; None where there is none.
+        """Takes the last state back that is not damaged, the random generators' too; None where there is none.
 
         Raises:
-            ValueError: it is damaged, or of another model.
+            ValueError: it is of another model, or all are damaged.
         """
         ...
 
@@ -55,7 +57,7 @@ def write_log(path: Path, records: list[dict[str, float]]) -> None:
 
 
 class FileCheckpoints:
-    """``checkpoint.safetensors``, ``best.safetensors`` and ``log.jsonl`` in a directory.
+    """``checkpoint.safetensors`` and the one before it, ``best.safetensors`` and ``log.jsonl`` in a directory.
 
     Args:
         directory: made if it is not there.
@@ -64,24 +66,31 @@ class FileCheckpoints:
 
     def __init__(self, directory: Path, *, seconds: float = 60.0) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        for name in (_LAST, _BEST, _LOG):  # left behind by a process that was killed while it wrote
-            for stale in directory.glob(f"{name}.tmp-*"):
+        # Left behind by a process that was killed while it wrote; safetensors writes to .tmp* first.
+        for pattern in (_NEXT, *(f"{name}.tmp-*" for name in (_LAST, _NEXT, _BEST, _LOG)), ".tmp*"):
+            for stale in directory.glob(pattern):
                 stale.unlink()
-        for stale in directory.glob(".tmp*"):  # safetensors writes to such a name first
-            stale.unlink()
         self._directory, self._seconds, self._saved_at = directory, seconds, time.monotonic()
 
     def resume(self, objective: nn.Module, optimizer: RowWiseAdam) -> FitState | None:
         """See ``Checkpoints``."""
-        path = self._directory / _LAST
-        if not path.exists():
-            return None
-        tensors, facts = load_tensors(path)
-        load_training(path, tensors, objective, optimizer)
-        state = FitState(**facts["state"])
-        # The process may have been killed between checkpoint and log.
-        write_log(self._directory / _LOG, state.records)
-        return state
+        there = [path for path in (self._directory / _LAST, self._directory / _PREVIOUS) if path.exists()]
+        for path in there:
+            try:
+                tensors, facts = load_tensors(path)
+            except DamagedFileError:
+                if path == there[-1]:
+                    raise
+                aside = path.with_name(f"damaged-{path.name}")
+                print(f"corral: {path}: damaged; set aside as {aside.name}, the one before is taken", file=sys.stderr)
+                os.replace(path, aside)
+                continue
+            load_training(path, tensors, objective, optimizer)
+            state = FitState(**facts["state"])
+            # The process may have been killed between checkpoint and log.
+            write_log(self._directory / _LOG, state.records)
+            return state
+        return None
 
     def due(self) -> bool:
         """See ``Checkpoints``."""
@@ -89,7 +98,11 @@ class FileCheckpoints:
 
     def save(self, objective: nn.Module, optimizer: RowWiseAdam, state: FitState) -> None:
         """See ``Checkpoints``; with the log, where an epoch has ended."""
-        save_tensors(self._directory / _LAST, training_tensors(objective, optimizer), {"state": state.__dict__})
+        last, new = self._directory / _LAST, self._directory / _NEXT
+        save_tensors(new, training_tensors(objective, optimizer), {"state": state.__dict__})
+        if last.exists():
+            os.replace(last, self._directory / _PREVIOUS)
+        os.replace(new, last)
         self._saved_at = time.monotonic()
         if state.records and state.batch == 0:
             write_log(self._directory / _LOG, state.records)

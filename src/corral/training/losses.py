@@ -14,21 +14,31 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from corral.data.whole_batch import total
+from corral.data.whole_batch import gathered, placed, summed, total
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """In float32, or in float64 where they are: no loss is computed in less."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def weighted_mean(losses: Tensor, weight: Tensor | None = None) -> Tensor:
     """The mean of losses [P] under weights [P], None: all alike; 0 where there is nothing."""
     if weight is None:
         return losses.sum() / max(total(len(losses)), 1)
-    return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return (losses * weight).sum() / total_weight(weight).to(losses.dtype)
+
+
+def total_weight(weight: Tensor) -> Tensor:
+    """The sum of the weights [P] of the whole batch, a scalar above 0, float64."""
+    return summed(weight.sum(dtype=torch.float64)).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def click_loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Log loss of logits [P] on labels [P] in [0, 1]."""
-    if weight is None:
-        return functional.binary_cross_entropy_with_logits(logits, label)
-    return weighted_mean(functional.binary_cross_entropy_with_logits(logits, label, reduction="none"), weight)
+    logits = full_precision(logits)
+    losses = functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none")
+    return weighted_mean(losses, weight)
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -56,7 +66,7 @@ class _FullSoftmax(torch.autograd.Function):
         query_grad, item_grad = torch.empty_like(queries), torch.zeros_like(item_vectors)
         scale: Tensor | float = 1.0 / max(len(queries), 1)
         if weight is not None:
-            scale = 1.0 / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+            scale = 1.0 / total_weight(weight)
         for start in range(0, len(queries), chunk):
             part, right = low_queries[start : start + chunk], target[start : start + chunk, None]
             logits = (part @ low_items.T).to(exact)
@@ -169,13 +179,16 @@ def in_batch_softmax(
         log_share: log of each clicked item's share of train events [P].
         weight: of each example as a positive [P]; as a negative of others it counts as often as it is there.
 
+    Where this process holds a share of the batch, the other shares' items are gathered: P x all of them.
+
     Returns:
         Scalar, mean over P; 0 for P = 0.
     """
-    logits = queries @ positives.T - log_share
-    same = item[:, None] == item[None, :]
-    same.fill_diagonal_(False)
-    losses = logits.masked_fill(same, -torch.inf).logsumexp(1) - logits.diagonal()
+    own = placed(len(queries))[1]
+    logits = queries @ gathered(full_precision(positives)).T - gathered(log_share)
+    same = item[:, None] == gathered(item)
+    same[:, own].fill_diagonal_(False)
+    losses = logits.masked_fill(same, -torch.inf).logsumexp(1) - logits[:, own].diagonal()
     return weighted_mean(losses, weight)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from corral.data import parquet_interactions, prepare_tasks
 from corral.data.dataset import Dataset
 from corral.data.dataset_prepare import prepare_dataset
-from corral.data.event_spill import user_ranges
+from corral.data.event_spill import EventSpill, SpillWriter, user_ranges
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.parquet_interactions import ParquetInteractions, parquet_files
 from corral.data.readers import tabular
@@ -170,6 +171,23 @@ BAD = log(90).with_columns(
     when=pl.when(pl.int_range(90) == 70).then(-1).otherwise(pl.col("when")),
     who=pl.when(pl.int_range(90) == 85).then(None).otherwise(pl.col("who")),
 )
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+def test_more_ranges_than_files_may_be_open(tmp_path: Path) -> None:
+    spill = EventSpill(tmp_path, "events", tuple(range(201)), 1, ())
+    records = np.zeros(400, spill.dtype)
+    records["user"], records["time"] = np.tile(np.arange(200), 2), np.arange(400)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 50, allowed[1]))
+    try:
+        for _ in range(2):  # what a first attempt wrote does not count
+            writer = SpillWriter(spill, 0)
+            writer.add(records[:200])
+            writer.add(records[200:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    assert [spill.read(place)["time"].tolist() for place in range(200)] == [[at, at + 200] for at in range(200)]
 
 
 def test_bad_rows_are_named_by_file_and_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,5 +21,6 @@ def answers(address: str) -> bool:
 attempt, rank = given["TORCHELASTIC_RESTART_COUNT"], given["RANK"]
 words = (given["WORLD_SIZE"], given["MASTER_ADDR"], answers("127.0.0.1"), answers("127.0.0.2"))
 (folder / f"{attempt}-{rank}").write_text(" ".join(map(str, words)))
+(folder / f"port-{attempt}").write_text(given["MASTER_PORT"])
 if attempt == "0" and rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)

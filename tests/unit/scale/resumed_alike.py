@@ -1,6 +1,6 @@
 """A training that loses workers, checkpoints and disk, and changes its number of workers; run by test_faults.py.
 
-``python resumed_alike.py FOLDER`` trains CoRR once without interruption (FOLDER/whole, one worker) and once by ``PLAN``
+``python resumed_alike.py FOLDER`` trains CoRR with RAR once undisturbed (FOLDER/whole, one worker) and once by ``PLAN``
 (FOLDER/broken), and writes what it finds to FOLDER/found.json.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint
 from forked_workers import alone, in_workers
-from trained_alike import corr
+from recipe_systems import RECIPE_SYSTEMS
 
 from corral.data.dataset import Dataset
 from corral.data.synthetic import markov_world
@@ -54,7 +54,7 @@ class EveryOther(ShardedCheckpoints):
 def train(folder: Path, run: str, workers: Workers, end: str = "", steps: int = 0) -> None:
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(5)
-    inner, loader = corr(folder, workers)
+    inner, loader = RECIPE_SYSTEMS["corr-rar"](folder, workers)
     objective = ScaledObjective(inner, workers)
     optimizer = ShardedAdam(objective, workers, learning_rate=0.02)
     last, done = workers.rank == workers.size - 1, 0

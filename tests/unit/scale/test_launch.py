@@ -32,6 +32,8 @@ def test_all_start_again_where_one_dies(tmp_path: Path) -> None:
     assert {"0-1", "1-0", "1-1"} <= set(found)
     # Any address of this machine but 127.0.0.1 stands for every other one.
     assert {found["1-0"], found["1-1"]} == {"2 127.0.0.1 True False"}
+    # Where they met before, the dead have left their addresses.
+    assert found["port-0"] != found["port-1"]
 
 
 @pytest.mark.slow

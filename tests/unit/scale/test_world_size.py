@@ -11,8 +11,30 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("trained_alike.py")
-QUICK = ("full-softmax", "sampled-softmax", "gru", "corr")
-SYSTEMS = (*QUICK, "two-tower", "corr-events")
+QUICK = ("full-softmax", "sampled-softmax", "gru", "corr", "corr-rar", "rar")
+SYSTEMS = (
+    *QUICK,
+    "two-tower",
+    "corr-events",
+    "corr-rar-recalled",
+    "rar-own",
+    "clicks",
+    "corr-weighted",
+    "corr-weighted-full",
+    "in-batch",
+    "corr-in-batch",
+    "corr-softmax",
+    "corr-top-k",
+    "corr-top-k-random",
+    "corr-shared-table",
+    "icc",
+    "lcron",
+    "rankflow",
+)
+CTR_MODELS = (
+    *("lr", "fm", "deepfm", "dcnv2", "autoint", "fibinet", "xdeepfm", "masknet", "finalmlp"),
+    *("din", "dien", "bst", "eta", "sdim"),
+)
 LARGE = "corr-large"  # another k-means than an ordinary process's
 
 
@@ -36,6 +58,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("many"), (*SYSTEMS, LARGE), 1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def ctr_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("ctr"), tuple(f"ctr-{name}" for name in CTR_MODELS), 2)
 
 
 def read(folder: Path, system: str, workers: int) -> dict[str, Any]:
@@ -84,3 +111,9 @@ def test_any_number_as_one_process(many: Path, system: str) -> None:
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_any_number_of_workers(many: Path, system: str, workers: int) -> None:
     assert_alike(read(many, system, 1), read(many, system, workers), 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CTR_MODELS)
+def test_every_ctr_model(ctr_models: Path, name: str) -> None:
+    assert_alike(read(ctr_models, f"ctr-{name}", 0), read(ctr_models, f"ctr-{name}", 2), 1e-10)

@@ -10,11 +10,14 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from forked_workers import alone, in_workers
+from recipe_systems import RECIPE_SYSTEMS, judged
 from torch import Tensor, nn
 
 from corral.corr.multi_index_sampler import MultiIndexSampler
@@ -178,6 +181,7 @@ SYSTEMS: dict[str, Callable[[Path, Workers | None], tuple[nn.Module, Any]]] = {
     "corr": corr,
     "corr-large": corr_large,
     "corr-events": corr_events,
+    **RECIPE_SYSTEMS,
 }
 
 
@@ -244,6 +248,7 @@ def judge(folder: Path, workers: Workers | None) -> None:
         found = evaluate(asked, channel, ranker=ranker, num_candidates=5, batch_size=7, item_counts=counts)
     size = 0 if workers is None else workers.size
     written = {
+        "recipe": judged(folder, workers),
         "queries": len(asked),
         "events": found.queries["event"].tolist(),
         "metrics": found.metrics,
@@ -262,7 +267,12 @@ def main() -> None:
     folder, names, sizes = Path(sys.argv[1]), sys.argv[2].split(","), [int(word) for word in sys.argv[3:]]
 
     def write() -> None:
-        Dataset.write(folder / "markov", markov_world(35, 12, length=15).interactions)
+        interactions = markov_world(35, 12, length=15).interactions
+        Dataset.write(folder / "markov", interactions)
+        counted = interactions.events.with_columns(
+            (1.5 + pl.col("user_id").cast(pl.Int64) % 3).cast(pl.Float32).alias("weight")
+        )
+        Dataset.write(folder / "weighted", replace(interactions, events=counted, event_weights={}))
         Dataset.write(folder / "checkerboard", checkerboard_world(31, 13, length=9).interactions)
 
     def everything(workers: Workers | None) -> None:

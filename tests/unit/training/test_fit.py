@@ -55,7 +55,7 @@ def test_killed_training_ends_the_same(name: str, tmp_path: Path) -> None:
     assert final[0][1] == final[1][1]
     assert all(torch.equal(value, final[1][0][key]) for key, value in final[0][0].items())
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
-    names = {"checkpoint.safetensors", "best.safetensors", "log.jsonl"}
+    names = {"checkpoint.safetensors", "checkpoint.previous.safetensors", "best.safetensors", "log.jsonl"}
     assert {file.name for file in (tmp_path / "killed").iterdir()} == names, "nothing half-written is left"
 
 
@@ -294,15 +294,47 @@ def test_a_loss_that_is_not_finite(value: float, tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("weights."))
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, resumed = Toy(), Toy()
+    run(whole, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(Toy(), tmp_path / "damaged", stop_after=8)
+    truncate(tmp_path / "damaged" / "checkpoint.safetensors")
+    run(resumed, tmp_path / "damaged")
+    assert "checkpoint.safetensors: damaged; set aside as damaged-checkpoint.safetensors" in capsys.readouterr().err
+    assert weights(resumed) == weights(whole)
+    assert log_of(tmp_path / "damaged") == log_of(tmp_path / "whole")
+    there = {path.name for path in (tmp_path / "damaged").iterdir()}
+    assert there == {path.name for path in (tmp_path / "whole").iterdir()} | {"damaged-checkpoint.safetensors"}
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    whole, resumed = Toy(), Toy()
+    run(whole, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(Toy(), tmp_path / "killed", stop_after=8)
+    folder = tmp_path / "killed"
+    (folder / "checkpoint.safetensors").rename(folder / "checkpoint.previous.safetensors")
+    (folder / "checkpoint.next.safetensors").write_bytes(b"not read")
+    run(resumed, folder)
+    assert weights(resumed) == weights(whole)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+
+
 @pytest.mark.parametrize("damage", ["truncated", "newer"])
-def test_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
+def test_no_other_checkpoint_is_taken(damage: str, tmp_path: Path) -> None:
+    """All damaged, or one that this version cannot know."""
     run(Toy(), tmp_path)
     path = tmp_path / "checkpoint.safetensors"
-    content = path.read_bytes()
     if damage == "truncated":
-        path.write_bytes(content[:-10])
+        truncate(path)
+        truncate(tmp_path / "checkpoint.previous.safetensors")
     else:
-        path.write_bytes(content.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
+        path.write_bytes(path.read_bytes().replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
     message = "damaged or not a corral checkpoint" if damage == "truncated" else "format version 9"
     with pytest.raises(ValueError, match=message):
         run(Toy(), tmp_path)

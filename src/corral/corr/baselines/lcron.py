@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from corral.corr.stages import Stages
 from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
+from corral.data.whole_batch import total
 from corral.sampling.sampler import Sampler
 
 
@@ -104,7 +105,7 @@ def lcron_losses(
     valid = torch.cat([torch.ones_like(hit[:, :1]), ~hit], 1)
     retriever = log_top_mass(scores, valid, k=k_retriever, temperature=temperature)
     ranker = log_top_mass(logits, valid, k=k_ranker, temperature=temperature)
-    count = max(len(scores), 1)
+    count = max(total(len(scores)), 1)
     stages = -retriever[:, 0].sum() / count, -ranker[:, 0].sum() / count
     survival = stages[0] + stages[1]
     if rejection:
@@ -167,5 +168,7 @@ class LcronObjective(StagesObjective):
             temperature=self.temperature * (1 + self.num_negatives),
             rejection=self.rejection,
         )
-        weighted = (torch.exp(-self.log_variances) * torch.stack([retriever, ranker]) + self.log_variances).sum()
+        # Of a share of a batch, its part of the penalty.
+        penalty = self.log_variances * (len(drawn.scores) / max(total(len(drawn.scores)), 1))
+        weighted = (torch.exp(-self.log_variances) * torch.stack([retriever, ranker]) + penalty).sum()
         return {"total": survival + weighted, "survival": survival, "retriever": retriever, "ranker": ranker}

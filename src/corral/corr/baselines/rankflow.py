@@ -16,6 +16,7 @@ from torch.nn import functional
 from corral.corr.stages import Encoded, Stages
 from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
+from corral.data.whole_batch import gathered, total
 from corral.sampling.sampler import Sampler
 from corral.training.losses import sampled_softmax
 
@@ -33,7 +34,7 @@ def tutor_loss(scores: Tensor, logits: Tensor, *, a: float, best: int) -> Tensor
         Scalar, mean over P (the squares: over P and T); 0 for P = 0.
     """
     tutor = logits.detach()
-    count = max(len(scores), 1)
+    count = max(total(len(scores)), 1)
     squares = (scores - tutor).square().mean(1).sum() / count
     top = torch.zeros_like(tutor).scatter_(1, tutor.topk(best, dim=1).indices, 1.0)
     gap = (scores * top).sum(1) / best - (scores * (1 - top)).sum(1) / (scores.shape[1] - best)
@@ -86,8 +87,6 @@ class RankFlowObjective(StagesObjective):
         seed: int = 0,
     ) -> None:
         super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
-        if num_candidates > len(stages.catalogue):
-            raise ValueError(f"num_candidates is {num_candidates}, the catalogue has {len(stages.catalogue)} items")
         if not 1 <= best < num_candidates:
             raise ValueError(f"best must be in 1..{num_candidates - 1} (num_candidates - 1), got {best}")
         if not 0 <= a <= 1:
@@ -103,7 +102,14 @@ class RankFlowObjective(StagesObjective):
         return refreshes > 0 and refreshes % 2 == 0
 
     def refresh(self) -> None:
-        """Gives the sampler the current item vectors and goes on to the other kind of epoch."""
+        """Gives the sampler the current item vectors and goes on to the other kind of epoch.
+
+        Raises:
+            ValueError: there are fewer items than ``num_candidates``.
+        """
+        items = total(len(self.stages.catalogue))
+        if self.num_candidates > items:
+            raise ValueError(f"num_candidates is {self.num_candidates}, the catalogue has {items} items")
         super().refresh()
         self.refreshes += 1
 
@@ -111,9 +117,9 @@ class RankFlowObjective(StagesObjective):
         """The loss of a batch: "retriever" and "ranker", or "tutor"."""
         encoded = self.stages.encode(batch)
         with torch.no_grad():
-            best = top_items(
-                encoded.queries.detach(), self.stages.item_vectors(), self.stages.catalogue, self.num_candidates
-            )
+            # A process that has a part of the catalogue is shown the others'.
+            vectors, catalogue = gathered(self.stages.item_vectors()), gathered(self.stages.catalogue)
+            best = top_items(encoded.queries.detach().float(), vectors, catalogue, self.num_candidates)
         if self.tutoring:
             loss = self._tutor(encoded, best)
             return {"total": loss, "tutor": loss}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from corral.data.whole_batch import is_share, summed, total
+
 
 class QueryDropout(nn.Module):
     """Dropout with one mask per query, shared by its items.
@@ -34,13 +36,14 @@ class QueryDropout(nn.Module):
 
 
 class CandidateBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over all B * N rows. A single row has no variance: it takes the running
-    statistics."""
+    """Batch normalisation over all B * N rows, of the whole batch where this process holds a share of it. A single
+    row has no variance: it takes the running statistics."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, N, H] -> [B, N, H]."""
         rows = input.flatten(0, 1)
-        if self.training and rows.shape[0] == 1:
+        number = total(len(rows)) if self.training else 0
+        if number == 1:
             rows = functional.batch_norm(
                 rows,
                 self.running_mean,
@@ -50,9 +53,27 @@ class CandidateBatchNorm(nn.BatchNorm1d):
                 training=False,
                 eps=self.eps,
             )
+        elif self.training and is_share():
+            rows = self._of_share(rows, number)
         else:
             rows = super().forward(rows)
         return rows.view_as(input)
+
+    def _of_share(self, rows: Tensor, number: int) -> Tensor:
+        """Rows [R, H] by mean and variance of all shares' rows, so many; the running statistics follow these."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        exact = rows.to(self.weight.dtype)
+        mean = summed(exact.sum(0)) / number
+        centred = exact - mean
+        variance = summed(centred.square().sum(0)) / number
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (number / (number - 1)), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        return (centred * (variance + self.eps).rsqrt() * self.weight + self.bias).to(rows.dtype)
 
 
 class SplitMlp(nn.Module):

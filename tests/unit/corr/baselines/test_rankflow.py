@@ -121,7 +121,7 @@ def test_the_tutor_speaks_without_dropout(stages: Stages, batch: Batch) -> None:
 @pytest.mark.parametrize("wrong", [{"num_candidates": 11}, {"best": 0}, {"best": 5}, {"a": 1.5}])
 def test_wrong_settings_are_refused(stages: Stages, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        rankflow(stages, **wrong)
+        rankflow(stages, **wrong).refresh()
 
 
 def test_resuming_goes_on_with_the_same_kind_of_epoch(planted: Callable[..., Any], tmp_path: Path) -> None:
