@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from corral.data.batches import Query
 from corral.retrieval.retriever import Retriever
+
+
+@dataclass
+class _Remembered:
+    """A query and its vectors, held together: threads that encode at once never see each other's."""
+
+    query: Query
+    vectors: Tensor | None = None
 
 
 class EncodedOnce:
@@ -20,25 +29,25 @@ class EncodedOnce:
 
     def __init__(self, retriever: Retriever) -> None:
         self.retriever = retriever
-        self._query: Query | None = None
-        self._vectors: Tensor | None = None
+        self._remembered: _Remembered | None = None
 
     @contextmanager
     def remember(self, query: Query) -> Iterator[None]:
         """Until the block ends this very object is encoded once; no longer, for weights may change after."""
-        self._query = query
+        self._remembered = _Remembered(query)
         try:
             yield
         finally:
-            self._query = self._vectors = None
+            self._remembered = None
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D]."""
-        if query is not self._query:
+        remembered = self._remembered
+        if remembered is None or remembered.query is not query:
             return self.retriever.encode_queries(query)
-        if self._vectors is None:
-            self._vectors = self.retriever.encode_queries(query)
-        return self._vectors
+        if remembered.vectors is None:
+            remembered.vectors = self.retriever.encode_queries(query)
+        return remembered.vectors
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Item vectors [..., D]."""

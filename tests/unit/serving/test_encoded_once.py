@@ -50,3 +50,12 @@ def test_another_query_is_encoded_anew() -> None:
         assert once.encode_queries(one) is once.encode_queries(one)
         assert torch.equal(once.encode_queries(other), system.retriever.encode_queries(other))
     assert once.encode_queries(one) is not once.encode_queries(one)
+
+
+def test_requests_that_come_at_once_do_not_see_each_others_vectors() -> None:
+    system = small_system()
+    once, served = EncodedOnce(system.retriever.eval()), system.recommender()
+    one, other = served.query(["u03"]), served.query(["u05"])
+    with once.remember(one), once.remember(other):
+        for query in (one, other, one):
+            assert torch.equal(once.encode_queries(query), system.retriever.encode_queries(query))
