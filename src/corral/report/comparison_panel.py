@@ -142,7 +142,7 @@ def _differences(comparison: Comparison) -> list[Block]:
 
 
 def _settings(runs: Sequence[RunReport]) -> list[Block]:
-    flat = [{name: plain(value) for name, value in leaves(run.settings).items()} for run in runs]
+    flat = [{name: plain(value) for name, value in leaves(_used(run.settings)).items()} for run in runs]
     names = list(dict.fromkeys(name for each in flat for name in each))
     rows = [
         Row((name, *(each.get(name, NOTHING) for each in flat)))
@@ -153,3 +153,14 @@ def _settings(runs: Sequence[RunReport]) -> list[Block]:
         return [Paragraph("The runs have the same settings.", Mark.NOTE)]
     columns = ("setting", *(run.name for run in runs))
     return [Heading("Settings that differ"), Table("Settings that differ", columns, rows, frozenset(columns))]
+
+
+def _used(settings: Mapping[str, object]) -> dict[str, object]:
+    """Without trainings that did not take place: a joint one stands for those of the stages, but for a warm start."""
+    together = settings.get("together")
+    idle = set()
+    if together is not None or settings.get("ranker") is None:
+        idle.add("ranker_training")
+    if isinstance(together, Mapping) and not together.get("warm_start"):
+        idle.add("retriever_training")
+    return {name: value for name, value in settings.items() if name not in idle}

@@ -138,6 +138,21 @@ def test_runs_judged_by_other_rules_are_flagged_and_not_compared(full: RunReport
     assert not [table for table in tables(panel.blocks) if table.caption.startswith("Differences")]
 
 
+def test_trainings_that_did_not_take_place_are_no_difference(full: RunReport) -> None:
+    def joint(name: str, warm_start: bool, epochs: int) -> RunReport:
+        trainings = {"retriever_training": {"epochs": epochs}, "ranker_training": {"epochs": epochs}}
+        settings = {"ranker": {"kind": "din"}, **trainings, "together": {"warm_start": warm_start}}
+        return replace(full, name=name, settings=settings)
+
+    def differing(*runs: RunReport) -> list[str]:
+        return [row.cells[0] for table in tables(comparison_panel(runs).blocks)[-1:] for row in table.rows]
+
+    warm = [joint("one", True, 6), joint("two", True, 8)]
+    assert differing(*warm) == ["retriever_training.epochs"]
+    cold = [joint("one", False, 6), joint("two", False, 8)]
+    assert "The runs have the same settings." in words(comparison_panel(cold).blocks)
+
+
 def test_nested_settings_become_dotted_names() -> None:
     assert leaves({"a": {"b": {"c": 1}}, "d": None, "e": [1]}) == {"a.b.c": 1, "d": None, "e": [1]}
 
