@@ -79,18 +79,24 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def check_alike(two: dict[str, float], one: dict[str, float]) -> None:
+    """To rounding, but for the time; an event on the border of two bins of calibration may be counted in either."""
+    apart = {name: 0.0 for name in two if name == "seconds" or name.endswith("calibration_error")}
+    assert {**two, **apart} == pytest.approx({**one, **apart}, rel=1e-4)
+    for name in apart.keys() - {"seconds"}:
+        assert two[name] == pytest.approx(one[name], abs=0.01), name
+
+
 @pytest.mark.slow
 def test_the_same_run(runs: tuple[Path, Path]) -> None:
-    # An event on the border of two bins may be counted in either.
-    border = {"seconds": 0, "calibration_error": 0, "click/calibration_error": 0}
     logs = [sorted(run.glob("*/log.jsonl")) for run in runs]
     assert len(logs[0]) == len(logs[1]) > 0
     for pair in zip(*logs, strict=True):
         lines = [[json.loads(line) for line in log.read_text().splitlines()] for log in pair]
         for one, two in zip(*lines, strict=True):
-            assert {**two, **border} == pytest.approx({**one, **border}, rel=1e-4)
+            check_alike(two, one)
     (one,), (two,) = (sorted((run / "evaluation").rglob("*.json")) for run in runs)
-    assert {**read(two)["metrics"], **border} == pytest.approx({**read(one)["metrics"], **border}, rel=1e-4)
+    check_alike(read(two)["metrics"], read(one)["metrics"])
     assert read(two)["protocol"] == read(one)["protocol"]
     assert [read(run / "manifest.json")["workers"] for run in runs] == [1, 2]
 
