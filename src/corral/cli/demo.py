@@ -17,7 +17,7 @@ def demo(
 ) -> None:
     """Train both stages together on real purchases, judge them beside the same stages trained apart, recommend.
 
-    Takes five to eight minutes on a laptop and writes a report. The run trained apart lies beside the other one, as
+    Takes five to ten minutes on a laptop and writes a report. The run trained apart lies beside the other one, as
     RUN-independent. The data: 396,244 purchases of a gift shop (UCI Online Retail, CC BY 4.0).
     """
     import shutil
