@@ -29,7 +29,10 @@ DATASETS: dict[str, Data] = {
     "amazon-beauty-7core": Data(
         ("data.name=amazon-beauty", "data.min_user_events=7", "data.min_item_events=7", "data.iterate=true", LAST_TWO)
     ),
-    "ml-100k": Data(("data.name=ml-100k", "data.min_item_events=5", LAST_TWO)),
+    "ml-100k": Data(
+        ("data.name=ml-100k", "data.min_item_events=5", LAST_TWO),
+        training={"ranker_training": ("max_per_user=20",), "together": ("max_per_user=20",)},
+    ),
     "amazon-beauty": Data(
         ("data.name=amazon-beauty", LAST_TWO),
         training={"retriever_training": (*SLOW, "epochs=16"), "ranker_training": SLOW, "together": SLOW},

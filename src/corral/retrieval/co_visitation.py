@@ -12,6 +12,9 @@ Shape letters: B queries, R history items asked about, N items per query, E pair
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,9 @@ from corral.data.vocabulary import FIRST_ROW
 
 # Places in users' sequences looked at together.
 _PLACES = 1 << 14
+# A catalogue whose square has at most so many cells (64 MiB) is looked up in a full matrix: one read a pair in
+# place of a binary search, twenty times as fast.
+_CELLS = 1 << 24
 
 
 class CoVisitation(nn.Module):
@@ -45,6 +51,7 @@ class CoVisitation(nn.Module):
     offsets: Tensor
     own_keys: Tensor
     counts: Tensor
+    _matrix: Tensor | None = None
 
     def __init__(
         self,
@@ -131,8 +138,26 @@ class CoVisitation(nn.Module):
         wanted = earlier * self.num_items + later
         if not len(self.keys):
             return torch.zeros(wanted.shape, device=wanted.device)
+        if self.num_items**2 <= _CELLS:
+            return self._full_matrix()[wanted]
         at = torch.searchsorted(self.keys, wanted.contiguous()).clamp_(max=len(self.keys) - 1)
         return torch.where(self.keys[at] == wanted, self.weight[at], 0.0)
+
+    def _full_matrix(self) -> Tensor:
+        """w of all pairs [num_items ** 2], made when first asked for, from the pairs that are there now."""
+        if self._matrix is None:
+            matrix = torch.zeros(self.num_items**2, device=self.keys.device)
+            matrix[self.keys] = self.weight
+            self._matrix = matrix
+        return self._matrix
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CoVisitation:
+        self._matrix = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._matrix = None
+        super()._load_from_state_dict(*arguments)
 
     @torch.no_grad()
     def between(self, user: Tensor, history: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
 from corral.data.split import leave_last_two_out
 from corral.data.synthetic import markov_world
+from corral.retrieval import co_visitation
 from corral.retrieval.co_visitation import CoVisitation, count_pairs
 from corral.retrieval.co_visitation_channel import CoVisitationChannel
 
@@ -54,6 +55,13 @@ def without(some: list[np.ndarray], user: int, window: int) -> Weights:
             for pair, weight in by_hand(sequence, window).items():
                 total[pair] += weight
     return total
+
+
+@pytest.fixture(autouse=True, params=["full matrix", "binary search"])
+def _way_of_looking_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds for small catalogues, looked up in a full matrix, and for large ones."""
+    if request.param == "binary search":
+        monkeypatch.setattr(co_visitation, "_CELLS", 0)
 
 
 @pytest.mark.parametrize("window", [1, 3, 50])
@@ -153,8 +161,9 @@ def test_window_must_be_positive() -> None:
 def test_an_empty_table_takes_saved_buffers() -> None:
     full = table(sequences())
     again = CoVisitation.empty(**full.sizes)
-    again.load_state_dict(full.state_dict())
     pairs = torch.cartesian_prod(torch.arange(ITEMS), torch.arange(ITEMS))
+    assert not again.lookup(*pairs.T).any()
+    again.load_state_dict(full.state_dict())
     torch.testing.assert_close(again.lookup(*pairs.T), full.lookup(*pairs.T), rtol=0, atol=0)
 
 
