@@ -44,6 +44,7 @@ from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.co_visitation_channel import CoVisitationChannel
 
 RUNS = ROOT / "runs" / "corr"
+FOUNDATION = ROOT / "runs" / "foundation"
 TUNING = ROOT / "docs" / "results" / "corr_tuning.json"
 COLUMNS = (
     "ndcg@10",
@@ -82,7 +83,10 @@ def open_run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[
     settings = read_recipe(wanted.recipe, (*chosen, *wanted.overrides, *more, f"seed={seed}", "threads=1"))
     take_trial(dataset, system, seed, folder, tuple(more))
     experiment = Experiment.start(settings, folder, quiet=True)
-    copy_whole(folder.parent / f"{dataset}-{wanted.retriever_of}-{seed}" / "retriever", folder / "retriever")
+    donor = folder.parent / f"{dataset}-{wanted.retriever_of}-{seed}"
+    if system == "retriever-full-softmax" and data.finished:
+        donor = FOUNDATION / f"{data.finished}-{seed}"
+    copy_whole(donor / "retriever", folder / "retriever")
     return experiment
 
 

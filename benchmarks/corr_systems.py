@@ -16,15 +16,20 @@ class Data:
         overrides: of every recipe.
         ranker: of recipes with a ranker.
         training: by phase (retriever_training, ranker_training, together), of recipes that have it.
+        finished: the run of bench_foundation (less its seed) that trains the same retriever by the full softmax.
     """
 
     overrides: tuple[str, ...]
     ranker: tuple[str, ...] = ()
     training: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    finished: str | None = None
 
 
-SLOW = ("batch_size=64", "learning_rate=0.001")
-LONG = ("batch_size=32", "learning_rate=0.001")
+SLOW = ("batch_size=64", "learning_rate=0.001", "low_precision=true")
+LONG = ("batch_size=32", "learning_rate=0.001", "low_precision=true")
+# As in the recipes amazon-beauty-sasrec and ml-1m-sasrec.
+SLOW_RETRIEVER = (*SLOW, "epochs=16", "warmup_steps=200", "patience=4")
+LONG_RETRIEVER = (*LONG, "epochs=30", "warmup_steps=200", "patience=8")
 DATASETS: dict[str, Data] = {
     "amazon-beauty-7core": Data(
         ("data.name=amazon-beauty", "data.min_user_events=7", "data.min_item_events=7", "data.iterate=true", LAST_TWO)
@@ -35,7 +40,8 @@ DATASETS: dict[str, Data] = {
     ),
     "amazon-beauty": Data(
         ("data.name=amazon-beauty", LAST_TWO),
-        training={"retriever_training": (*SLOW, "epochs=16"), "ranker_training": SLOW, "together": SLOW},
+        training={"retriever_training": SLOW_RETRIEVER, "ranker_training": SLOW, "together": SLOW},
+        finished="amazon-beauty-sasrec",
     ),
     "ml-1m": Data(
         (
@@ -48,14 +54,15 @@ DATASETS: dict[str, Data] = {
         ),
         ("ranker.history_length=50",),
         {
-            "retriever_training": (*LONG, "epochs=30", "patience=8"),
+            "retriever_training": LONG_RETRIEVER,
             "ranker_training": (*LONG, "max_per_user=8"),
             "together": (*LONG, "max_per_user=8", "epochs=24", "patience=8"),
         },
+        "ml-1m-sasrec",
     ),
     "amazon-sports": Data(
         ("data.name=amazon-sports", LAST_TWO),
-        training={"retriever_training": (*SLOW, "epochs=16"), "ranker_training": SLOW, "together": SLOW},
+        training={"retriever_training": SLOW_RETRIEVER, "ranker_training": SLOW, "together": SLOW},
     ),
     # Another domain: baskets, long histories.
     "online-retail": Data(
