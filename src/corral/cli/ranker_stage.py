@@ -228,7 +228,12 @@ def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> 
     )
     if found.helps:
         inner.correction.set(found.scale, found.weight)
-    written = {"before": found.before, "after, cross-validated": found.after, "used": found.helps}
+    written = {
+        "before": found.before,
+        "after, cross-validated": found.after,
+        "likelier, nats": found.likelier,
+        "used": found.helps,
+    }
     if experiment.writes:
         write_text(experiment.directory / CORRECTION_FILE, json.dumps({**written, "scale": float(found.scale)}))
 

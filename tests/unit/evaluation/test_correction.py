@@ -98,6 +98,7 @@ def test_weights_minimise_the_objective_as_another_solver_sees_it(world: World) 
 def test_what_the_logits_miss_is_put_right_on_other_queries_too(world: World) -> None:
     found = world.fit()
     assert found.helps
+    assert found.likelier > 0.1
     assert found.after > found.before + 0.05
     weights = found.weight * torch.tensor([50.0, 1, 1])
     assert weights[0] > 5 * weights[1:].abs().max()
@@ -113,7 +114,18 @@ def test_noise_does_not_help(tmp_path: Path) -> None:
     complete = World(tmp_path, known=2.0)
     found = complete.fit(lambda query, items, scores: complete.inputs(query, items, scores)[..., 1:])
     assert found.after < found.before + 0.01
+    assert not found.helps
     assert (found.weight.abs() < 0.3).all()
+
+
+def test_what_a_scale_alone_can_do_is_not_the_weights_merit(tmp_path: Path) -> None:
+    """Logits ten times too large: a scale makes every target likelier, and there is nothing else to gain."""
+    loud = World(tmp_path, known=2.0)
+    logits = loud.logits
+    loud.logits = lambda query, items: 10 * logits(query, items)  # type: ignore[method-assign]
+    found = loud.fit(lambda query, items, scores: loud.inputs(query, items, scores)[..., 1:])
+    assert float(found.scale) < 0.5
+    assert not found.helps
 
 
 def test_the_module_is_the_logit_until_it_is_fitted_and_after_an_old_save() -> None:
