@@ -9,7 +9,8 @@ validation queries, which the retriever was not trained on either: validation, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightgbm
@@ -32,36 +33,33 @@ from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.linear_items import LinearItems
 
+# Feature rows [n, E + 5] of lists, which was clicked [n], and how many rows each list has.
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-class GbdtRanker:
-    """A ``Ranker`` made of trees; features that depend on the list are made from the list that it is given.
+
+class ListFeatures:
+    """What the trees read of candidate lists; validation lists are judged a dozen times, and may be remembered.
 
     Args:
         retriever: frozen.
         evidence: as the other systems have it.
-        parameters: of LightGBM, and ``rounds``.
-        noisy: the retriever keeps its dropout where training lists and features are made: it scores what it was
-            trained on better than it ever will again, and dropout hides some of that.
     """
 
-    def __init__(
-        self, retriever: Any, evidence: nn.Module, parameters: Mapping[str, Any], *, noisy: bool = False
-    ) -> None:
-        self.retriever, self.evidence, self.noisy = retriever, evidence, noisy
-        self.parameters = {
-            "objective": "lambdarank",
-            "lambdarank_truncation_level": 20,
-            "verbosity": -1,
-            "num_threads": 1,
-            "deterministic": True,
-            **parameters,
-        }
-        self.rounds = int(self.parameters.pop("rounds"))
-        self.booster: lightgbm.Booster | None = None
+    def __init__(self, retriever: Any, evidence: nn.Module) -> None:
+        self.retriever, self.evidence = retriever, evidence
+        self.known: dict[bytes, Tensor] | None = None
+
+    def of(self, query: Query, items: Tensor) -> Tensor:
+        """[B, N, E + 5] of candidate lists [B, N], 0-padded."""
+        if self.known is None:
+            return self._made(query, items)
+        key = hashlib.blake2b(query.user.numpy().tobytes() + items.numpy().tobytes()).digest()
+        if key not in self.known:
+            self.known[key] = self._made(query, items)
+        return self.known[key]
 
     @torch.no_grad()
-    def features(self, query: Query, items: Tensor) -> Tensor:
-        """[B, N, E + 5] of candidate lists [B, N], 0-padded."""
+    def _made(self, query: Query, items: Tensor) -> Tensor:
         scores = torch.einsum("bd,bnd->bn", self.retriever.encode_queries(query), self.retriever.encode_items(items))
         there = items != 0
         scores = scores.masked_fill(~there, -torch.inf)
@@ -72,25 +70,60 @@ class GbdtRanker:
         listwise = torch.stack([scores, scores - best, scores - mean, rank, length], -1)
         return torch.cat([self.evidence(query, items), listwise], -1).nan_to_num(neginf=-1e6)
 
-    def fit(self, lists: Iterable[tuple[Query, Tensor, Tensor]]) -> None:
-        """Trains on (query, candidates [B, n], which one was clicked [B, n])."""
+    def rows(self, lists: Iterable[tuple[Query, Tensor, Tensor]], *, noisy: bool = False) -> Rows:
+        """What to learn from (query, candidates [B, n], which one was clicked [B, n]).
+
+        Args:
+            lists: made while they are read.
+            noisy: the retriever keeps its dropout meanwhile: it scores what it was trained on better than it ever will
+                again, and dropout hides some of that.
+        """
         rows, labels, groups = [], [], []
         with evaluation_mode(self.retriever):
-            self.retriever.train(self.noisy)
+            self.retriever.train(noisy)
             for query, items, clicked in lists:
                 there = items != 0
-                rows.append(self.features(query, items)[there].numpy())
+                rows.append(self._made(query, items)[there].numpy())
                 labels.append(clicked[there].numpy())
                 groups.append(there.sum(1).numpy())
-        data = lightgbm.Dataset(
-            np.concatenate(rows), np.concatenate(labels).astype(np.int32), group=np.concatenate(groups)
+        return np.concatenate(rows), np.concatenate(labels).astype(np.int32), np.concatenate(groups)
+
+
+class GbdtRanker:
+    """A ``Ranker`` made of trees; features that depend on the list are made from the list that it is given.
+
+    Args:
+        features: of lists.
+        leaves: of a tree.
+        rounds: trees.
+    """
+
+    def __init__(self, features: ListFeatures, *, leaves: int, rounds: int = 300) -> None:
+        self.features, self.leaves, self.rounds = features, leaves, rounds
+        self.booster: lightgbm.Booster | None = None
+
+    def fit(self, rows: Rows) -> GbdtRanker:
+        """Trains; returns itself."""
+        values, labels, groups = rows
+        parameters = {
+            "objective": "lambdarank",
+            "lambdarank_truncation_level": 20,
+            "verbosity": -1,
+            "num_threads": 1,
+            "deterministic": True,
+            "num_leaves": self.leaves,
+            "learning_rate": 0.05,
+            "min_data_in_leaf": 50,
+        }
+        self.booster = lightgbm.train(
+            parameters, lightgbm.Dataset(values, labels, group=groups), num_boost_round=self.rounds
         )
-        self.booster = lightgbm.train(self.parameters, data, num_boost_round=self.rounds)
+        return self
 
     def __call__(self, query: Query, items: Tensor) -> Tensor:
         """Logits [B, N]."""
         assert self.booster is not None, "fit first"
-        values = self.features(query, items)
+        values = self.features.of(query, items)
         scores = np.asarray(
             self.booster.predict(values.flatten(0, 1).numpy(), num_iteration=self.rounds, num_threads=1)
         )
@@ -118,6 +151,7 @@ def held_out_lists(targets: Targets, channel: RecallChannel, n: int) -> Iterator
         yield batch.query, found, clicked
 
 
+LEAVES = (15, 31)
 LAST_EVENTS = 2  # train lists are made for so many latest train events of each user
 
 
@@ -136,46 +170,47 @@ def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, Mixtu
     at = at[examples.batch(at, 1).query.history[:, -1].numpy() != 0]
     channel = RetrieverChannel(retriever, item_index(experiment, retriever))
     served, valid, n = served_channel(experiment, retriever), experiment.validation, experiment.settings.evaluation
-    parts = [np.arange(start, len(valid), 2) for start in (0, 1)]
-    halves = [valid.only(part) for part in parts]
+    halves = [valid.only(np.arange(start, len(valid), 2)) for start in (0, 1)]
+    features = ListFeatures(retriever, evidence)
+    features.known = {}
 
-    def trained(leaves: int, noisy: bool, lists: Iterable[tuple[Query, Tensor, Tensor]]) -> GbdtRanker:
-        parameters = {"num_leaves": leaves, "learning_rate": 0.05, "min_data_in_leaf": 50, "rounds": 300}
-        ranker = GbdtRanker(retriever, evidence, parameters, noisy=noisy)
+    found: list[tuple[float, float, int, GbdtRanker, str]] = []  # value, mixture weight, rounds, trees, trained on
+    for noisy in (False, True):
         torch.manual_seed(experiment.settings.seed)
-        ranker.fit(lists)
-        return ranker
-
-    found: list[tuple[float, float, int, GbdtRanker, bool]] = []  # value, mixture weight, rounds, trees, held out
-    for leaves in (15, 31):
-        for noisy in (False, True):
-            ranker = trained(
-                leaves, noisy, train_lists(examples, at, channel, n.num_candidates, experiment.history_length)
-            )
+        rows = features.rows(
+            train_lists(examples, at, channel, n.num_candidates, experiment.history_length), noisy=noisy
+        )
+        for leaves in LEAVES:
+            ranker = GbdtRanker(features, leaves=leaves).fit(rows)
             for rounds in (50, 100, 300):
                 ranker.rounds = rounds
                 tuning = tune_mixture(valid, served, ranker)
-                found.append((tuning.fused_value, tuning.mixture.weight, rounds, ranker, False))
-        # On validation queries: judged on the half that it has not seen.
-        rankers = [trained(leaves, False, held_out_lists(half, channel, n.num_candidates)) for half in halves]
+                kind = "noisy" if noisy else "train"
+                found.append((tuning.fused_value, tuning.mixture.weight, rounds, ranker, kind))
+    # On validation queries: judged on the half that it has not seen.
+    parts = [features.rows(held_out_lists(half, channel, n.num_candidates)) for half in halves]
+    for leaves in LEAVES:
+        rankers = [GbdtRanker(features, leaves=leaves).fit(part) for part in parts]
         for rounds in (25, 50, 100):
             value = weight = 0.0
             for ranker, other in zip(rankers, halves[::-1], strict=True):
                 ranker.rounds = rounds
                 tuning, share = tune_mixture(other, served, ranker), len(other) / len(valid)
                 value, weight = value + share * tuning.fused_value, weight + share * tuning.mixture.weight
-            found.append((value, weight, rounds, rankers[0], True))
-    value, weight, rounds, best, held_out = max(found, key=lambda one: one[0])
-    leaves = best.parameters["num_leaves"]
-    if held_out:
-        best = trained(leaves, False, held_out_lists(valid, channel, n.num_candidates))
+            found.append((value, weight, rounds, rankers[0], "held out"))
+    value, weight, rounds, best, kind = max(found, key=lambda one: one[0])
+    features.known = None
+    if kind == "held out":
+        best = GbdtRanker(features, leaves=best.leaves).fit(
+            features.rows(held_out_lists(valid, channel, n.num_candidates))
+        )
     best.rounds = rounds
     facts = {
         "valid/ndcg@10": value,
         "mixture_weight": weight,
         "rounds": rounds,
-        "leaves": leaves,
-        "noisy": float(best.noisy),
-        "held_out": float(held_out),
+        "leaves": best.leaves,
+        "noisy": float(kind == "noisy"),
+        "held_out": float(kind == "held out"),
     }
     return best, Mixture(min(weight, 1.0)), facts
