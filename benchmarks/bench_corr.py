@@ -84,6 +84,7 @@ def open_run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[
     take_trial(dataset, system, seed, folder, tuple(more))
     experiment = Experiment.start(settings, folder, quiet=True)
     donor = folder.parent / f"{dataset}-{wanted.retriever_of}-{seed}"
+    # Trained here where bench_foundation has not done it.
     if system == "retriever-full-softmax" and data.finished:
         donor = FOUNDATION / f"{data.finished}-{seed}"
     copy_whole(donor / "retriever", folder / "retriever")

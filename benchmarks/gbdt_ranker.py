@@ -175,17 +175,16 @@ def best_gbdt(experiment: Experiment, retriever: Any) -> tuple[GbdtRanker, Mixtu
     features.known = {}
 
     found: list[tuple[float, float, int, GbdtRanker, str]] = []  # value, mixture weight, rounds, trees, trained on
-    for noisy in (False, True):
+    for kind in ("train", "noisy"):
         torch.manual_seed(experiment.settings.seed)
         rows = features.rows(
-            train_lists(examples, at, channel, n.num_candidates, experiment.history_length), noisy=noisy
+            train_lists(examples, at, channel, n.num_candidates, experiment.history_length), noisy=kind == "noisy"
         )
         for leaves in LEAVES:
             ranker = GbdtRanker(features, leaves=leaves).fit(rows)
             for rounds in (50, 100, 300):
                 ranker.rounds = rounds
                 tuning = tune_mixture(valid, served, ranker)
-                kind = "noisy" if noisy else "train"
                 found.append((tuning.fused_value, tuning.mixture.weight, rounds, ranker, kind))
     # On validation queries: judged on the half that it has not seen.
     parts = [features.rows(held_out_lists(half, channel, n.num_candidates)) for half in halves]

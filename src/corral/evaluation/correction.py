@@ -125,7 +125,7 @@ def fit_correction(
     """
     lists, deviation = _gathered(targets, channel, ranker, inputs, num_candidates, batch_size, device)
     before, after = lists.values(lists.logits), torch.zeros(len(lists.items), dtype=torch.float64)
-    likelier = [torch.zeros(1, dtype=torch.float64)]
+    likelier = [torch.zeros(0, dtype=torch.float64)]
     half = torch.arange(len(lists.items)) % 2 == 0
     for some in (half, ~half):
         if some.any() and (~some).any():
@@ -134,8 +134,8 @@ def fit_correction(
             after[~some] = rest.values(rest.corrected(*full))
             likelier.append(rest.losses(*alone) - rest.losses(*full))
     scale, weight = _fitted(lists, penalty)
-    gain = torch.cat(likelier[1:] or likelier)
-    mean = float(gain.mean()) if len(gain) else 0.0
+    gain = torch.cat(likelier)
+    mean = float(gain.mean()) if len(gain) else 0.0  # no half had a target: nothing says that it helps
     return Correction(scale, weight / deviation, float(before.mean()), float(after.mean()), mean)
 
 

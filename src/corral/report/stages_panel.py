@@ -101,6 +101,8 @@ def _correction(found: Mapping[str, float]) -> list[Block]:
         "What a ranker learns on train events makes it trust its evidence too little: it has seen the outcome of those "
         "events. A few weights, fitted on validation, put it right. "
     )
+    if "likelier, nats" in found:  # runs made before the choice was by likelihood have no such number
+        note += f"Targets of the other half become likelier by {found['likelier, nats']:+.3f} nats, which decides. "
     note += f"Used; logits count {found['scale']:.2f} times." if found["used"] else "Not used: it does not help here."
     columns = ("validation", "nDCG@10", "difference")
     return [

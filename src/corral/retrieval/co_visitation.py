@@ -146,7 +146,7 @@ class CoVisitation(nn.Module):
     def _full_matrix(self) -> Tensor:
         """w of all pairs [num_items ** 2], made when first asked for, from the pairs that are there now."""
         if self._matrix is None:
-            matrix = torch.zeros(self.num_items**2, device=self.keys.device)
+            matrix = self.weight.new_zeros(self.num_items**2)
             matrix[self.keys] = self.weight
             self._matrix = matrix
         return self._matrix

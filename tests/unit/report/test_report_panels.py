@@ -190,6 +190,9 @@ def test_the_correction_is_shown_where_one_was_fitted(full: RunReport, used: boo
     panel = stages_panel(full.evaluation, full.probe, fitted)
     assert [row.cells[1:] for row in tables(panel.blocks)[-1].rows] == [("0.1000", ""), ("0.1250", "+0.0250")]
     assert said in words(panel.blocks)
+    assert "likelier" not in words(panel.blocks)
+    decided = stages_panel(full.evaluation, full.probe, {**fitted, "likelier, nats": -0.0312})
+    assert "likelier by -0.031 nats" in words(decided.blocks)
     assert "correction" not in words(stages_panel(full.evaluation, full.probe, {}).blocks)
 
 

@@ -167,6 +167,15 @@ def test_an_empty_table_takes_saved_buffers() -> None:
     torch.testing.assert_close(again.lookup(*pairs.T), full.lookup(*pairs.T), rtol=0, atol=0)
 
 
+def test_a_table_that_was_asked_before_follows_its_precision() -> None:
+    full = table(sequences())
+    pairs = torch.cartesian_prod(torch.arange(ITEMS), torch.arange(ITEMS))
+    before = full.lookup(*pairs.T)
+    exact = full.double().lookup(*pairs.T)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact, before.double(), rtol=0, atol=0)
+
+
 def test_a_longer_catalogue_keeps_the_counts() -> None:
     full = table(sequences())
     moved = torch.tensor([0, 1, *range(4, ITEMS + 2)])
