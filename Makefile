@@ -14,6 +14,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
+BENCH_READY := $(VENV)/.ready-bench
 ALL_READY := $(VENV)/.ready-all
 # One thread in each worker: the workers are the parallelism, and the numbers do not depend on the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -42,6 +43,10 @@ $(DEMO_READY): pyproject.toml constraints.txt
 $(DEV_READY): pyproject.toml constraints.txt
 	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,export,docs,dev
 	@touch $(DEMO_READY) $@
+
+$(BENCH_READY): pyproject.toml constraints.txt
+	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,export,docs,dev,bench
+	@touch $(DEMO_READY) $(DEV_READY) $@
 
 $(ALL_READY): pyproject.toml constraints.txt
 	@.ci/install "$(PYTHON)" "$(VENV)" ann,report,serve,redis,scale,export,docs,dev,crosscheck
@@ -73,7 +78,7 @@ docs: $(DEV_READY)  ## the documentation's site, into build/site: offline, every
 tree: $(DEV_READY)  ## write the tree in ARCHITECTURE.md anew from the modules' docstrings
 	$(BIN)/python tests/test_architecture.py
 
-bench: $(DEV_READY)  ## benchmarks/bench_$BENCH.py, resumable; writes docs/results
+bench: $(BENCH_READY)  ## benchmarks/bench_$BENCH.py, resumable; writes docs/results
 	$(BIN)/corral bench $(BENCH) --args "$(BENCH_ARGS)"
 
 clean:  ## back to a fresh clone; runs/ stays

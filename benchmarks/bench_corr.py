@@ -3,7 +3,7 @@
 Leave-last-two-out, seen items left out, full catalogue, 100 candidates. Two ladders: NAME-plain (ids and history
 alone, served by the ranker) and NAME (every system with the same recall-stage evidence, served by the better of
 ranker and mixture on validation). Every (data set, system, seed) is one run of a shipped recipe under runs/corr;
-finished runs are skipped, interrupted ones go on.
+interrupted ones go on; finished ones are skipped, and so are published ones whose outcomes are kept (outcomes.py).
 
     python benchmarks/bench_corr.py                                             # everything, in the order of tiers
     python benchmarks/bench_corr.py --datasets amazon-beauty-7core --systems corr two-stage --seeds 0
@@ -20,13 +20,15 @@ import json
 import shutil
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from corr_systems import APART_RECIPES, DATASETS, SYSTEMS, TIERS
-from results import ROOT, Row, fill_readme, result_row, table, write_results
+from outcomes import comparison, keep, path_of
+from results import ROOT, Row, fill_readme, published, result_row, run_key, table, with_published, write_results
 
 from corral.cli.experiment import Experiment
 from corral.cli.recipes import read_recipe
@@ -38,7 +40,6 @@ from corral.evaluation.catalogue_auc import catalogue_auc
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.fates import fates
 from corral.evaluation.result import Evaluation, Stage
-from corral.evaluation.significance import compare
 from corral.evaluation.slices import ITEM_GROUPS
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.co_visitation_channel import CoVisitationChannel
@@ -46,6 +47,7 @@ from corral.retrieval.co_visitation_channel import CoVisitationChannel
 RUNS = ROOT / "runs" / "corr"
 FOUNDATION = ROOT / "runs" / "foundation"
 TUNING = ROOT / "docs" / "results" / "corr_tuning.json"
+JUDGED_GROUPS = tuple(group for group, name in ITEM_GROUPS.items() if name != "cold")
 COLUMNS = (
     "ndcg@10",
     "recall@10",
@@ -233,56 +235,36 @@ def share_retriever(folder: Path, dataset: str, system: str, trial: Sequence[str
                 copy_whole(source, place / "retriever")
 
 
-def comparisons(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
-    """Paired bootstrap over users of corr (and corr-plain) against every other system of the same ladder."""
-    found: list[dict[str, Any]] = []
-    for dataset in DATASETS:
-        here = [row for row in rows if row["dataset"] == dataset]
-        for ours in ("corr", "corr-plain"):
-            mine = {row["seed"] for row in here if row["system"] == ours}
-            for system in SYSTEMS:
-                if system == ours or (ours == "corr-plain") != (system.endswith("-plain")):
-                    continue
-                seeds = sorted(mine & {row["seed"] for row in here if row["system"] == system})
-                if not seeds:
-                    continue
-                first, second = (
-                    [Evaluation.open(folder / f"{dataset}-{name}-{seed}" / "evaluation") for seed in seeds]
-                    for name in (system, ours)
-                )
-                gap = compare(first, second)
-                found.append(
-                    {
-                        "dataset": dataset,
-                        "system": ours,
-                        "against": system,
-                        "seeds": len(seeds),
-                        "gain": gap.second / gap.first - 1 if gap.first else float("nan"),
-                        "difference": gap.difference,
-                        "low": gap.low,
-                        "high": gap.high,
-                    }
-                )
-    return found
+def comparisons(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
+    """corr (and corr-plain) against every other system of the same ladder."""
+    before = published("corr")["protocol"].get("comparisons", ())
+    of = defaultdict(list)
+    for row in rows:
+        of[row["dataset"], row["system"]].append(row)
+    ladders = [(ours, system) for ours in ("corr", "corr-plain") for system in SYSTEMS if system != ours]
+    ladders = [(ours, system) for ours, system in ladders if (ours == "corr-plain") == system.endswith("-plain")]
+    pairs = (comparison(of[data, system], of[data, ours], before) for data in DATASETS for ours, system in ladders)
+    return [pair for pair in pairs if pair is not None]
 
 
-def diagnosis(rows: Sequence[Row], folder: Path) -> list[str]:
+def shares_of_fates(evaluation: Evaluation) -> list[float]:
+    """What each stage loses, in the order of the diagnosis table's columns."""
+    what = fates(evaluation)
+    parts = (what.found, what.lost, what.missed, what.promoted, what.demoted)
+    of_group = (what.found[evaluation.targets["group"] == group] for group in JUDGED_GROUPS)
+    return [float(part.mean()) if len(part) else float("nan") for part in (*parts, *of_group)]
+
+
+def diagnosis(rows: Sequence[Row]) -> list[str]:
     """What each stage loses: shares of the targets, means over seeds; one line a (data set, system)."""
     lines = [
         "| data set | system | seeds | found in the first 10 | lost by stage 2 | missed by stage 1 "
         "| promoted by stage 2 | pushed out by stage 2 | found, head items | found, mid | found, tail |",
         "|---" * 11 + "|",
     ]
-    groups = [group for group, name in ITEM_GROUPS.items() if name != "cold"]
     systems = dict.fromkeys((row["dataset"], row["system"]) for row in rows)
     for dataset, system in systems:
-        shares = []
-        for seed in [row["seed"] for row in rows if (row["dataset"], row["system"]) == (dataset, system)]:
-            evaluation = Evaluation.open(folder / f"{dataset}-{system}-{seed}" / "evaluation")
-            what = fates(evaluation)
-            of_group = [what.found[evaluation.targets["group"] == group] for group in groups]
-            parts = (what.found, what.lost, what.missed, what.promoted, what.demoted, *of_group)
-            shares.append([float(part.mean()) if len(part) else float("nan") for part in parts])
+        shares = [row["fates"] for row in rows if (row["dataset"], row["system"]) == (dataset, system)]
         means = [statistics.mean(column) for column in zip(*shares, strict=True)]
         lines.append(f"| {dataset} | {system} | {len(shares)} | " + " | ".join(f"{m:.1%}" for m in means) + " |")
     return lines
@@ -302,11 +284,16 @@ def readme_table(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]]) -> lis
 
 
 def write_pages(folder: Path) -> None:
-    """docs/results/corr.json and corr.md from all finished runs."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
+    """docs/results/corr.json and corr.md from all runs finished here and what was published before."""
+    made = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
+    for row in made:
+        evaluation = Evaluation.open(folder / "-".join(map(str, run_key(row))) / "evaluation")
+        row["fates"] = shares_of_fates(evaluation)
+        keep(evaluation, path_of(row))
+    rows = with_published("corr", made)
     order = list(SYSTEMS)
     rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
-    pairs = comparisons(rows, folder)
+    pairs = comparisons(rows)
     shown = [*table(rows, COLUMNS), ""]
     shown += ["train_minutes: wall clock of one thread, all phases, on a machine that did other work besides.", ""]
     shown += ["## Paired bootstrap over users, nDCG@10, mean over the seeds both have", ""]
@@ -316,7 +303,7 @@ def write_pages(folder: Path) -> None:
             "| {dataset} | {system} | {against} | {seeds} | {gain:+.1%} | {difference:+.4f} "
             "| {low:+.4f} to {high:+.4f} |".format(**pair)
         )
-    shown += ["", "## What each stage loses: shares of the test part's targets", "", *diagnosis(rows, folder)]
+    shown += ["", "## What each stage loses: shares of the test part's targets", "", *diagnosis(rows)]
     shown += ["", "Head, mid and tail items each got a third of the train events."]
     protocol = {"threads": 1, "num_candidates": 100, "comparisons": pairs}
     write_results("corr", rows, protocol, shown, command="python benchmarks/bench_corr.py")
@@ -338,13 +325,14 @@ def main() -> None:
     if arguments.tune:
         tune(arguments.systems or list(SYSTEMS), arguments.runs)
         return
+    known = {run_key(row) for row in published("corr")["rows"] if path_of(row).exists()}
     for dataset, systems, seeds in () if arguments.page else TIERS:
         if arguments.datasets and dataset not in arguments.datasets:
             continue
         # One seed of everything first: a table without gaps exists early.
         for seed in arguments.seeds or range(seeds):
             for system in systems:
-                if arguments.systems and system not in arguments.systems:
+                if (arguments.systems and system not in arguments.systems) or (dataset, system, seed) in known:
                     continue
                 row = run(dataset, system, seed, arguments.runs)
                 shown = {name: round(row["metrics"][name], 4) for name in COLUMNS if name in row["metrics"]}

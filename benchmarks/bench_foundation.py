@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from results import ROOT, Row, fill_readme, result_row, table, write_results
+from results import ROOT, Row, fill_readme, result_row, table, with_published, write_results
 
 from corral.cli.experiment import Experiment
 from corral.cli.recipes import read_recipe
@@ -95,7 +95,7 @@ def main() -> None:
                 row = run(dataset, system, seed, arguments.runs, arguments.threads)
                 print(dataset, system, seed, {name: round(row["metrics"][name], 4) for name in COLUMNS}, flush=True)
     finished = sorted(arguments.runs.glob("*/row.json"))
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished]
+    rows = with_published("foundation", [json.loads(path.read_text(encoding="utf-8")) for path in finished])
     rows.sort(key=lambda row: (DATASETS.index(row["dataset"]), SYSTEMS.index(row["system"]), row["seed"]))
     shown = [*table(rows, COLUMNS), ""]
     shown += ["train_minutes: wall clock of one thread on a machine that did other work besides.", ""]

@@ -6,30 +6,19 @@ Puts together what two other benchmarks have made; it trains nothing:
     python benchmarks/bench_peers.py
     python benchmarks/bench_funnel.py
 
-Needs CORRAL_DATA (to judge the peers' lists again). Writes docs/results/funnel.json and funnel.md.
+Reads docs/results/corr.json, peers.json and the outcomes beside them. Writes docs/results/funnel.json and funnel.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from bench_corr import RUNS as CORR_RUNS
-from bench_corr import SYSTEMS as CORR_SYSTEMS
-from bench_peers import RUNS as PEER_RUNS
-from bench_peers import experiment_of
-from peer_judge import judge_lists
+from corr_systems import SYSTEMS as CORR_SYSTEMS
+from outcomes import comparison
 from peer_systems import DATASETS
-from results import Row, table, write_results
-
-from corral.evaluation.result import Evaluation, differing_rules
-from corral.evaluation.significance import compare
+from results import Row, published, table, write_results
 
 OURS = "corr-rar"
 WHOLE = (
@@ -41,71 +30,39 @@ WHOLE = (
     "lightgbm",
     "retriever-full-softmax",
 )
-CONTROLS = tuple(name for name in CORR_SYSTEMS if name.startswith("corr-rar-"))
+SHOWN = WHOLE + tuple(name for name in CORR_SYSTEMS if name.startswith("corr-rar-"))
 COLUMNS = ("ndcg@10", "recall@10", "retriever/recall@100", "catalogue/auc")
 
 
-def own_rows(folder: Path) -> list[Row]:
-    """Finished rows of our systems."""
-    rows = []
-    for dataset in DATASETS:
-        for system in (*WHOLE, *CONTROLS):
-            for path in sorted(folder.glob(f"{dataset}-{system}-[0-9]*/row.json")):
-                rows.append(json.loads(path.read_text(encoding="utf-8")))
-    return rows
+def own_rows() -> list[Row]:
+    """Published rows of our systems."""
+    order = list(DATASETS)
+    rows = [row for row in published("corr")["rows"] if row["system"] in SHOWN and row["dataset"] in order]
+    return sorted(rows, key=lambda row: (order.index(row["dataset"]), SHOWN.index(row["system"]), row["seed"]))
 
 
-def peer_rows(folder: Path) -> list[Row]:
-    """Finished lists of the peers, epochs not bounded; ours on that page are other sizes, and left out."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/*/row.json"))]
+def peer_rows() -> list[Row]:
+    """Published lists of the peers, epochs not bounded; ours on that page are other sizes, and left out."""
     return [
         row
-        for row in rows
+        for row in published("peers")["rows"]
         if "ndcg@10" in row["metrics"]
         and not row["system"].startswith("corral/")
         and row["settings"]["epochs"] >= DATASETS[row["dataset"]].settings["epochs"]
     ]
 
 
-@cache
-def evaluation(dataset: str, system: str, seed: int, corr: Path, peers: Path) -> Evaluation:
-    """What a system earned, query by query."""
-    if "/" not in system:
-        return Evaluation.open(corr / f"{dataset}-{system}-{seed}" / "evaluation")
-    answers = np.load(peers / dataset / f"{system.replace('/', '-')}-{seed}" / "answers.npy", allow_pickle=False)
-    with tempfile.TemporaryDirectory() as place:
-        return judge_lists(experiment_of(dataset, seed, Path(place)), answers)
-
-
-def comparisons(rows: Sequence[Row], corr: Path, peers: Path) -> list[dict[str, Any]]:
-    """Paired bootstrap over users of corr-rar against every other system, over the seeds both have."""
+def comparisons(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
+    """corr-rar against every other system."""
+    before = published("funnel")["protocol"].get("comparisons", ())
     found = []
     for dataset in DATASETS:
         here = [row for row in rows if row["dataset"] == dataset]
-        mine = {row["seed"] for row in here if row["system"] == OURS}
+        ours = [row for row in here if row["system"] == OURS]
         for system in dict.fromkeys(row["system"] for row in here if row["system"] != OURS):
-            seeds = sorted(mine & {row["seed"] for row in here if row["system"] == system})
-            if not seeds:
-                continue
-            first, second = (
-                [evaluation(dataset, name, seed, corr, peers) for seed in seeds] for name in (system, OURS)
-            )
-            if rules := differing_rules(first[0].protocol, second[0].protocol):
-                raise SystemExit(f"{dataset}: {system} and {OURS} were judged by other rules: {', '.join(rules)}")
-            gap = compare(first, second)
-            gain = gap.second / gap.first - 1
-            found.append(
-                {
-                    "dataset": dataset,
-                    "system": OURS,
-                    "against": system,
-                    "seeds": len(seeds),
-                    "gain": gain,
-                    "difference": gap.difference,
-                    "low": gap.low,
-                    "high": gap.high,
-                }
-            )
+            theirs = [row for row in here if row["system"] == system]
+            if (pair := comparison(theirs, ours, before)) is not None:
+                found.append(pair)
     return found
 
 
@@ -125,14 +82,9 @@ def goal_lines(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corr", type=Path, default=CORR_RUNS, help="runs of bench_corr.py")
-    parser.add_argument("--peers", type=Path, default=PEER_RUNS, help="runs of bench_peers.py")
-    arguments = parser.parse_args()
-    rows = [*own_rows(arguments.corr), *peer_rows(arguments.peers)]
-    if not rows:
-        raise SystemExit(f"nothing in {arguments.corr} and {arguments.peers}: run bench_corr.py and bench_peers.py")
-    pairs = comparisons(rows, arguments.corr, arguments.peers)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    rows = [*own_rows(), *peer_rows()]
+    pairs = comparisons(rows)
     shown = ["## Goals", "", *goal_lines(pairs), "", "## Systems", "", *table(rows, COLUMNS), ""]
     shown += [
         "catalogue/auc: of the clicked item against all unseen ones, candidates first. Peers are not tuned (peers.md).",

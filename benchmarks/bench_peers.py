@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -23,17 +24,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from outcomes import keep, path_of
 from peer_environments import SCRIPTS, call, environment, memory_of_import
 from peer_files import FACTS, ids_alone, write_clicks, write_events
 from peer_judge import judge_clicks, judge_lists
 from peer_systems import DATASETS, GOALS, SYSTEMS, WHAT, Goal
-from results import ROOT, Row, result_row, table, write_results
+from results import ROOT, Row, published, result_row, run_key, table, with_published, write_results
 
 from corral.cli.experiment import Experiment
 from corral.cli.recipes import read_recipe
 from corral.cli.run_files import write_text
 
 RUNS = ROOT / "runs" / "peers"
+OUTCOMES = "outcomes.npz"
 COST = ("examples_per_second", "evaluation_seconds", "peak_mb", "train_seconds", "epochs")
 LIST_COLUMNS = ("ndcg@10", "recall@10", "recall@100", "coverage@10", *COST)
 CLICK_COLUMNS = ("auc", "gauc", "logloss", *COST)
@@ -98,6 +101,7 @@ def judged(dataset: str, name: str, seed: int, place: Path, base: int) -> Row:
         else:
             found = judge_lists(experiment, answers)
             metrics, protocol = {key: value for key, value in found.metrics.items() if "/" not in key}, found.protocol
+            keep(found, place / OUTCOMES)
     seconds = {phase: spent["cpu"] for phase, spent in timing["seconds"].items()}
     metrics |= {
         "examples_per_second": timing["examples"] / seconds["train"],
@@ -149,9 +153,16 @@ PROTOCOL = {
 
 
 def write_page(folder: Path) -> None:
-    """docs/results/peers.json and peers.md from all runs, failed ones too."""
+    """docs/results/peers.json and peers.md from all runs here, failed ones too, and what was published before."""
     paths = [*folder.glob("*/*/row.json"), *folder.glob("*/*/failed.json")]
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    made = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    for path, row in made.items():
+        if (outcomes := path.with_name(OUTCOMES)).exists():
+            path_of(row).parent.mkdir(exist_ok=True)
+            shutil.copy(outcomes, path_of(row))
+    # A run that failed here does not take a published one's place.
+    known = {run_key(row) for row in published("peers")["rows"] if "failed" not in row}
+    rows = with_published("peers", [row for row in made.values() if "failed" not in row or run_key(row) not in known])
     order = [f"{peer}/{system}" for peer, kinds in SYSTEMS.items() for systems in kinds for system in systems]
     rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
     done = [row for row in rows if "failed" not in row]

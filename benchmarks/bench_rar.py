@@ -3,7 +3,7 @@
 Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper), BACKBONE+rar-plus
 (what look-alikes did, in place of who they are; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL.
 Seeds are paired; all but BACKBONE+plain read the same as-of statistics. Every backbone is tuned bare first (validation
-AUC); its RAR forms take the same settings. Finished runs are skipped.
+AUC); its RAR forms take the same settings. Finished runs are skipped, and so are published ones.
 
     python benchmarks/bench_rar.py --tune                                   # one data set and seed, validation only
     python benchmarks/bench_rar.py                                          # everything, one seed of each first
@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rar_systems import BACKBONES, CONTROLS, DATASETS, GBDT, RECIPE, SWEEPS, TRIALS, VARIANTS
-from results import ROOT, Row, fill_readme, result_row, table, write_results
+from rar_systems import AS_OF, BACKBONES, CONTROLS, DATASETS, GBDT, RECIPE, SWEEPS, TRIALS, VARIANTS
+from results import ROOT, Row, fill_readme, published, result_row, run_key, table, with_published, write_results
 from torch import nn
 
 from corral.cli.experiment import Experiment
@@ -79,7 +79,7 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
     began, facts = time.process_time(), {}
-    if system.split("+")[0] == "lightgbm":
+    if base_of(system) == "lightgbm":
         from gbdt_clicks import best_gbdt_clicks
 
         chosen = (*DATASETS[dataset].overrides, *more, f"seed={seed}", "threads=1")
@@ -87,7 +87,7 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
         logits, examples = best_gbdt_clicks(experiment).test, experiment.examples(Part.TEST)
         labels, users = examples.label, np.asarray(examples.user)
     else:
-        backbone = system.split("+")[0]
+        backbone = base_of(system)
         experiment, ranker = train(dataset, backbone, seed, place, (*tuned(backbone), *more))
         logits, labels, users = click_logits(experiment, ranker, Part.TEST)
         records = [json.loads(line) for line in (place / "ranker" / "log.jsonl").read_text().splitlines()]
@@ -95,7 +95,7 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
     metrics = {**judged(experiment, logits, labels, users), **facts, "seconds": time.process_time() - began}
     np.savez_compressed(place / "test.npz", logits=logits.astype(np.float32), labels=labels, users=users)
     row = result_row(dataset, system, seed, metrics, data_hash=experiment.dataset.hash, protocol=experiment.protocol())
-    row["overrides"] = [*more, *tuned(system.split("+")[0])]
+    row["overrides"] = [*more, *tuned(base_of(system))]
     write_text(done, json.dumps(row, default=str))
     # Weights are not needed any more, and hundreds of runs fill a disk.
     for left in (place / "ranker").glob("*.safetensors"):
@@ -125,14 +125,12 @@ def tune(backbones: Sequence[str], folder: Path) -> None:
         write_text(TUNING, json.dumps(known, indent=1) + "\n")
 
 
-def gap(folder: Path, dataset: str, base: str, system: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """Mean AUC difference over paired seeds, with a 95 % interval of a bootstrap over test users and seeds."""
-    pairs = []
-    for seed in seeds:
-        loaded = [np.load(folder / f"{dataset}-{name}-{seed}" / "test.npz") for name in (base, system)]
-        assert (loaded[0]["labels"] == loaded[1]["labels"]).all()
-        pairs.append([one["logits"] for one in loaded])
-    labels, users = loaded[0]["labels"], loaded[0]["users"]
+def standard_error(folder: Path, row: Row) -> float:
+    """Of the AUC difference between a run and its bare backbone: bootstrap over test users, both drawn alike."""
+    dataset, system, seed = run_key(row)
+    bare, this = (np.load(folder / f"{dataset}-{name}-{seed}" / "test.npz") for name in (base_of(system), system))
+    assert (bare["labels"] == this["labels"]).all()
+    labels, users, logits = this["labels"], this["users"], (bare["logits"], this["logits"])
     order = np.argsort(users, kind="stable")
     _, starts, sizes = np.unique(users[order], return_index=True, return_counts=True)
     random = np.random.default_rng(0)
@@ -140,55 +138,70 @@ def gap(folder: Path, dataset: str, base: str, system: str, seeds: Sequence[int]
     for _ in range(RESAMPLES):
         chosen = random.integers(0, len(starts), len(starts))
         rows = order[np.concatenate([np.arange(starts[c], starts[c] + sizes[c]) for c in chosen])]
-        first, second = pairs[random.integers(0, len(pairs))]
-        drawn.append(auc(labels[rows], second[rows]) - auc(labels[rows], first[rows]))
-    aucs = [[auc(labels, one) for one in pair] for pair in pairs]
-    before, after = (statistics.mean(values) for values in zip(*aucs, strict=True))
-    return {
-        "dataset": dataset,
-        "system": system,
-        "against": base,
-        "seeds": len(seeds),
-        "difference": after - before,
-        "low": float(np.percentile(drawn, 2.5)),
-        "high": float(np.percentile(drawn, 97.5)),
-        "ri": after / before - 1,
-        "ri_above_half": (after - 0.5) / (before - 0.5) - 1,
-    }
+        first, second = (auc(labels[rows], one[rows]) for one in logits)
+        drawn.append(second - first)
+    return float(np.std(drawn, ddof=1))
 
 
-def gaps(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
-    """Every RAR form against its bare backbone; remembered, because resampling takes a while."""
-    seeds: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        seeds.setdefault((row["dataset"], row["system"]), {})[row["seed"]] = row["metrics"]["auc"]
-    memory = folder / "gaps.json"
-    known = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
+def base_of(system: str) -> str:
+    """The bare backbone of a system."""
+    return system.split("+")[0]
+
+
+def gaps(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every form against its bare backbone: mean AUC difference over paired seeds, with a 95 % interval.
+
+    Test users are the same in all seeds, so their variance does not shrink with seeds; that of training does.
+    """
+    aucs = {run_key(row): row["metrics"]["auc"] for row in rows}
     found = []
-    for (dataset, system), have in seeds.items():
-        base = system.split("+")[0]
-        bare = seeds.get((dataset, base), {})
-        both = sorted(have.keys() & bare.keys())
-        if system == base or not both:
+    for dataset, system in dict.fromkeys((row["dataset"], row["system"]) for row in rows):
+        base = base_of(system)
+        here = [row for row in rows if (row["dataset"], row["system"]) == (dataset, system)]
+        here = [row for row in here if (dataset, base, row["seed"]) in aucs]
+        if system == base or not here:
             continue
-        # What was made anew has another AUC, and is compared anew.
-        key = f"{dataset} {system} {[(seed, bare[seed], have[seed]) for seed in both]}"
-        if key not in known:
-            known[key] = gap(folder, dataset, base, system, both)
-        found.append(known[key])
-    write_text(memory, json.dumps(known))
+        before = [aucs[dataset, base, row["seed"]] for row in here]
+        after = [row["metrics"]["auc"] for row in here]
+        each = [two - one for one, two in zip(before, after, strict=True)]
+        of_users = statistics.mean(row["standard_error"] ** 2 for row in here)
+        of_seeds = statistics.variance(each) / len(each) if len(each) > 1 else 0.0
+        reach = 1.96 * (of_users + of_seeds) ** 0.5
+        difference, first, second = (statistics.mean(values) for values in (each, before, after))
+        found.append(
+            {
+                "dataset": dataset,
+                "system": system,
+                "against": base,
+                "seeds": len(here),
+                "difference": difference,
+                "low": difference - reach,
+                "high": difference + reach,
+                "ri": second / first - 1,
+                "ri_above_half": (second - 0.5) / (first - 0.5) - 1,
+            }
+        )
     return found
 
 
+def with_error(place: Path) -> Row:
+    """The row of a finished run; resampling takes a while, so its outcome is written into the row."""
+    row = json.loads((place / "row.json").read_text(encoding="utf-8"))
+    if row["system"] != base_of(row["system"]) and "standard_error" not in row:
+        row["standard_error"] = standard_error(place.parent, row)
+        write_text(place / "row.json", json.dumps(row))
+    return row
+
+
 def write_pages(folder: Path) -> None:
-    """docs/results/rar.json and rar.md from all finished runs."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/row.json"))]
+    """docs/results/rar.json and rar.md from all runs finished here and what was published before."""
+    rows = with_published("rar", [with_error(path.parent) for path in sorted(folder.glob("*/row.json"))])
     order = [*(f"lightgbm{v}" for v in GBDT), *(f"{b}{v}" for b in BACKBONES for v in (*VARIANTS, *CONTROLS, *SWEEPS))]
     rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
-    pairs = gaps(rows, folder)
+    pairs = gaps(rows)
     shown = [*table(rows, COLUMNS), "", "## AUC against the bare backbone, paired seeds", ""]
     shown += [
-        "RI: AUC / bare - 1, and (AUC - .5) / (bare - .5) - 1. Interval: bootstrap over test users and seeds.",
+        "RI: AUC / bare - 1, and (AUC - .5) / (bare - .5) - 1. Interval: bootstrap over test users; spread of seeds.",
         "",
     ]
     shown += ["| data set | system | seeds | difference | 95 % interval | RI | RI above .5 |", "|---" * 7 + "|"]
@@ -250,6 +263,7 @@ def main() -> None:
     if arguments.page:
         write_pages(arguments.runs)
         return
+    known = {run_key(row) for row in published("rar")["rows"]}
     for dataset in arguments.datasets:
         data = DATASETS[dataset]
         # One seed of everything first: a table without gaps exists early.
@@ -261,8 +275,10 @@ def main() -> None:
                 if backbone not in ("lightgbm", *data.backbones):
                     continue
                 for form, more in forms.items():
-                    if arguments.forms and form not in arguments.forms:
+                    if (arguments.forms and form not in arguments.forms) or (dataset, backbone + form, seed) in known:
                         continue
+                    if form:  # it is compared with the bare one's logits, which are not published
+                        run(dataset, backbone, seed, arguments.runs, AS_OF)
                     row = run(dataset, backbone + form, seed, arguments.runs, more)
                     shown = {name: round(row["metrics"][name], 4) for name in COLUMNS if name in row["metrics"]}
                     print(dataset, backbone + form, seed, shown, flush=True)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """What ran."""
+    optional = [name for name in ("lightgbm",) if find_spec(name)]
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "polars", "pyarrow")},
+        **{name: version(name) for name in ("torch", "numpy", "polars", "pyarrow", *optional)},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
 
@@ -69,6 +71,23 @@ def result_row(
     made = {"commit": commit(), "versions": versions(), "data_hash": data_hash}
     row = {"dataset": dataset, "system": system, "seed": seed, "metrics": dict(metrics), **made}
     return row if protocol is None else {**row, "protocol": dict(protocol)}
+
+
+def published(name: str) -> dict[str, Any]:
+    """What docs/results/NAME.json holds; no rows where there is none yet."""
+    path = ROOT / "docs" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": [], "protocol": {}}
+
+
+def run_key(row: Row) -> tuple[str, str, int]:
+    """What tells a run from all others of its benchmark."""
+    return row["dataset"], row["system"], row["seed"]
+
+
+def with_published(name: str, made: Sequence[Row]) -> list[Row]:
+    """Rows that were made here, and the published ones of other runs: runs are not kept for ever, results are."""
+    rows = {run_key(row): row for row in (*published(name)["rows"], *made)}
+    return list(rows.values())
 
 
 def made_at(rows: Sequence[Row]) -> str:

@@ -1,0 +1,102 @@
+"""What is kept of a run compares systems as its evaluations would; published results outlive their runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from corral.evaluation.fates import fates
+from corral.evaluation.result import Evaluation
+from corral.evaluation.significance import compare
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+RULES = {"split": "leave-last-two-out", "queries_hash": "abc"}
+QUERIES = 60
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    loaded = SimpleNamespace(**{name: importlib.import_module(name) for name in ("outcomes", "results")})
+    monkeypatch.setattr(loaded.outcomes, "FOLDER", tmp_path / "outcomes")
+    monkeypatch.setattr(loaded.results, "ROOT", tmp_path)
+    yield loaded
+    for name in ("outcomes", "results"):
+        del sys.modules[name]
+
+
+def evaluation(seed: int) -> Evaluation:
+    """Sixty users, one target each; the served list is the ranker's."""
+    random = np.random.default_rng(seed)
+    recalled, ranked = (random.integers(0, 31, QUERIES) for _ in range(2))
+    gains = np.where((ranked > 0) & (ranked <= 10), 1 / np.log2(1 + np.maximum(ranked, 1)), 0.0)
+    targets = {
+        "query": np.arange(QUERIES),
+        "group": random.integers(0, 4, QUERIES).astype(np.int8),
+        "retriever": recalled,
+        "ranker": ranked,
+        "candidates": recalled,
+    }
+    per_query = {"ndcg@10": gains.astype(np.float32)}
+    queries = {"user": 2 + random.permutation(QUERIES)}
+    return Evaluation({"ndcg@10": gains.mean()}, per_query, queries, targets, RULES, {"serve_by": "ranker"})
+
+
+def row_of(system: str, seed: int) -> dict[str, object]:
+    metrics = {"ndcg@10": 0.0}
+    return {"dataset": "d", "system": system, "seed": seed, "metrics": metrics, "protocol": RULES, "served": "ranker"}
+
+
+def test_what_is_kept_says_what_the_evaluation_said(modules: SimpleNamespace) -> None:
+    whole, row = evaluation(0), row_of("a/b", 0)
+    modules.outcomes.keep(whole, modules.outcomes.path_of(row))
+    back = modules.outcomes.restore(row)
+    np.testing.assert_allclose(back.per_query["ndcg@10"], whole.per_query["ndcg@10"], atol=1e-7)
+    for name in ("found", "lost", "missed", "promoted", "demoted"):
+        np.testing.assert_array_equal(getattr(fates(back), name), getattr(fates(whole), name))
+    np.testing.assert_array_equal(back.targets["group"], whole.targets["group"])
+
+
+def test_two_systems_compare_as_by_their_evaluations(modules: SimpleNamespace) -> None:
+    wholes = {(system, seed): evaluation(7 * seed + len(system)) for system in ("one", "other") for seed in (0, 1)}
+    for (system, seed), whole in wholes.items():
+        whole.queries["user"] = 2 + np.arange(QUERIES)
+        modules.outcomes.keep(whole, modules.outcomes.path_of(row_of(system, seed)))
+    rows = [[row_of(system, seed) for seed in (0, 1, 2)] for system in ("one", "other")]  # seed 2: nothing kept
+    found = modules.outcomes.comparison(*rows, [])
+    gap = compare(*([wholes[system, seed] for seed in (0, 1)] for system in ("one", "other")))
+    assert (found["system"], found["against"], found["seeds"]) == ("other", "one", 2)
+    assert found["difference"] == pytest.approx(gap.difference, abs=1e-7)
+    assert (found["low"], found["high"]) == pytest.approx((gap.low, gap.high), abs=1e-7)
+    # What was published over more seeds than have outcomes stays; over fewer, it is made anew.
+    known = {"dataset": "d", "system": "other", "against": "one", "gain": 9.0}
+    assert modules.outcomes.comparison(*rows, [{**known, "seeds": 3}])["gain"] == 9.0
+    assert modules.outcomes.comparison(*rows, [{**known, "seeds": 1}]) == found
+
+
+def test_other_rules_and_several_targets_are_refused(modules: SimpleNamespace) -> None:
+    whole = evaluation(0)
+    for system in ("one", "other"):
+        modules.outcomes.keep(whole, modules.outcomes.path_of(row_of(system, 0)))
+    elsewhere = row_of("other", 0) | {"protocol": {**RULES, "split": "time-cut"}}
+    with pytest.raises(ValueError, match="time-cut"):
+        modules.outcomes.comparison([row_of("one", 0)], [elsewhere], [])
+    whole.queries["user"] = np.full(QUERIES, 2)
+    with pytest.raises(ValueError, match="one target a user"):
+        modules.outcomes.keep(whole, modules.outcomes.path_of(row_of("one", 1)))
+
+
+def test_published_rows_stay_where_no_run_replaces_them(modules: SimpleNamespace, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "results" / "corr.json"
+    page.parent.mkdir(parents=True)
+    page.write_text(json.dumps({"rows": [row_of("a", 0), row_of("a", 1)], "protocol": {}}))
+    again = row_of("a", 1) | {"served": "fused"}
+    assert modules.results.with_published("corr", [again, row_of("b", 0)]) == [row_of("a", 0), again, row_of("b", 0)]
+    assert modules.results.with_published("other", [again]) == [again]
