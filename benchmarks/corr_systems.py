@@ -29,6 +29,8 @@ SLOW = ("batch_size=64", "learning_rate=0.001", "low_precision=true")
 LONG = ("batch_size=32", "learning_rate=0.001", "low_precision=true")
 # As in the recipes amazon-beauty-sasrec and ml-1m-sasrec.
 SLOW_RETRIEVER = (*SLOW, "epochs=16", "warmup_steps=200", "patience=4")
+# As many epochs as the retriever has when it is alone.
+SLOW_TOGETHER = (*SLOW, "epochs=16")
 LONG_RETRIEVER = (*LONG, "epochs=30", "warmup_steps=200", "patience=8")
 DATASETS: dict[str, Data] = {
     "amazon-beauty-7core": Data(
@@ -40,7 +42,7 @@ DATASETS: dict[str, Data] = {
     ),
     "amazon-beauty": Data(
         ("data.name=amazon-beauty", LAST_TWO),
-        training={"retriever_training": SLOW_RETRIEVER, "ranker_training": SLOW, "together": SLOW},
+        training={"retriever_training": SLOW_RETRIEVER, "ranker_training": SLOW, "together": SLOW_TOGETHER},
         finished="amazon-beauty-sasrec",
     ),
     "ml-1m": Data(
@@ -62,7 +64,7 @@ DATASETS: dict[str, Data] = {
     ),
     "amazon-sports": Data(
         ("data.name=amazon-sports", LAST_TWO),
-        training={"retriever_training": SLOW_RETRIEVER, "ranker_training": SLOW, "together": SLOW},
+        training={"retriever_training": SLOW_RETRIEVER, "ranker_training": SLOW, "together": SLOW_TOGETHER},
     ),
     # Another domain: baskets, long histories.
     "online-retail": Data(
