@@ -25,8 +25,8 @@ class Data:
     finished: str | None = None
 
 
-SLOW = ("batch_size=64", "learning_rate=0.001", "low_precision=true")
-LONG = ("batch_size=32", "learning_rate=0.001", "low_precision=true")
+SLOW = ("batch_size=64", "learning_rate=0.001", "low_precision=auto")
+LONG = ("batch_size=32", "learning_rate=0.001", "low_precision=auto")
 # As in the recipes amazon-beauty-sasrec and ml-1m-sasrec.
 SLOW_RETRIEVER = (*SLOW, "epochs=16", "warmup_steps=200", "patience=4")
 # As many epochs as the retriever has when it is alone.

@@ -24,7 +24,11 @@ class TrainingSettings(Strict):
     weight_decay: float = Field(0.0, ge=0)
     max_norm: float = Field(5.0, ge=0, description="gradients are clipped to this joint norm; 0: off")
     warmup_steps: int = Field(0, ge=0)
-    low_precision: bool = Field(False, description="matrix products of training in bfloat16")
+    low_precision: bool | Literal["auto"] = Field(
+        False,
+        description="matrix products of training in bfloat16; auto: where the processor or GPU multiplies in it: "
+        "elsewhere they take many times as long",
+    )
     cosine: bool = Field(False, description="let the learning rate fall along a half cosine")
     patience: int = Field(5, ge=0, description="validations without improvement before stopping; 0: never")
     metric: str = "ndcg@10"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -141,10 +141,11 @@ class Experiment:
             shard_tables(model, self.workers)
         return model.to(self.device)
 
-    def low_precision(self, chosen: bool) -> bool:
+    def low_precision(self, chosen: bool | Literal["auto"]) -> bool:
         """Whether a training that says ``chosen`` multiplies in bfloat16: the switch for all comes first."""
         switch = self.settings.low_precision
-        return build.multiplies_in_bfloat16(self.device) if switch == "auto" else chosen if switch is None else switch
+        wanted = chosen if switch is None else switch
+        return build.multiplies_in_bfloat16(self.device) if wanted == "auto" else wanted
 
     @cached_property
     def earlier(self) -> EarlierRun | None:

@@ -65,14 +65,21 @@ def test_a_gpu_has_bfloat16_if_it_need_not_emulate_it(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("has", [True, False])
 @pytest.mark.parametrize(
-    ("switch", "wanted"),
-    [("null", {"retriever": True, "ranker": False}), ("true", True), ("false", False), ("auto", None)],
+    ("switch", "own", "wanted"),
+    [
+        ("null", "true", {"retriever": True, "ranker": False}),
+        ("null", "auto", {"retriever": None, "ranker": False}),
+        ("true", "false", {"retriever": True, "ranker": True}),
+        ("false", "auto", {"retriever": False, "ranker": False}),
+        ("auto", "false", {"retriever": None, "ranker": None}),
+    ],
 )
 def test_one_switch_for_all_trainings(
-    switch: str, wanted: dict[str, bool] | bool | None, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    switch: str, own: str, wanted: dict[str, bool | None], has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """None: as the processor has it."""
     data = Dataset.write(tmp_path / "data", markov_world(10, 8, length=8).interactions).path
-    text = f"data: {{path: {data}}}\nretriever_training: {{low_precision: true}}\nlow_precision: {switch}"
+    text = f"data: {{path: {data}}}\nretriever_training: {{low_precision: {own}}}\nlow_precision: {switch}"
     experiment = Experiment.start(load_settings(text, "switch"), tmp_path / "run", quiet=True)
     monkeypatch.setattr("corral.cli.build.multiplies_in_bfloat16", lambda device: has)
     found: dict[str, bool] = {}
@@ -89,8 +96,7 @@ def test_one_switch_for_all_trainings(
                 return 1
 
         fit_objective(experiment, name, torch.nn.Linear(2, 2), Loader(), chosen, dict)  # type: ignore[arg-type]
-    expected = has if wanted is None else wanted
-    assert found == (expected if isinstance(expected, dict) else {"retriever": expected, "ranker": expected})
+    assert found == {name: has if asked is None else asked for name, asked in wanted.items()}
 
 
 def test_what_is_no_switch_is_refused() -> None:
