@@ -108,8 +108,10 @@ class BehaviourEvidence(Tables):
         profile = self.keys.encode(snapshot, history > 0, past, values)
         taste = torch.bmm((values * met)[:, None], past[1])[:, 0]
         taste = taste * values.abs().sum(1).add(5.0).rsqrt()[:, None]
-        units = [functional.normalize(one, dim=-1) for one in past]
-        return _Asked(query.user, snapshot, profile, taste, units[0], units[1], values, met & self.row)
+        lengths = torch.stack([one.norm(dim=-1) for one in past], 1).clamp(min=1e-12)
+        return _Asked(
+            query.user, snapshot, profile, taste, past[0], past[1], lengths.reciprocal(), values, met & self.row
+        )
 
     def _rows(self, items: Tensor) -> list[slice]:
         """Queries of each piece."""
@@ -143,9 +145,11 @@ class BehaviourEvidence(Tables):
         units = [functional.normalize(one, dim=-1) for one in vectors]
         who, said, there = self.people.latest(asked.snapshot, items, self.count)
         there &= who != asked.user[:, None, None]
-        near = [torch.bmm(one, past.transpose(1, 2)) for one, past in zip(units, asked.units, strict=True)]
+        near = [torch.bmm(one, past.transpose(1, 2)) for one, past in zip(units, asked.past, strict=True)]
+        # Products are scaled, not the vectors of the past: those are many times as many numbers.
+        cosines = torch.stack(near, 2) * asked.shrink[:, None]
         column = self._numbers(self._alike(asked, who, everybody), said, there & self.column)
-        row = self._numbers(torch.stack(near, 2), asked.values[:, None], asked.met[:, None])
+        row = self._numbers(cosines, asked.values[:, None], asked.met[:, None])
         taste = torch.bmm(vectors[1], asked.taste[:, :, None])[..., 0]
         close = torch.bmm(units[0], asked.profile[:, 0, :, None])[..., 0]
         counts = [(there & self.column).sum(-1), asked.met.sum(-1, keepdim=True).expand(items.shape)]
@@ -227,7 +231,8 @@ class _Asked:
         user, snapshot: of each query [B].
         profile: its keys [B, 2, D].
         taste: what it liked, of unit scale [B, D].
-        first, second: unit vectors of its history's items, of both kinds, each [B, L, D].
+        first, second: vectors of its history's items, of both kinds, each [B, L, D].
+        shrink: what makes them unit vectors [B, 2, L].
         values: what it said of them [B, L].
         met: which of them count [B, L].
     """
@@ -238,11 +243,12 @@ class _Asked:
     taste: Tensor
     first: Tensor
     second: Tensor
+    shrink: Tensor
     values: Tensor
     met: Tensor
 
     @property
-    def units(self) -> tuple[Tensor, Tensor]:
+    def past(self) -> tuple[Tensor, Tensor]:
         """Of both kinds."""
         return self.first, self.second
 
