@@ -75,6 +75,7 @@ def fit_objective(
     loader: Loader,
     chosen: TrainingSettings,
     validate: Validate,
+    later: nn.Module | None = None,
 ) -> FitState:
     """Trains an objective; its models then hold the best weights.
 
@@ -86,6 +87,7 @@ def fit_objective(
         loader: its batches.
         chosen: how to train it.
         validate: judges the objective's models after an epoch.
+        later: see :func:`~corral.training.fit.fit`.
     """
     total = max(chosen.epochs * loader.batches_per_epoch(), 1)
     schedule = warmup_cosine(chosen.warmup_steps, total) if chosen.cosine else warmup_constant(chosen.warmup_steps)
@@ -125,6 +127,7 @@ def fit_objective(
             metric=chosen.metric,
             patience=chosen.patience,
             validate_every=chosen.validate_every,
+            later=later,
             refresh_every=getattr(chosen, "refresh_every", 0),
             checkpoints=_checkpoints(folder, workers, chosen.checkpoint_seconds),
             device=experiment.device,

@@ -17,7 +17,7 @@ from corral import __version__
 from corral.settings import ScaleSettings, Settings, dump_settings, load_settings
 
 SETTINGS_FILE, DATA_FILE, MANIFEST_FILE = "settings.yaml", "data_hash.txt", "manifest.json"
-BUNDLE, EVALUATION, CORRECTION_FILE = "bundle", "evaluation", "correction.json"
+BUNDLE, EVALUATION, CORRECTION_FILE, EPOCHS_FILE = "bundle", "evaluation", "correction.json", "epochs.json"
 CONTINUATION_FILE = "continuation.json"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from torch import nn
 
 from corral.cli.experiment import Experiment
 from corral.cli.fit_objective import fit_objective
 from corral.cli.ranker_stage import new_ranker, new_stages, order_judge
 from corral.cli.retriever_stage import click_loader, item_softmax, new_retriever, sampler_for, train_retriever
+from corral.cli.run_files import EPOCHS_FILE, write_text
 from corral.corr.alternating import AlternatingObjective
 from corral.corr.baselines.icc import IccObjective
 from corral.corr.baselines.lcron import LcronObjective
@@ -93,22 +96,31 @@ def share_item_table(retriever: nn.Module, ranker: nn.Module) -> None:
 
 
 def train_together(experiment: Experiment) -> tuple[nn.Module, nn.Module]:
-    """Both stages, trained (or loaded)."""
+    """Both stages, trained (or loaded).
+
+    The ranker's best epoch comes first, it overfits while the retriever still learns: the retriever may keep its last
+    epoch's weights, if validation says so. Not where the ranker holds parts of it: its table, or neighbours by it.
+    """
     chosen = experiment.settings.together
     assert chosen is not None
     retriever = train_retriever(experiment) if chosen.warm_start else new_retriever(experiment)
     ranker = new_ranker(experiment, retriever)
-    if isinstance(chosen, CorrSettings) and chosen.shared_table:
+    shared = isinstance(chosen, CorrSettings) and chosen.shared_table
+    if shared:
         share_item_table(retriever, ranker)
     stages = new_stages(experiment, retriever, ranker, chosen.max_per_user)
-    fit_objective(
+    state = fit_objective(
         experiment,
         "together",
         together_objective(experiment, stages),
         click_loader(experiment, retriever, chosen, experiment.history_length),
         chosen,
         order_judge(experiment, ranker, retriever),
+        later=None if shared or isinstance(ranker, RarRanker) else retriever,
     )
+    if experiment.writes and state.later is not None:
+        kept = {"best epoch": state.best, "retriever of the last": state.later, "used": state.later > state.best}
+        write_text(experiment.directory / EPOCHS_FILE, json.dumps(kept))
     for model in (retriever, ranker):
         experiment.share_unknown(model)
     return retriever, ranker

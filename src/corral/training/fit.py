@@ -39,6 +39,7 @@ def fit(
     metric: str = "ndcg@10",
     patience: int = 5,
     validate_every: int = 1,
+    later: nn.Module | None = None,
     refresh_every: int = 0,
     directory: Path | None = None,
     checkpoints: Checkpoints | None = None,
@@ -49,6 +50,10 @@ def fit(
     on_epoch: Callable[[FitState], None] = lambda state: None,
 ) -> FitState:
     """Trains until the metric has not improved for ``patience`` validations; leaves the best weights in place.
+
+    Parts of an objective may need different times: a ranker begins to overfit while its retriever still learns. Such a
+    part is given as ``later``: after the training it takes its weights of the last epoch, where the metric, with the
+    best epoch's weights in all the rest, is then higher than at the best epoch.
 
     Where ``directory`` holds a checkpoint of this training, it goes on from there, with the same result as
     without the interruption (same threads, same versions).
@@ -62,6 +67,7 @@ def fit(
         metric: the one to watch, higher is better.
         patience: validations without improvement before stopping; 0: never.
         validate_every: epochs between validations (the last epoch is always validated).
+        later: a part of the objective, see above; no weights shared with, or derived from, other parts.
         refresh_every: steps between refreshes of the objective; 0: at the start of every epoch.
         directory: for ``checkpoint.safetensors``, ``best.safetensors`` and ``log.jsonl``; None: nothing is kept.
         checkpoints: another place to keep training in than a directory's files.
@@ -118,7 +124,7 @@ def fit(
             record |= metrics
             if metrics[metric] > state.best:
                 state.best, state.best_epoch = metrics[metric], state.epoch - 1
-                best_weights = {name: value.detach().clone() for name, value in objective.state_dict().items()}
+                best_weights = _copy(objective)
                 if checkpoints:
                     checkpoints.save_best(objective, {"epoch": state.best_epoch, "metric": metric})
             # Patience counts validations, not epochs.
@@ -133,9 +139,36 @@ def fit(
         # Nothing is trained, but what is derived from the weights (RAR's neighbours) is needed all the same.
         cast(Objective, objective).refresh()
     if state.best_epoch >= 0:
+        last_weights = _copy(later) if later is not None else {}
         if best_weights:
             objective.load_state_dict(best_weights)
         elif checkpoints:
             checkpoints.load_best(objective)
+        if later is not None and validate and state.best_epoch < state.epoch - 1:
+            state.later = _try_later(objective, later, last_weights, validate, metric, state.best)
     objective.eval()
     return state
+
+
+def _try_later(
+    objective: nn.Module,
+    later: nn.Module,
+    weights: Mapping[str, Tensor],
+    validate: Callable[[], Mapping[str, float]],
+    metric: str,
+    best: float,
+) -> float:
+    """The metric with these weights in a part; the part keeps them where they are better than ``best``."""
+    before = _copy(later)
+    later.load_state_dict(weights)
+    objective.eval()
+    with torch.no_grad():
+        value = validate()[metric]
+    if value <= best:
+        later.load_state_dict(before)
+    return value
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    """Its weights, as they are now."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

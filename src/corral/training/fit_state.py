@@ -20,6 +20,8 @@ class FitState:
         best_epoch: the epoch it belongs to, -1 before the first.
         records: what was logged, one mapping an epoch.
         finished: training has ended (all epochs, or patience).
+        later: the watched metric with one part's weights of the last epoch and the best epoch's in all the rest; None:
+            not tried. Higher than ``best``: that part kept them.
     """
 
     epoch: int = 0
@@ -31,3 +33,4 @@ class FitState:
     best_epoch: int = -1
     records: list[dict[str, float]] = field(default_factory=list)
     finished: bool = False
+    later: float | None = None

@@ -243,6 +243,35 @@ def test_patience_and_best_weights(
         )
 
 
+@pytest.mark.parametrize(("tried", "kept"), [(0.6, True), (0.5, False), (0.4, False)])
+def test_a_part_may_keep_its_last_epoch(tried: float, kept: bool, tmp_path: Path) -> None:
+    """Where the metric is then higher; the rest is the best epoch's, also where a finished training is loaded."""
+    for name, scores in (("trained", [0.1, 0.5, 0.3, tried]), ("loaded", [tried])):
+        toy, by_epoch, script = Toy(), [], iter(scores)
+        state = run(
+            toy,
+            tmp_path,
+            validate=lambda script=script: {"ndcg@10": next(script)},
+            later=toy.linear,
+            on_epoch=lambda state, toy=toy, found=by_epoch: found.append(
+                {k: v.clone() for k, v in toy.state_dict().items()}
+            ),
+        )
+        if name == "trained":
+            best, last = by_epoch[1], by_epoch[2]
+        assert (state.best, state.best_epoch, state.later) == (0.5, 1, tried), name
+        assert next(script, None) is None
+        wanted = {**best, **{k: v for k, v in last.items() if kept and k.startswith("linear.")}}
+        assert all(torch.equal(value, wanted[key]) for key, value in toy.state_dict().items()), name
+        assert not torch.equal(best["seen"], last["seen"])
+        assert not toy.training
+
+
+def test_a_part_whose_last_epoch_was_the_best_is_not_tried() -> None:
+    toy, script = Toy(), iter([0.1, 0.2, 0.3])
+    assert run(toy, validate=lambda: {"ndcg@10": next(script)}, later=toy.linear).later is None
+
+
 def test_another_metric() -> None:
     toy, scores = Toy(), iter([(0.1, 0.9), (0.2, 0.8), (0.3, 0.7)])
 
