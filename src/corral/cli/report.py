@@ -100,6 +100,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     from corral.cli.run_files import (
         BUNDLE,
         CORRECTION_FILE,
+        EPOCHS_FILE,
         EVALUATION,
         MANIFEST_FILE,
         SETTINGS_FILE,
@@ -143,7 +144,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
                 device=recommender.device,
             )
         logs = {stage: read_log(run / stage) for stage in STAGES if (run / stage).is_dir()}
-        settings, correction = experiment.settings, run / CORRECTION_FILE
+        settings = experiment.settings
         return RunReport(
             name=name,
             evaluation=evaluation,
@@ -155,9 +156,10 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
                 "ranker": settings.ranker_training.metric,
                 **({} if settings.together is None else {"together": settings.together.metric}),
             },
+            epochs=_facts(run / EPOCHS_FILE),
             examples=lists,
             probe=probe,
-            correction=json.loads(correction.read_text(encoding="utf-8")) if correction.exists() else {},
+            correction=_facts(run / CORRECTION_FILE),
             clicks=_clicks(experiment, recommender),
             settings=settings.model_dump(mode="json"),
             settings_text=(run / SETTINGS_FILE).read_text(encoding="utf-8"),
@@ -179,6 +181,13 @@ def _clicks(experiment: Experiment, recommender: TwoStageRecommender) -> ClickRe
         return None
     logits, labels, _ = click_logits(experiment, cast(Any, recommender.ranker), Part.TEST)
     return ClickResults(labels, logits, recommender.calibration)
+
+
+def _facts(path: Path) -> dict[str, float]:
+    """What a run noted in a small file; empty where it did not."""
+    import json
+
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _seconds(

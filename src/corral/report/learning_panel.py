@@ -12,12 +12,18 @@ TITLES = {"retriever": "Stage 1, retriever", "ranker": "Stage 2, ranker", "toget
 NO_METRIC = ("epoch", "step", "seconds")
 
 
-def learning_panel(logs: Mapping[str, Sequence[Mapping[str, float]]], watched: Mapping[str, str]) -> Panel:
+def learning_panel(
+    logs: Mapping[str, Sequence[Mapping[str, float]]],
+    watched: Mapping[str, str],
+    epochs: Mapping[str, float] | None = None,
+) -> Panel:
     """Loss and validation metrics by epoch, the chosen epoch marked.
 
     Args:
         logs: one record an epoch, by stage.
         watched: the metric that chose the epoch, by stage.
+        epochs: what a retriever that trained with its ranker would be worth with its last epoch's weights; None or
+            empty: not tried.
     """
     blocks: list[Block] = []
     for stage, records in logs.items():
@@ -25,6 +31,11 @@ def learning_panel(logs: Mapping[str, Sequence[Mapping[str, float]]], watched: M
         blocks += (
             _stage(stage, records, watched.get(stage)) if records else [Paragraph("No epoch was finished.", Mark.NOTE)]
         )
+    if epochs:
+        best, later = epochs["best epoch"], epochs["retriever of the last"]
+        kept = "It kept them." if epochs["used"] else "It did not keep them."
+        note = f"With the retriever's weights of the last epoch it is {decimal(later)}, not {decimal(best)}. {kept}"
+        blocks.append(Paragraph(note, Mark.NOTE))
     if not logs:
         blocks.append(Paragraph("Nothing was trained: this system learns nothing by steps.", Mark.NOTE))
     return Panel("learning", "Learning curves", blocks)

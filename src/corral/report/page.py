@@ -54,7 +54,7 @@ def run_panels(run: RunReport) -> list[Panel]:
         lists_panel(evaluation),
         clicks_panel(evaluation, run.clicks),
         examples_panel(run.examples, evaluation.served.value == "fused"),
-        learning_panel(run.logs, run.watched),
+        learning_panel(run.logs, run.watched, run.epochs),
         data_panel(run.data),
         protocol_panel(run),
         settings_panel(run),

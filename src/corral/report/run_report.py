@@ -40,6 +40,7 @@ class RunReport:
         data: what it was trained and judged on.
         logs: records of each stage that was trained, one an epoch, by stage.
         watched: the validation metric that chose each stage's epoch, by stage.
+        epochs: whether a retriever that trained with its ranker kept its last epoch; empty where that was not tried.
         examples: lists of real users.
         probe: both stages looked at closer, where there are two.
         correction: what fitting the ranker's held-out correction found; empty where none was fitted.
@@ -57,6 +58,7 @@ class RunReport:
     description: str = ""
     logs: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     watched: Mapping[str, str] = field(default_factory=dict)
+    epochs: Mapping[str, float] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     probe: StageProbe | None = None
     correction: Mapping[str, float] = field(default_factory=dict)

@@ -209,6 +209,10 @@ def test_a_joint_training_shows_every_loss_and_every_stage() -> None:
     charts = [chart for block in panel.blocks for chart in getattr(block, "blocks", ()) if isinstance(chart, Chart)]
     assert "distillation: from 0.5" in charts[0].label
     assert "retriever/ndcg@10: from 0.1" in charts[1].label
+    assert "last epoch" not in words(panel.blocks)
+    tried = {"best epoch": 0.25, "retriever of the last": 0.375, "used": True}
+    later = learning_panel({"together": records}, {"together": "ndcg@10"}, tried)
+    assert "weights of the last epoch it is 0.3750, not 0.2500. It kept them." in words(later.blocks)
 
 
 class Order(nn.Module):
