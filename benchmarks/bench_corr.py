@@ -297,6 +297,7 @@ def write_pages(folder: Path) -> None:
     shown = [*table(rows, COLUMNS), ""]
     shown += ["train_minutes: wall clock of one thread, all phases, on a machine that did other work besides.", ""]
     shown += ["## Paired bootstrap over users, nDCG@10, mean over the seeds both have", ""]
+    shown += ["Where outcomes of either are not kept (benchmarks/outcomes), as published when both had their runs.", ""]
     shown += ["| data set | system | against | seeds | gain | difference | 95 % interval |", "|---" * 7 + "|"]
     for pair in pairs:
         shown.append(
