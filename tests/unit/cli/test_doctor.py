@@ -94,7 +94,7 @@ def test_a_run_folder_is_examined_without_being_made(tmp_path: Path) -> None:
 def test_every_extra_for_users_is_examined() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
     names = {extra: _names(project["optional-dependencies"][extra]) for extra in EXTRAS}
-    assert set(project["optional-dependencies"]) - {"dev", "docs", "crosscheck"} == set(EXTRAS)
+    assert set(project["optional-dependencies"]) - {"dev", "docs", "bench", "crosscheck"} == set(EXTRAS)
     assert names == {extra: set(parts) for extra, parts in EXTRAS.items()}
     assert _names(project["dependencies"]) == set(CORE)
 
