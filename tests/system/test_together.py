@@ -25,7 +25,8 @@ from corral.cli.ranker_stage import click_logits, new_stages
 from corral.cli.recipes import read_recipe
 from corral.cli.retriever_stage import new_retriever, sampler_for
 from corral.cli.run import build_part, judge, open_models, open_recommender, train_run
-from corral.cli.run_files import CORRECTION_FILE
+from corral.cli.run_files import CORRECTION_FILE, EPOCHS_FILE
+from corral.cli.together_stage import train_together
 from corral.data.batches import Query
 from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
@@ -466,6 +467,36 @@ def test_a_table_that_cannot_be_shared(train: Trainer, recipe: str, overrides: t
     settings = train.settings(recipe, "together.shared_table=true", *overrides)
     with pytest.raises(ValueError, match=r"together\.shared_table: needs a retriever with an item table, and ranker"):
         train_run(Experiment.start(settings, tmp_path / "run", quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "may"),
+    [
+        ("corr", "together.shared_table=false", True),
+        ("icc", "seed=0", True),
+        ("corr", "together.shared_table=true", False),
+        ("corr-rar", "seed=0", False),
+    ],
+)
+def test_whose_retriever_may_keep_its_last_epoch(
+    train: Trainer, recipe: str, override: str, may: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the ranker holds nothing of; what was tried is noted in the run."""
+    given: list[nn.Module | None] = []
+
+    def trained(*rest: object, later: nn.Module | None) -> FitState:
+        given.append(later)
+        return FitState(best=0.25, best_epoch=1, epoch=4, later=None if later is None else 0.5)
+
+    monkeypatch.setattr("corral.cli.together_stage.fit_objective", trained)
+    settings = train.settings(recipe, override, "ranker.field_size=8")
+    experiment = Experiment.start(settings, tmp_path / "run", quiet=True)
+    retriever, _ = train_together(experiment)
+    assert given == [retriever if may else None]
+    noted = tmp_path / "run" / EPOCHS_FILE
+    assert noted.exists() is may
+    if may:
+        assert json.loads(noted.read_text()) == {"best epoch": 0.25, "retriever of the last": 0.5, "used": True}
 
 
 def test_a_shared_table_is_one_table(train: Trainer) -> None:

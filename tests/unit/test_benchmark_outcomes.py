@@ -93,6 +93,39 @@ def test_other_rules_and_several_targets_are_refused(modules: SimpleNamespace) -
         modules.outcomes.keep(whole, modules.outcomes.path_of(row_of("one", 1)))
 
 
+def test_an_interval_over_seeds_by_hand(modules: SimpleNamespace) -> None:
+    """Users' variance is the seeds' mean, (.01^2 + .02^2) / 2; the seeds' is that of .02 and .06, halved."""
+    bench = importlib.import_module("bench_rar")
+    aucs = {("fm", 0): 0.70, ("fm", 1): 0.70, ("fm+rar", 0): 0.72, ("fm+rar", 1): 0.76, ("fm+rar", 2): 0.9}
+    errors = {0: 0.01, 1: 0.02, 2: 9.0}
+    rows = [
+        {**row_of(system, seed), "metrics": {"auc": value}}
+        | ({"standard_error": errors[seed]} if "+" in system else {})
+        for (system, seed), value in aucs.items()
+    ]
+    (found,) = bench.gaps(rows)  # seed 2 has no bare model beside it
+    assert (found["system"], found["against"], found["seeds"]) == ("fm+rar", "fm", 2)
+    assert found["difference"] == pytest.approx(0.04)
+    reach = 1.96 * (0.00025 + 0.0008 / 2) ** 0.5
+    assert (found["low"], found["high"]) == pytest.approx((0.04 - reach, 0.04 + reach))
+    assert found["ri"] == pytest.approx(0.74 / 0.70 - 1)
+    assert found["ri_above_half"] == pytest.approx(0.24 / 0.20 - 1)
+
+
+def test_an_error_is_that_of_users(modules: SimpleNamespace, tmp_path: Path) -> None:
+    """Of fifty users; the same logits differ by nothing in every draw."""
+    bench = importlib.import_module("bench_rar")
+    random = np.random.default_rng(0)
+    labels, users = np.arange(200) % 2 == 0, np.arange(200) // 4
+    for system, logits in (("fm", labels + random.normal(size=200)), ("fm+rar", random.normal(size=200))):
+        place = tmp_path / f"d-{system}-0"
+        place.mkdir()
+        np.savez(place / "test.npz", logits=logits.astype(np.float32), labels=labels, users=users)
+    error = bench.standard_error(tmp_path, row_of("fm+rar", 0))
+    assert 0.01 < error < 0.1
+    assert bench.standard_error(tmp_path, row_of("fm", 0)) == 0.0
+
+
 def test_published_rows_stay_where_no_run_replaces_them(modules: SimpleNamespace, tmp_path: Path) -> None:
     page = tmp_path / "docs" / "results" / "corr.json"
     page.parent.mkdir(parents=True)
