@@ -186,8 +186,8 @@ class RankerTrainingSettings(SampledTrainingSettings):
     sampled_negatives: int = Field(
         0,
         ge=0,
-        description="clicks: so many items with label 0 for each click, in every part, by train counts, none that the "
-        "user had in train; 0: none",
+        description="clicks: so many items with label 0 for each click, in every part, by train events before it, none "
+        "that the user had in train; 0: none",
     )
     sampled_negatives_seed: int = Field(0, ge=0, description="of these draws; the run's own seed does not change them")
     max_per_user: int = Field(

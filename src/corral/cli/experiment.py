@@ -315,8 +315,8 @@ class Experiment:
         if self.settings.ranker is None or not chosen.sampled_negatives:
             return {}
         return {
-            "negatives": f"{chosen.sampled_negatives} sampled a click, in every part, by train counts, never the "
-            f"click's item nor one that the user had in train; seed {chosen.sampled_negatives_seed}"
+            "negatives": f"{chosen.sampled_negatives} sampled a click, in every part, by train events before it, never "
+            f"the click's item nor one that the user had in train; seed {chosen.sampled_negatives_seed}"
         }
 
     def _weights_rule(self) -> dict[str, object]:

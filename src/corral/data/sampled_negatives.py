@@ -6,11 +6,16 @@ file of them would be: the same for every system and every run, given data, spli
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.split import Part, Split
+
+# Draws that may fail before the events that are left to a row are listed one by one.
+_TRIES = 32
 
 
 def with_sampled_negatives(
@@ -19,11 +24,12 @@ def with_sampled_negatives(
     """The examples, and after them ``per_positive`` items with label 0 for each one with a label above 0.
 
     A negative has its positive's user, time, history and weight; its event is -1. Items are drawn with replacement, in
-    proportion to their train events, from all that are neither the positive's item nor an item that the user has a
-    train event of. Positives whose user has had every item get none.
+    proportion to their train events **strictly before that time**, from all that are neither the positive's item nor
+    an item that the user has a train event of. What the log did not have yet cannot have been passed over: drawn from
+    all of train, negatives of early rows would be items of the future, told from clicks by their age alone. A positive
+    gets none where no item is left: the first of the log, or a user's who has had every item.
 
-    Draws are exact and need no second try: by inversion of the cumulative counts of the items that are left.
-    Cost: O((n + train events) log(train events)).
+    Cost: O(n log(train events)) expected; where a user has had nearly everything, O(train events) for that user.
 
     Args:
         examples: of the part.
@@ -36,18 +42,14 @@ def with_sampled_negatives(
     if per_positive < 1:
         raise ValueError(f"per_positive={per_positive}: must be at least 1")
     positive = np.flatnonzero(examples.label > 0)
-    counts = split.train_counts(dataset)
-    train = split.rows(Part.TRAIN)
-    left_out = _LeftOut(counts, dataset.events.user[train], dataset.events.item[train])
-    user, own = (np.asarray(column[positive]).astype(np.int64) for column in (examples.user, examples.item))
-    # Plain uniform numbers, the same for each place in the part: what one user had moves no other user's draws.
-    uniform = np.random.default_rng((seed, int(part))).random((len(positive), per_positive))
-    item, drawn = left_out.draw(user, own, uniform)
-    row, _ = np.nonzero(drawn)
+    random = np.random.default_rng((seed, int(part)))
+    asked = [np.asarray(column[positive]).astype(np.int64) for column in (examples.user, examples.item, examples.time)]
+    item = _TrainLog.of(dataset, split).draw(*asked, per_positive, random)
+    row, _ = np.nonzero(item)
     source = positive[row]
     added = (
         examples.user[source],
-        item[drawn].astype(examples.item.dtype),
+        item[item > 0].astype(examples.item.dtype),
         examples.time[source],
         np.full(len(source), -1, dtype=np.int64),
         examples.end[source],
@@ -59,55 +61,89 @@ def with_sampled_negatives(
     return Examples(user, item, time, event, end, label, examples.histories, weight)
 
 
-class _LeftOut:
-    """Draws from item counts with the items of a user left out.
+@dataclass(frozen=True)
+class _TrainLog:
+    """Train events to draw from.
 
-    Think of every train event as one slot, item after item. The slots of the items that are left are numbered
-    through; a number drawn among them becomes a slot of the whole by stepping over the slots left out before it.
-
-    Args:
-        counts: of each item row [M + 2].
-        user: users of the train events [n].
-        item: their items [n].
+    Attributes:
+        item, time: of each, in order of time [n].
+        pairs: user * rows + item of every (user, item) there, ascending.
+        rows: of the item vocabulary.
     """
 
-    def __init__(self, counts: np.ndarray, user: np.ndarray, item: np.ndarray) -> None:
-        self._counts = counts.astype(np.int64)
-        self._after = np.cumsum(self._counts)  # slots up to and including each item
-        self._before = self._after - self._counts
-        self._rows = len(counts)
-        self._pairs = np.unique(user.astype(np.int64) * self._rows + item)  # (user, item) left out, in order
-        owner, had = np.divmod(self._pairs, self._rows)
-        self._taken = np.concatenate([[0], np.cumsum(self._counts[had])])
-        left_before = self._before[had] - self._taken_by(owner, np.arange(len(owner)))
-        # Ascending within a user, users ascending: one search finds the place within a user.
-        self._span = int(self._after[-1]) + 1
-        self._keys = owner * self._span + left_before
+    item: np.ndarray
+    time: np.ndarray
+    pairs: np.ndarray
+    rows: int
 
-    def _taken_by(self, user: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """Slots of the user's pairs before position ``at`` in the list of pairs."""
-        return self._taken[at] - self._taken[np.searchsorted(self._pairs, user * self._rows)]
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split) -> _TrainLog:
+        train = split.rows(Part.TRAIN)
+        user, item, time = (
+            np.asarray(column[train]).astype(np.int64)
+            for column in (dataset.events.user, dataset.events.item, dataset.events.time)
+        )
+        # By item where times are equal: the order in which the rows stand says nothing.
+        order = np.lexsort((item, time))
+        return cls(item[order], time[order], np.unique(user * dataset.n_items + item), dataset.n_items)
 
-    def draw(self, user: np.ndarray, own: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Items [n, k], int64, and whether there was one to draw [n, k].
+    def draw(
+        self,
+        user: np.ndarray,
+        own: np.ndarray,
+        time: np.ndarray,
+        each: int,
+        random: np.random.Generator,
+        tries: int = _TRIES,
+    ) -> np.ndarray:
+        """Items [n, each], int64; 0 where there was none to draw.
+
+        An event before the time is drawn, and another one where its item may not be.
 
         Args:
             user: user rows [n].
             own: an item row that is left out besides [n].
-            uniform: numbers in [0, 1) [n, k].
+            time: only events strictly before it are drawn [n].
+            each: draws.
+            random: of the draws. It makes numbers for every row at every try: what one user had moves no other user's.
+            tries: so many, then the events that are left are listed.
         """
-        end = np.searchsorted(self._pairs, (user + 1) * self._rows)
-        key = user * self._rows + own
-        at = np.searchsorted(self._pairs, key)
-        had = self._pairs.take(at, mode="clip") == key if len(self._pairs) else np.zeros(len(key), dtype=bool)
-        extra = np.where(had, 0, self._counts[own])
-        # Where the row's own item stands among the slots that are left.
-        extra_from = self._before[own] - self._taken_by(user, at)
-        left = self._after[-1] - self._taken_by(user, end) - extra
-        place = np.minimum((uniform * left[:, None]).astype(np.int64), left[:, None] - 1)
-        place += np.where(place >= extra_from[:, None], extra[:, None], 0)
-        # Pairs with no more slots left before them than the place stand before it.
-        passed = np.searchsorted(self._keys, user[:, None] * self._span + place, side="right")
-        slot = place + self._taken_by(np.broadcast_to(user[:, None], passed.shape), passed)
-        drawn = np.broadcast_to(left[:, None] > 0, slot.shape)
-        return np.searchsorted(self._after, np.where(drawn, slot, 0), side="right"), drawn
+        before = np.searchsorted(self.time, time, side="left")
+        found = np.zeros((len(user), each), dtype=np.int64)
+        open_row, open_column = np.nonzero(np.broadcast_to(before[:, None] > 0, found.shape))
+        for _ in range(tries):
+            if not len(open_row):
+                return found
+            uniform = random.random(found.shape)[open_row, open_column]
+            item = self.item[(uniform * before[open_row]).astype(np.int64)]
+            refused = (item == own[open_row]) | self._had(user[open_row], item)
+            found[open_row[~refused], open_column[~refused]] = item[~refused]
+            open_row, open_column = open_row[refused], open_column[refused]
+        if len(open_row):
+            uniform = random.random(found.shape)[open_row, open_column]
+            found[open_row, open_column] = self._listed(user[open_row], own[open_row], before[open_row], uniform)
+        return found
+
+    def _had(self, user: np.ndarray | np.int64, item: np.ndarray) -> np.ndarray:
+        """Whether there is an event of each (user, item) [n]."""
+        pair = user * self.rows + item
+        return self.pairs.take(np.searchsorted(self.pairs, pair), mode="clip") == pair
+
+    def _listed(self, user: np.ndarray, own: np.ndarray, before: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """One draw [n] of the events that are left to each row, all listed; 0 where there are none.
+
+        Args:
+            user, own: as in :meth:`draw` [n].
+            before: how many events are before the row's time [n].
+            uniform: in [0, 1) [n].
+        """
+        found = np.zeros(len(user), dtype=np.int64)
+        askers, asker = np.unique(user * self.rows + own, return_inverse=True)
+        rows_of = np.split(np.argsort(asker, kind="stable"), np.cumsum(np.bincount(asker))[:-1])
+        for pair, rows in zip(askers.tolist(), rows_of, strict=True):
+            one, item = divmod(pair, self.rows)
+            left = np.flatnonzero((self.item != item) & ~self._had(np.int64(one), self.item))
+            known = np.searchsorted(left, before[rows])
+            rows, known = rows[known > 0], known[known > 0]
+            found[rows] = self.item[left[(uniform[rows] * known).astype(np.int64)]]
+        return found

@@ -7,12 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from small_logs import Event, event_lists, small_dataset
 
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
-from corral.data.sampled_negatives import _LeftOut, with_sampled_negatives
+from corral.data.sampled_negatives import _TrainLog, with_sampled_negatives
 from corral.data.split import Part, Split, leave_last_two_out, time_cut
 
 
@@ -30,24 +31,61 @@ def shop(users: int = 60, items: int = 30, events: int = 900, seed: int = 1) -> 
     return list(rows)
 
 
-@given(events=event_lists(min_size=2))
-@settings(max_examples=80, deadline=None)
-def test_every_draw_is_the_item_that_the_slot_holds(events: list[Event]) -> None:
-    """All slots in turn, against a plain list of the slots that are left."""
+@given(events=event_lists(min_size=2), tries=st.sampled_from([0, 1, 32]))
+@settings(max_examples=60, deadline=None)
+def test_draws_are_items_that_are_left_and_there_already(events: list[Event], tries: int) -> None:
+    """Of every user, item and time: against a plain list of the train events that are left."""
     dataset = small_dataset(events)
-    user, item = (np.asarray(column).astype(np.int64) for column in (dataset.events.user, dataset.events.item))
-    counts = np.bincount(item, minlength=dataset.n_items)
-    left_out = _LeftOut(counts, user, item)
+    user, item, time = (
+        np.asarray(column).astype(np.int64)
+        for column in (dataset.events.user, dataset.events.item, dataset.events.time)
+    )
+    split = Split("by hand", np.zeros(len(user), dtype=np.uint8), leave_last_two_out(dataset).history_rule)
     had = {row: set(item[user == row].tolist()) for row in range(dataset.n_users)}
-    for asking in range(1, dataset.n_users):  # row 1: unknown, had nothing
-        for own in range(2, dataset.n_items):
-            slots = [i for i in range(dataset.n_items) for _ in range(counts[i]) if i not in had[asking] | {own}]
-            uniform = (np.arange(len(slots)) + 0.5)[None] / max(len(slots), 1)
-            drawn, there = left_out.draw(np.array([asking]), np.array([own]), uniform)
-            assert drawn[0].tolist() == slots
-            assert there.all()
-            _, there = left_out.draw(np.array([asking]), np.array([own]), np.zeros((1, 2)))
-            assert there.tolist() == [[bool(slots)] * 2]
+    asked = [
+        (one, own, at)
+        for one in range(1, dataset.n_users)  # row 1: unknown, had nothing
+        for own in range(2, dataset.n_items)
+        for at in sorted({*time.tolist(), int(time.max()) + 1})
+    ]
+    columns = (np.array(column, dtype=np.int64) for column in zip(*asked, strict=True))
+    drawn = _TrainLog.of(dataset, split).draw(*columns, 3, np.random.default_rng(0), tries)
+    for (one, own, at), found in zip(asked, drawn.tolist(), strict=True):
+        left = set(item[time < at].tolist()) - had[one] - {own}
+        assert set(found) <= (left or {0})
+
+
+@pytest.mark.parametrize("tries", [0, 3, 32])
+def test_shares_follow_the_events_before(tries: int) -> None:
+    """Chi-square of the draws of one row against the counts as of its time, listed, tried, or tried and then listed."""
+    random = np.random.default_rng(2)
+    events: list[Event] = [(1 + at % 40, int(12 * random.random() ** 2) + at // 300, at, 0) for at in range(600)]
+    events += [(0, item, 600 + item, 0) for item in range(5)]  # most of what is drawn is refused
+    dataset = small_dataset(events)
+    split = Split("by hand", np.zeros(len(events), dtype=np.uint8), leave_last_two_out(dataset).history_rule)
+    first, own = (int(table.rows([name])[0]) for table, name in ((dataset.users, 0), (dataset.items, 9)))
+    at, draws = 400, 20_000
+    columns = (np.array([value], dtype=np.int64) for value in (first, own, at))
+    drawn = _TrainLog.of(dataset, split).draw(*columns, draws, np.random.default_rng(3), tries)
+    left = [item for _, item, time, _ in events if time < at and item not in (0, 1, 2, 3, 4, 9)]
+    expected = np.bincount(dataset.items.rows(left), minlength=dataset.n_items) * draws / len(left)
+    seen = np.bincount(drawn[0], minlength=dataset.n_items)
+    assert (seen[expected == 0] == 0).all()
+    assert stats.chisquare(seen[expected > 0], expected[expected > 0]).pvalue > 0.001
+
+
+def test_nothing_is_drawn_before_it_is_in_the_log() -> None:
+    """A new item every tenth event: none is a negative of an earlier row, and age tells no click from the others."""
+    random = np.random.default_rng(4)
+    events: list[Event] = [(at % 80, int(random.integers(0, 1 + at // 10)), at, 0) for at in range(1_500)]
+    dataset = small_dataset(events)
+    split = time_cut(dataset, 0.1, 0.1)
+    train = split.rows(Part.TRAIN)
+    born = np.full(dataset.n_items, np.iinfo(np.int64).max)
+    np.minimum.at(born, dataset.events.item[train], dataset.events.time[train])
+    for part in Part:
+        plain, more = both(dataset, split, part)
+        assert (born[more.item[len(plain) :]] < more.time[len(plain) :]).all()
 
 
 def test_rows_are_the_positives_with_another_item() -> None:
@@ -59,20 +97,23 @@ def test_rows_are_the_positives_with_another_item() -> None:
     for part in Part:
         plain, more = both(dataset, split, part)
         n = len(plain)
-        assert len(more) == 5 * n
+        # The first train rows have nothing before them.
+        assert len(more) == 5 * n if part != Part.TRAIN else 5 * n - 40 < len(more) < 5 * n
         for name in ("user", "item", "time", "event", "end", "label"):
             assert getattr(more, name)[:n].tolist() == getattr(plain, name).tolist()
             assert getattr(more, name).dtype == getattr(plain, name).dtype
+        place = {time: at for at, time in enumerate(plain.time.tolist())}  # times are distinct
+        source = np.array([place[time] for time in more.time[n:].tolist()])
         for name in ("user", "time", "end"):
-            assert getattr(more, name)[n:].tolist() == np.repeat(getattr(plain, name), 4).tolist()
+            assert getattr(more, name)[n:].tolist() == getattr(plain, name)[source].tolist()
         assert (more.event[n:] == -1).all()
         assert (more.label[n:] == 0).all()
         negatives = list(zip(more.user[n:].tolist(), more.item[n:].tolist(), strict=True))
         assert not had & set(negatives), "a train positive of the user"
-        assert (more.item[n:] != np.repeat(plain.item, 4)).all(), "the row's own positive"
+        assert (more.item[n:] != plain.item[source]).all(), "the row's own positive"
         assert (popular[more.item[n:]] > 0).all(), "an item without a train event"
         batch = more.batch(np.arange(len(more)), 5)
-        assert batch.query.history[n:].tolist() == np.repeat(batch.query.history[:n].numpy(), 4, axis=0).tolist()
+        assert batch.query.history[n:].tolist() == batch.query.history[source].tolist()
 
 
 def test_shares_follow_the_train_counts() -> None:
