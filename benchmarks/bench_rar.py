@@ -1,9 +1,10 @@
 """Does recall-augmented ranking raise any CTR model, and does it survive its controls?
 
 Systems: lightgbm, BACKBONE, BACKBONE+plain (without as-of statistics), BACKBONE+rar (the paper), BACKBONE+rar-plus
-(what look-alikes did, in place of who they are; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL.
-Seeds are paired; all but BACKBONE+plain read the same as-of statistics. Every backbone is tuned bare first (validation
-AUC); its RAR forms take the same settings. Finished runs are skipped, and so are published ones.
+(what look-alikes did, in place of who they are; lightgbm+rar-plus reads the same numbers), and BACKBONE+rar-CONTROL;
+BACKBONE+corrected, +rar-corrected, ...: the same trained models with the held-out correction, against the corrected
+bare one. Seeds are paired; all but BACKBONE+plain read the same as-of statistics. Every backbone is tuned bare first
+(validation AUC); its RAR forms take the same settings. Finished runs are skipped, and so are published ones.
 
     python benchmarks/bench_rar.py --tune                                   # one data set and seed, validation only
     python benchmarks/bench_rar.py                                          # everything, one seed of each first
@@ -21,7 +22,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,9 +31,9 @@ from results import ROOT, Row, fill_readme, published, result_row, run_key, tabl
 from torch import nn
 
 from corral.cli.experiment import Experiment
-from corral.cli.ranker_stage import click_logits, train_ranker
+from corral.cli.ranker_stage import click_logits, correct, train_ranker
 from corral.cli.recipes import read_recipe
-from corral.cli.run_files import write_text
+from corral.cli.run_files import CORRECTION_FILE, write_text
 from corral.data.split import Part
 from corral.evaluation.click_metrics import auc, click_metrics
 
@@ -54,7 +55,8 @@ def tuned(backbone: str) -> tuple[str, ...]:
 def train(dataset: str, backbone: str, seed: int, folder: Path, more: Sequence[str]) -> tuple[Experiment, nn.Module]:
     """One training on labels; no retriever is needed."""
     chosen = (*DATASETS[dataset].overrides, f"ranker.kind={backbone}", *more, f"seed={seed}", "threads=1")
-    experiment = Experiment.start(read_recipe(RECIPE, chosen), folder, quiet=True)
+    settings = read_recipe(RECIPE, (*chosen, "evaluation.correction=true"))  # fitted when training is over
+    experiment = Experiment.start(settings, folder, quiet=True)
     return experiment, train_ranker(experiment, nn.Module())
 
 
@@ -78,7 +80,7 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
     done = place / "row.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
-    began, facts = time.process_time(), {}
+    began, facts, corrected = time.process_time(), {}, None
     if base_of(system) == "lightgbm":
         from gbdt_clicks import best_gbdt_clicks
 
@@ -92,10 +94,30 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
         logits, labels, users = click_logits(experiment, ranker, Part.TEST)
         records = [json.loads(line) for line in (place / "ranker" / "log.jsonl").read_text().splitlines()]
         facts = {"valid/auc": max(record["auc"] for record in records), "epochs": float(len(records))}
-    metrics = {**judged(experiment, logits, labels, users), **facts, "seconds": time.process_time() - began}
-    np.savez_compressed(place / "test.npz", logits=logits.astype(np.float32), labels=labels, users=users)
-    row = result_row(dataset, system, seed, metrics, data_hash=experiment.dataset.hash, protocol=experiment.protocol())
-    row["overrides"] = [*more, *tuned(base_of(system))]
+        facts["seconds"] = time.process_time() - began
+        correct(experiment, nn.Module(), ranker)
+        if (place / CORRECTION_FILE).exists():
+            corrected = click_logits(experiment, ranker, Part.TEST)[0]
+
+    def written(name: str, order: np.ndarray, more_facts: Mapping[str, float]) -> Row:
+        metrics = {**judged(experiment, order, labels, users), "seconds": time.process_time() - began, **more_facts}
+        protocol = experiment.protocol()
+        row = result_row(dataset, name, seed, metrics, data_hash=experiment.dataset.hash, protocol=protocol)
+        row["overrides"] = [*more, *tuned(base_of(system))]
+        return row
+
+    both = {"logits": logits} if corrected is None else {"logits": logits, "corrected": corrected}
+    kept = {name: values.astype(np.float32) for name, values in both.items()}
+    np.savez_compressed(place / "test.npz", labels=labels, users=users, **cast(Any, kept))
+    if corrected is not None:
+        found = json.loads((place / CORRECTION_FILE).read_text(encoding="utf-8"))
+        fit = {
+            "valid/auc": found["after, cross-validated"],
+            "likelier": found["likelier, nats"],
+            "used": float(found["used"]),
+        }
+        write_text(place / "corrected.json", json.dumps(written(corrected_name(system), corrected, fit), default=str))
+    row = written(system, logits, facts)
     write_text(done, json.dumps(row, default=str))
     # Weights are not needed any more, and hundreds of runs fill a disk.
     for left in (place / "ranker").glob("*.safetensors"):
@@ -126,11 +148,13 @@ def tune(backbones: Sequence[str], folder: Path) -> None:
 
 
 def standard_error(folder: Path, row: Row) -> float:
-    """Of the AUC difference between a run and its bare backbone: bootstrap over test users, both drawn alike."""
+    """Of the AUC difference between a run and what it is compared with: bootstrap over test users, both drawn alike."""
     dataset, system, seed = run_key(row)
-    bare, this = (np.load(folder / f"{dataset}-{name}-{seed}" / "test.npz") for name in (base_of(system), system))
-    assert (bare["labels"] == this["labels"]).all()
-    labels, users, logits = this["labels"], this["users"], (bare["logits"], this["logits"])
+    names = (compared_with(system), system)
+    runs = [np.load(folder / f"{dataset}-{trained(name)}-{seed}" / "test.npz") for name in names]
+    labels, users = runs[1]["labels"], runs[1]["users"]
+    assert (runs[0]["labels"] == labels).all()
+    logits = [one["logits" if trained(name) == name else "corrected"] for one, name in zip(runs, names, strict=True)]
     order = np.argsort(users, kind="stable")
     _, starts, sizes = np.unique(users[order], return_index=True, return_counts=True)
     random = np.random.default_rng(0)
@@ -148,15 +172,31 @@ def base_of(system: str) -> str:
     return system.split("+")[0]
 
 
+def corrected_name(system: str) -> str:
+    """The system of the same trained model, corrected."""
+    return f"{system}-corrected" if "+" in system else f"{system}+corrected"
+
+
+def trained(system: str) -> str:
+    """The system whose training a system is, with or without the correction."""
+    return system.removesuffix("-corrected").removesuffix("+corrected")
+
+
+def compared_with(system: str) -> str:
+    """The bare backbone; where the system is corrected, the bare one is too."""
+    base = base_of(system)
+    return corrected_name(base) if trained(system) not in (system, base) else base
+
+
 def gaps(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every form against its bare backbone: mean AUC difference over paired seeds, with a 95 % interval.
+    """Every form against what it is compared with: mean AUC difference over paired seeds, with a 95 % interval.
 
     Test users are the same in all seeds, so their variance does not shrink with seeds; that of training does.
     """
     aucs = {run_key(row): row["metrics"]["auc"] for row in rows}
     found = []
     for dataset, system in dict.fromkeys((row["dataset"], row["system"]) for row in rows):
-        base = base_of(system)
+        base = compared_with(system)
         here = [row for row in rows if (row["dataset"], row["system"]) == (dataset, system)]
         here = [row for row in here if (dataset, base, row["seed"]) in aucs]
         if system == base or not here:
@@ -186,17 +226,21 @@ def gaps(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def with_error(place: Path) -> Row:
     """The row of a finished run; resampling takes a while, so its outcome is written into the row."""
-    row = json.loads((place / "row.json").read_text(encoding="utf-8"))
+    row = json.loads(place.read_text(encoding="utf-8"))
     if row["system"] != base_of(row["system"]) and "standard_error" not in row:
-        row["standard_error"] = standard_error(place.parent, row)
-        write_text(place / "row.json", json.dumps(row))
+        row["standard_error"] = standard_error(place.parent.parent, row)
+        write_text(place, json.dumps(row))
     return row
 
 
 def write_pages(folder: Path) -> None:
     """docs/results/rar.json and rar.md from all runs finished here and what was published before."""
-    rows = with_published("rar", [with_error(path.parent) for path in sorted(folder.glob("*/row.json"))])
-    order = [*(f"lightgbm{v}" for v in GBDT), *(f"{b}{v}" for b in BACKBONES for v in (*VARIANTS, *CONTROLS, *SWEEPS))]
+    made = sorted((*folder.glob("*/row.json"), *folder.glob("*/corrected.json")))
+    rows = with_published("rar", [with_error(path) for path in made])
+    order = [f"lightgbm{v}" for v in GBDT]
+    for backbone in BACKBONES:
+        names = [f"{backbone}{form}" for form in (*VARIANTS, *CONTROLS, *SWEEPS)]
+        order += [*names, *(corrected_name(name) for name in names)]
     rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
     pairs = gaps(rows)
     shown = [*table(rows, COLUMNS), "", "## AUC against the bare backbone, paired seeds", ""]
@@ -213,9 +257,9 @@ def write_pages(folder: Path) -> None:
     shown += ["", "## How many backbones gain", ""]
     shown += ["| data set | form | backbones | gain | interval above 0 | median gain |", "|---" * 6 + "|"]
     for dataset in DATASETS:
-        for form in ("+plain", "+rar", "+rar-plus"):
-            here = [p for p in pairs if p["dataset"] == dataset and p["system"] == p["against"] + form]
-            here = [p for p in here if p["against"] != "lightgbm"]
+        for form in ("+plain", "+rar", "+rar-plus", "+corrected", "+rar-corrected", "+rar-plus-corrected"):
+            here = [p for p in pairs if p["dataset"] == dataset and p["system"] == base_of(p["system"]) + form]
+            here = [p for p in here if base_of(p["system"]) != "lightgbm"]
             if here:
                 gained, sure = (sum(p[k] > 0 for p in here) for k in ("difference", "low"))
                 median = statistics.median(p["difference"] for p in here)

@@ -143,11 +143,10 @@ class Settings(Strict):
     @model_validator(mode="after")
     def _somebody_reads_the_linear_weights(self) -> Settings:
         linear = None if self.ranker is None else self.ranker.linear
-        corrected = self.evaluation.correction and self.ranker_training.loss != "clicks"
-        if linear is not None and linear.late and not corrected:
+        if linear is not None and linear.late and not self.evaluation.correction:
             raise ValueError(
-                "ranker.linear is read by the correction alone, of a ranker that orders candidates: set "
-                "evaluation.correction=true, or ranker.linear.late=false to read it while training"
+                "ranker.linear is read by the correction alone: set evaluation.correction=true, or "
+                "ranker.linear.late=false to read it while training"
             )
         return self
 

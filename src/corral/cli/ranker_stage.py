@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from corral.cli import build
 from corral.cli.experiment import Experiment
@@ -20,10 +20,12 @@ from corral.cli.run_files import CORRECTION_FILE, write_text
 from corral.cli.scaled_training import judging, sharing
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
+from corral.data.batches import Query
 from corral.data.split import Part
 from corral.data.targets import Targets
+from corral.evaluation.click_correction import fit_click_correction
 from corral.evaluation.click_metrics import click_metrics
-from corral.evaluation.correction import fit_correction
+from corral.evaluation.correction import METRIC, fit_correction
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.evaluation.turns import present_turns
 from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
@@ -96,23 +98,33 @@ def order_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module)
     return validate
 
 
-def click_logits(experiment: Experiment, ranker: nn.Module, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits, labels and users [n] of a part's events."""
-    examples, turns, logits = experiment.examples(part), present_turns(), [torch.zeros(0, dtype=torch.float64)]
+def of_events(
+    experiment: Experiment, part: Part, numbers: Callable[[Query, Tensor], Tensor], shape: tuple[int, ...] = ()
+) -> np.ndarray:
+    """What ``numbers`` says of (query [B], item [B, 1]), [B, 1, *shape], of a part's events: float64 [n, *shape]."""
+    examples, turns = experiment.examples(part), present_turns()
+    found = [torch.zeros(0, *shape, dtype=torch.float64)]
     starts = range(0, len(examples), _EVENTS)
     if turns is not None:  # the same batches as one process, so the same bits
         first, stop = (len(starts) * place // turns.size for place in (turns.rank, turns.rank + 1))
         starts = starts[first:stop]
-    with torch.no_grad(), evaluation_mode(ranker):
+    with torch.no_grad():
         for start in starts:
             at = np.arange(start, min(start + _EVENTS, len(examples)))
             # As long as in service: the retriever's score, where the ranker reads it, is that of this history.
             batch = examples.batch(at, experiment.history_length).to(experiment.device)
-            logits.append(ranker(batch.query, batch.item[:, None])[:, 0].double().cpu())
-    found = torch.cat(logits)
+            found.append(numbers(batch.query, batch.item[:, None])[:, 0].double().cpu())
+    every = torch.cat(found)
     if turns is not None:
-        found = torch.cat(turns.gather(found.to(experiment.device))).cpu()
-    return found.numpy(), examples.label, np.asarray(examples.user)
+        every = torch.cat(turns.gather(every.to(experiment.device))).cpu()
+    return every.numpy()
+
+
+def click_logits(experiment: Experiment, ranker: nn.Module, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, labels and users [n] of a part's events."""
+    examples = experiment.examples(part)
+    with evaluation_mode(ranker):
+        return of_events(experiment, part, ranker), examples.label, np.asarray(examples.user)
 
 
 def click_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module | None = None) -> Validate:
@@ -209,7 +221,7 @@ def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> 
     """Fits the ranker's correction on validation, where the recipe wants one; kept only where it helps."""
     inner = ranker.ranker if isinstance(ranker, RarRanker) else ranker
     settings = experiment.settings.evaluation
-    if not settings.correction or experiment.has_clicks or not isinstance(inner, EvidenceRanker):
+    if not settings.correction or not isinstance(inner, EvidenceRanker):
         return
     linear, inputs = experiment.settings.ranker and experiment.settings.ranker.linear, experiment.inputs
     if linear and linear.late and inputs is not None:
@@ -217,18 +229,25 @@ def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> 
         inner.to(experiment.device)
     if not len(inner.correction.weight):  # it reads no evidence
         return
-    found = fit_correction(
-        validation_queries(experiment),
-        served_channel(experiment, retriever),
-        ranker,
-        inner.inputs,
-        num_candidates=settings.num_candidates,
-        batch_size=settings.batch_size,
-        device=experiment.device,
-    )
+    if experiment.has_clicks:
+        size = inner.correction.weight.shape
+        weighed = of_events(experiment, Part.VALID, lambda *pair: cast(Tensor, inner.inputs(*pair)), tuple(size))
+        logits, labels, users = click_logits(experiment, ranker, Part.VALID)
+        found = fit_click_correction(logits, weighed, labels, users)
+    else:
+        found = fit_correction(
+            validation_queries(experiment),
+            served_channel(experiment, retriever),
+            ranker,
+            inner.inputs,
+            num_candidates=settings.num_candidates,
+            batch_size=settings.batch_size,
+            device=experiment.device,
+        )
     if found.helps:
-        inner.correction.set(found.scale, found.weight)
+        inner.correction.set(found.scale, found.weight, found.level)
     written = {
+        "metric": "auc" if experiment.has_clicks else METRIC,
         "before": found.before,
         "after, cross-validated": found.after,
         "likelier, nats": found.likelier,

@@ -43,13 +43,13 @@ def with_sampled_negatives(
         raise ValueError(f"per_positive={per_positive}: must be at least 1")
     positive = np.flatnonzero(examples.label > 0)
     random = np.random.default_rng((seed, int(part)))
-    asked = [np.asarray(column[positive]).astype(np.int64) for column in (examples.user, examples.item, examples.time)]
-    item = _TrainLog.of(dataset, split).draw(*asked, per_positive, random)
-    row, _ = np.nonzero(item)
-    source = positive[row]
+    wanted = (examples.user, examples.item, examples.time)
+    user, item, time = (np.asarray(column[positive]).astype(np.int64) for column in wanted)
+    drawn = _TrainLog.of(dataset, split).draw(user, item, time, per_positive, random)
+    source = positive[np.nonzero(drawn)[0]]
     added = (
         examples.user[source],
-        item[item > 0].astype(examples.item.dtype),
+        drawn[drawn > 0].astype(examples.item.dtype),
         examples.time[source],
         np.full(len(source), -1, dtype=np.int64),
         examples.end[source],

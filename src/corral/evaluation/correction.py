@@ -30,10 +30,11 @@ class Correction:
     Attributes:
         scale: of the logits.
         weight: of the inputs [E].
-        before: nDCG@10 of the ranker as it is.
-        after: the same, corrected, each half of the queries by weights that were fitted on the other half.
-        likelier: by how much the weights raise the mean log-likelihood of a target in that half, in nats, above what
-            a scale alone reaches there.
+        before: nDCG@10 of the ranker as it is; AUC where it learned from labels.
+        after: the same, corrected, each half of the queries (users) by weights that were fitted on the other half.
+        likelier: by how much the weights raise the mean log-likelihood of a target (a label) in that half, in nats,
+            above what a scale alone reaches there.
+        level: a constant besides; 0 where it would mean nothing.
     """
 
     scale: Tensor
@@ -41,10 +42,11 @@ class Correction:
     before: float
     after: float
     likelier: float
+    level: float = 0.0
 
     @property
     def helps(self) -> bool:
-        """Whether targets that it was not fitted on become likelier by the weights.
+        """Whether targets, or labels, that it was not fitted on become likelier by the weights.
 
         Not whether their nDCG@10 grows: that hangs on the few targets about rank 10, and ``before`` flatters the
         ranker, whose best epoch was chosen by it on these very queries.
@@ -167,17 +169,37 @@ def _gathered(
 
 def _fitted(lists: _Lists, penalty: float, *, weigh: bool = True) -> tuple[Tensor, Tensor]:
     """Scale and weights, of standardised inputs; without ``weigh`` the weights stay 0."""
+    size = lists.inputs.shape[-1]
+    if not len(lists.found[0]):
+        return torch.ones((), dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    scale, weight, _ = least_loss(
+        lambda scale, weight, _: lists.losses(scale, weight).mean(), size, penalty, weigh=weigh
+    )
+    return scale, weight
+
+
+def least_loss(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor], size: int, penalty: float, *, weigh: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, weights [E] and level, float64, where a convex loss and the ridge towards no correction are least.
+
+    Args:
+        loss: of scale, weights (of standardised inputs) and level, a constant that is added; it may ignore that.
+        size: E.
+        penalty: of the ridge; the level is free.
+        weigh: False: the weights stay 0.
+    """
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    weight = torch.zeros(lists.inputs.shape[-1], dtype=torch.float64, requires_grad=weigh)
-    if len(lists.found[0]):
-        learned = [scale, weight] if weigh else [scale]
-        optimizer = torch.optim.LBFGS(learned, max_iter=100, line_search_fn="strong_wolfe")
+    weight = torch.zeros(size, dtype=torch.float64, requires_grad=weigh)
+    level = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    learned = [scale, weight, level] if weigh else [scale, level]
+    optimizer = torch.optim.LBFGS(learned, max_iter=100, line_search_fn="strong_wolfe")
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = lists.losses(scale, weight).mean() + penalty * (weight.square().sum() + (scale - 1).square())
-            loss.backward()
-            return loss
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(scale, weight, level) + penalty * (weight.square().sum() + (scale - 1).square())
+        value.backward()
+        return value
 
-        optimizer.step(closure)
-    return scale.detach(), weight.detach()
+    optimizer.step(closure)
+    return scale.detach(), weight.detach(), level.detach()

@@ -102,9 +102,9 @@ def _correction(found: Mapping[str, float]) -> list[Block]:
         "events. A few weights, fitted on validation, put it right. "
     )
     if "likelier, nats" in found:  # runs made before the choice was by likelihood have no such number
-        note += f"Targets of the other half become likelier by {found['likelier, nats']:+.3f} nats, which decides. "
+        note += f"What the other half chose becomes likelier by {found['likelier, nats']:+.3f} nats, which decides. "
     note += f"Used; logits count {found['scale']:.2f} times." if found["used"] else "Not used: it does not help here."
-    columns = ("validation", "nDCG@10", "difference")
+    columns = ("validation", "AUC" if found.get("metric") == "auc" else "nDCG@10", "difference")
     return [
         Heading("The correction on held-out events"),
         Table("What the held-out correction gains on validation", columns, rows),
