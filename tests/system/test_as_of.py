@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from click_runs import RECIPE, Train, assert_same_answers, interrupted_and_resum
 from corral.cli.experiment import Experiment
 from corral.cli.ranker_stage import click_logits
 from corral.cli.run import build_part, judge, open_models, open_recommender, train_run
-from corral.cli.run_files import EVALUATION
+from corral.cli.run_files import CORRECTION_FILE, EVALUATION
 from corral.data.as_of import AsOfRule
 from corral.data.split import Part
 from corral.evaluation.result import Evaluation
@@ -49,6 +50,22 @@ def test_what_the_statistics_know_is_learned(train: Train) -> None:
     found = [judge(one, open_models(one.directory, "cpu")).metrics["click/auc"] for one in (experiment, bare)]
     assert found[0] > 0.8
     assert found[0] > found[1] + 0.1
+
+
+def test_what_training_left_is_put_right_by_held_out_labels(train: Train) -> None:
+    """Hardly trained at all: the statistics are weighed anew on validation, and the bundle keeps that."""
+    short = ("ranker_training.epochs=1", "ranker_training.learning_rate=0.00001")
+    plain, _ = train(*short)
+    corrected, recommender = train(*short, "evaluation.correction=true")
+    found = json.loads((corrected.directory / CORRECTION_FILE).read_text(encoding="utf-8"))
+    assert found["metric"] == "auc"
+    assert found["used"], found
+    assert found["after, cross-validated"] > found["before"]
+    assert not (plain.directory / CORRECTION_FILE).exists()
+    before, after = (judge(one, open_models(one.directory, "cpu")).metrics for one in (plain, corrected))
+    assert after["click/logloss"] < before["click/logloss"] - 0.01
+    assert after["click/auc"] > before["click/auc"]
+    assert_same_answers(recommender, open_recommender(corrected.directory))
 
 
 def test_time_of_a_request_decides_what_is_known(train: Train) -> None:

@@ -41,7 +41,7 @@ ranker: {kind: deepfm, field_size: 4, history_length: 6, hidden: [6], evidence: 
   behaviour: {blocks: 3},
   rar: {keys: retriever, pool: recalled, blocks: 3, look_alikes: 3, recall_items: 3, pool_size: 8}}
 ranker_training: {loss: clicks, sampled_negatives: 2, epochs: 2, batch_size: 64, metric: auc}
-evaluation: {num_candidates: 10, batch_size: 16, serve_by: retriever}
+evaluation: {num_candidates: 10, batch_size: 16, serve_by: retriever, correction: true}
 index: {exact_up_to: 4}
 """
 

@@ -126,6 +126,27 @@ def test_an_error_is_that_of_users(modules: SimpleNamespace, tmp_path: Path) -> 
     assert bench.standard_error(tmp_path, row_of("fm", 0)) == 0.0
 
 
+def test_the_corrected_are_compared_with_the_corrected(modules: SimpleNamespace, tmp_path: Path) -> None:
+    """And the corrected bare model with the bare one: what the correction is worth is nobody else's gain."""
+    bench = importlib.import_module("bench_rar")
+    names = {system: bench.compared_with(system) for system in ("fm", "fm+corrected", "fm+rar", "fm+rar-corrected")}
+    assert names == {"fm": "fm", "fm+corrected": "fm", "fm+rar": "fm", "fm+rar-corrected": "fm+corrected"}
+    for system in ("fm", "fm+rar-plus"):
+        assert bench.trained(bench.corrected_name(system)) == bench.trained(system) == system
+    random = np.random.default_rng(0)
+    labels, users = np.arange(200) % 2 == 0, np.arange(200) // 4
+    for system in ("fm", "fm+rar"):  # corrected alike, different before
+        place = tmp_path / f"d-{system}-0"
+        place.mkdir()
+        np.savez(place / "test.npz", logits=random.normal(size=200), corrected=labels * 0.1, labels=labels, users=users)
+    assert bench.standard_error(tmp_path, row_of("fm+rar-corrected", 0)) == 0.0
+    assert bench.standard_error(tmp_path, row_of("fm+corrected", 0)) > 0.01
+    aucs = {"fm": 0.70, "fm+corrected": 0.75, "fm+rar": 0.72, "fm+rar-corrected": 0.74}
+    rows = [{**row_of(system, 0), "metrics": {"auc": auc}, "standard_error": 0.0} for system, auc in aucs.items()]
+    found = {gap["system"]: gap["difference"] for gap in bench.gaps(rows)}
+    assert found == pytest.approx({"fm+corrected": 0.05, "fm+rar": 0.02, "fm+rar-corrected": -0.01})
+
+
 def test_published_rows_stay_where_no_run_replaces_them(modules: SimpleNamespace, tmp_path: Path) -> None:
     page = tmp_path / "docs" / "results" / "corr.json"
     page.parent.mkdir(parents=True)

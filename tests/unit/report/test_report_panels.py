@@ -193,6 +193,9 @@ def test_the_correction_is_shown_where_one_was_fitted(full: RunReport, used: boo
     assert "likelier" not in words(panel.blocks)
     decided = stages_panel(full.evaluation, full.probe, {**fitted, "likelier, nats": -0.0312})
     assert "likelier by -0.031 nats" in words(decided.blocks)
+    assert tables(decided.blocks)[-1].columns[1] == "nDCG@10"
+    of_clicks = stages_panel(full.evaluation, full.probe, {**fitted, "metric": "auc"})
+    assert tables(of_clicks.blocks)[-1].columns[1] == "AUC"
     assert "correction" not in words(stages_panel(full.evaluation, full.probe, {}).blocks)
 
 
