@@ -16,6 +16,8 @@ from corral.data.split import Part, Split
 
 # Draws that may fail before the events that are left to a row are listed one by one.
 _TRIES = 32
+# Positives that are drawn for at a time: what it takes beside the result does not grow with the log.
+_PIECE = 1 << 20
 
 
 def with_sampled_negatives(
@@ -42,14 +44,17 @@ def with_sampled_negatives(
     if per_positive < 1:
         raise ValueError(f"per_positive={per_positive}: must be at least 1")
     positive = np.flatnonzero(examples.label > 0)
-    random = np.random.default_rng((seed, int(part)))
-    wanted = (examples.user, examples.item, examples.time)
-    user, item, time = (np.asarray(column[positive]).astype(np.int64) for column in wanted)
-    drawn = _TrainLog.of(dataset, split).draw(user, item, time, per_positive, random)
+    log, pieces = _TrainLog.of(dataset, split), []
+    for number, piece in enumerate(np.split(positive, range(_PIECE, len(positive), _PIECE))):
+        wanted = (examples.user, examples.item, examples.time)
+        user, item, time = (np.asarray(column[piece]).astype(np.int64) for column in wanted)
+        random = np.random.default_rng((seed, int(part), number))
+        pieces.append(log.draw(user, item, time, per_positive, random).astype(examples.item.dtype))
+    drawn = np.concatenate(pieces)
     source = positive[np.nonzero(drawn)[0]]
     added = (
         examples.user[source],
-        drawn[drawn > 0].astype(examples.item.dtype),
+        drawn[drawn > 0],
         examples.time[source],
         np.full(len(source), -1, dtype=np.int64),
         examples.end[source],

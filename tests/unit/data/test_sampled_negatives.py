@@ -88,7 +88,9 @@ def test_nothing_is_drawn_before_it_is_in_the_log() -> None:
         assert (born[more.item[len(plain) :]] < more.time[len(plain) :]).all()
 
 
-def test_rows_are_the_positives_with_another_item() -> None:
+@pytest.mark.parametrize("piece", [1 << 20, 7], ids=["at once", "in pieces"])
+def test_rows_are_the_positives_with_another_item(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corral.data.sampled_negatives._PIECE", piece)
     dataset = small_dataset(shop())
     split = time_cut(dataset, 0.2, 0.2)
     train = split.rows(Part.TRAIN)
