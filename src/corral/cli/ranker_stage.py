@@ -25,7 +25,7 @@ from corral.data.split import Part
 from corral.data.targets import Targets
 from corral.evaluation.click_correction import fit_click_correction
 from corral.evaluation.click_metrics import click_metrics
-from corral.evaluation.correction import METRIC, fit_correction
+from corral.evaluation.correction import METRIC, Correction, fit_correction
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.evaluation.turns import present_turns
 from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
@@ -41,6 +41,8 @@ from corral.training.ranking_objectives import ClickObjective
 
 # Logits of so many events at once.
 _EVENTS = 4096
+# Events that the correction of clicks is fitted on, at most: forty weights need no more.
+_CORRECTED = 1 << 18
 # Evidence of examples is kept up to so many bytes; beyond, it is worked out for each batch anew.
 _REMEMBERED_BYTES = 1 << 31
 
@@ -99,20 +101,28 @@ def order_judge(experiment: Experiment, ranker: nn.Module, retriever: nn.Module)
 
 
 def of_events(
-    experiment: Experiment, part: Part, numbers: Callable[[Query, Tensor], Tensor], shape: tuple[int, ...] = ()
+    experiment: Experiment,
+    part: Part,
+    numbers: Callable[[Query, Tensor], Tensor],
+    shape: tuple[int, ...] = (),
+    chosen: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What ``numbers`` says of (query [B], item [B, 1]), [B, 1, *shape], of a part's events: float64 [n, *shape]."""
+    """What ``numbers`` says of (query [B], item [B, 1]), [B, 1, *shape], of a part's events, or of the chosen ones [n].
+
+    Returns:
+        [n, *shape], float64.
+    """
     examples, turns = experiment.examples(part), present_turns()
+    chosen = np.arange(len(examples)) if chosen is None else chosen
     found = [torch.zeros(0, *shape, dtype=torch.float64)]
-    starts = range(0, len(examples), _EVENTS)
+    starts = range(0, len(chosen), _EVENTS)
     if turns is not None:  # the same batches as one process, so the same bits
         first, stop = (len(starts) * place // turns.size for place in (turns.rank, turns.rank + 1))
         starts = starts[first:stop]
     with torch.no_grad():
         for start in starts:
-            at = np.arange(start, min(start + _EVENTS, len(examples)))
             # As long as in service: the retriever's score, where the ranker reads it, is that of this history.
-            batch = examples.batch(at, experiment.history_length).to(experiment.device)
+            batch = examples.batch(chosen[start : start + _EVENTS], experiment.history_length).to(experiment.device)
             found.append(numbers(batch.query, batch.item[:, None])[:, 0].double().cpu())
     every = torch.cat(found)
     if turns is not None:
@@ -217,6 +227,21 @@ def train_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     return ranker
 
 
+def _corrected_clicks(experiment: Experiment, ranker: nn.Module, inner: EvidenceRanker) -> Correction:
+    """By the labels of validation events: of all, or of so many by chance."""
+    examples = experiment.examples(Part.VALID)
+    chosen = np.arange(len(examples))
+    if len(chosen) > _CORRECTED:
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, _CORRECTED, replace=False))
+
+    def read(query: Query, items: Tensor) -> Tensor:
+        return torch.cat([ranker(query, items)[..., None], cast(Tensor, inner.inputs(query, items))], -1)
+
+    with evaluation_mode(ranker):
+        known = of_events(experiment, Part.VALID, read, (1 + len(inner.correction.weight),), chosen)
+    return fit_click_correction(known[:, 0], known[:, 1:], examples.label[chosen], np.asarray(examples.user)[chosen])
+
+
 def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> None:
     """Fits the ranker's correction on validation, where the recipe wants one; kept only where it helps."""
     inner = ranker.ranker if isinstance(ranker, RarRanker) else ranker
@@ -230,10 +255,7 @@ def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> 
     if not len(inner.correction.weight):  # it reads no evidence
         return
     if experiment.has_clicks:
-        size = inner.correction.weight.shape
-        weighed = of_events(experiment, Part.VALID, lambda *pair: cast(Tensor, inner.inputs(*pair)), tuple(size))
-        logits, labels, users = click_logits(experiment, ranker, Part.VALID)
-        found = fit_click_correction(logits, weighed, labels, users)
+        found = _corrected_clicks(experiment, ranker, inner)
     else:
         found = fit_correction(
             validation_queries(experiment),
