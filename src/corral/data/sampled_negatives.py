@@ -15,7 +15,7 @@ from corral.data.examples import Examples
 from corral.data.split import Part, Split
 
 # Draws that may fail before the events that are left to a row are listed one by one.
-_TRIES = 32
+_TRIES = 256
 # Positives that are drawn for at a time: what it takes beside the result does not grow with the log.
 _PIECE = 1 << 20
 
@@ -31,7 +31,7 @@ def with_sampled_negatives(
     all of train, negatives of early rows would be items of the future, told from clicks by their age alone. A positive
     gets none where no item is left: the first of the log, or a user's who has had every item.
 
-    Cost: O(n log(train events)) expected; where a user has had nearly everything, O(train events) for that user.
+    Cost: O(n log(train events)) expected; O(train events) more for a user who has had all but a hundredth of the log.
 
     Args:
         examples: of the part.
@@ -44,7 +44,8 @@ def with_sampled_negatives(
     if per_positive < 1:
         raise ValueError(f"per_positive={per_positive}: must be at least 1")
     positive = np.flatnonzero(examples.label > 0)
-    log, pieces = _TrainLog.of(dataset, split), []
+    log = _TrainLog.of(dataset, split)
+    pieces: list[np.ndarray] = []
     for number, piece in enumerate(np.split(positive, range(_PIECE, len(positive), _PIECE))):
         wanted = (examples.user, examples.item, examples.time)
         user, item, time = (np.asarray(column[piece]).astype(np.int64) for column in wanted)
@@ -114,6 +115,7 @@ class _TrainLog:
             tries: so many, then the events that are left are listed.
         """
         before = np.searchsorted(self.time, time, side="left")
+        before[self._nothing_left(user, own)] = 0
         found = np.zeros((len(user), each), dtype=np.int64)
         open_row, open_column = np.nonzero(np.broadcast_to(before[:, None] > 0, found.shape))
         for _ in range(tries):
@@ -129,9 +131,17 @@ class _TrainLog:
             found[open_row, open_column] = self._listed(user[open_row], own[open_row], before[open_row], uniform)
         return found
 
+    def _nothing_left(self, user: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Whether every item of the log is the user's or the row's own [n]: no try would find another."""
+        items = np.unique(self.item)
+        had = np.diff(np.searchsorted(self.pairs, np.stack([user, user + 1]) * self.rows), axis=0)[0]
+        return had + (np.isin(own, items) & ~self._had(user, own)) >= len(items)
+
     def _had(self, user: np.ndarray | np.int64, item: np.ndarray) -> np.ndarray:
         """Whether there is an event of each (user, item) [n]."""
         pair = user * self.rows + item
+        if not len(self.pairs):
+            return np.zeros(len(pair), dtype=bool)
         return self.pairs.take(np.searchsorted(self.pairs, pair), mode="clip") == pair
 
     def _listed(self, user: np.ndarray, own: np.ndarray, before: np.ndarray, uniform: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class _Events:
 
     def fitted(self, penalty: float, *, weigh: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Scale, weights and level."""
-        return least_loss(lambda *all: self.losses(*all).mean(), self.inputs.shape[1], penalty, weigh=weigh)
+        return least_loss(lambda *fitted: self.losses(*fitted).mean(), self.inputs.shape[1], penalty, weigh=weigh)
 
 
 def fit_click_correction(

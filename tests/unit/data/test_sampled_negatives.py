@@ -180,6 +180,21 @@ def test_only_clicks_get_negatives_and_nobody_gets_what_is_not_there() -> None:
         with_sampled_negatives(examples, dataset, split, Part.TRAIN, per_positive=0)
 
 
+def test_who_had_nearly_everything_or_everything_is_no_trouble() -> None:
+    """User 0 had every item, user 1 all but one, user 2 none; a row's own item may not be in the log at all."""
+    events: list[Event] = [(0, item, item, 0) for item in range(6)] + [(1, item, 6 + item, 0) for item in range(5)]
+    dataset = small_dataset([*events, (2, 9, 20, 0)])
+    split = Split("by hand", np.array([0] * 11 + [2], dtype=np.uint8), leave_last_two_out(dataset).history_rule)
+    users, items = dataset.users.rows([0, 1, 1, 2, 1]), dataset.items.rows([0, 0, 5, 9, 9])
+    log, columns = _TrainLog.of(dataset, split), (users.astype(np.int64), items.astype(np.int64), np.full(5, 30))
+    assert log._nothing_left(*columns[:2]).tolist() == [True, False, True, False, False]
+    drawn = log.draw(*columns, 2_000, np.random.default_rng(0))
+    assert (drawn[[0, 2]] == 0).all()
+    (last,) = dataset.items.rows([5])
+    assert (drawn[[1, 4]] == last).all()
+    assert set(dataset.items.external(np.unique(drawn[3]))) == set(range(6))
+
+
 def test_a_part_without_rows() -> None:
     dataset = small_dataset([(0, 1, 1, 0), (0, 2, 2, 0)])
     split = leave_last_two_out(dataset)
