@@ -52,11 +52,12 @@ def test_what_the_statistics_know_is_learned(train: Train) -> None:
     assert found[0] > found[1] + 0.1
 
 
-def test_what_training_left_is_put_right_by_held_out_labels(train: Train) -> None:
+@pytest.mark.parametrize("late", [(), ("ranker.linear={}",)], ids=["statistics", "and linear weights"])
+def test_what_training_left_is_put_right_by_held_out_labels(train: Train, late: tuple[str, ...]) -> None:
     """Hardly trained at all: the statistics are weighed anew on validation, and the bundle keeps that."""
     short = ("ranker_training.epochs=1", "ranker_training.learning_rate=0.00001")
     plain, _ = train(*short)
-    corrected, recommender = train(*short, "evaluation.correction=true")
+    corrected, recommender = train(*short, *late, "evaluation.correction=true")
     found = json.loads((corrected.directory / CORRECTION_FILE).read_text(encoding="utf-8"))
     assert found["metric"] == "auc"
     assert found["used"], found
