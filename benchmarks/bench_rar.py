@@ -30,8 +30,9 @@ from rar_systems import AS_OF, BACKBONES, CONTROLS, DATASETS, GBDT, RECIPE, SWEE
 from results import ROOT, Row, fill_readme, published, result_row, run_key, table, with_published, write_results
 from torch import nn
 
+from corral.cli.correction_stage import correct
 from corral.cli.experiment import Experiment
-from corral.cli.ranker_stage import click_logits, correct, train_ranker
+from corral.cli.ranker_stage import click_logits, train_ranker
 from corral.cli.recipes import read_recipe
 from corral.cli.run_files import CORRECTION_FILE, write_text
 from corral.data.split import Part
@@ -80,45 +81,37 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
     done = place / "row.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
-    began, facts, corrected = time.process_time(), {}, None
+    began = time.process_time()
     if base_of(system) == "lightgbm":
         from gbdt_clicks import best_gbdt_clicks
 
         chosen = (*DATASETS[dataset].overrides, *more, f"seed={seed}", "threads=1")
         experiment = Experiment.start(read_recipe(RECIPE, chosen), place, quiet=True)
         logits, examples = best_gbdt_clicks(experiment).test, experiment.examples(Part.TEST)
-        labels, users = examples.label, np.asarray(examples.user)
+        labels, users, facts, ranker = examples.label, np.asarray(examples.user), {}, None
     else:
         backbone = base_of(system)
         experiment, ranker = train(dataset, backbone, seed, place, (*tuned(backbone), *more))
         logits, labels, users = click_logits(experiment, ranker, Part.TEST)
         records = [json.loads(line) for line in (place / "ranker" / "log.jsonl").read_text().splitlines()]
         facts = {"valid/auc": max(record["auc"] for record in records), "epochs": float(len(records))}
-        facts["seconds"] = time.process_time() - began
+    seconds = time.process_time() - began
+    order, facts_of = {system: logits}, {system: facts}
+    if ranker is not None:
         correct(experiment, nn.Module(), ranker)
-        if (place / CORRECTION_FILE).exists():
-            corrected = click_logits(experiment, ranker, Part.TEST)[0]
-
-    def written(name: str, order: np.ndarray, more_facts: Mapping[str, float]) -> Row:
-        metrics = {**judged(experiment, order, labels, users), "seconds": time.process_time() - began, **more_facts}
+    if (place / CORRECTION_FILE).exists():
+        note, name = json.loads((place / CORRECTION_FILE).read_text(encoding="utf-8")), corrected_name(system)
+        order[name] = click_logits(experiment, ranker, Part.TEST)[0]
+        fit = {"valid/auc": note["after, cross-validated"], "likelier": note["likelier, nats"]}
+        facts_of[name] = {**fit, "used": float(note["used"])}
+    kept = {name: values.astype(np.float32) for name, values in order.items()}
+    np.savez_compressed(place / "test.npz", labels=labels, users=users, **cast(Any, kept))
+    for name in reversed(order):  # row.json comes last: with it the run is finished
+        metrics = {**judged(experiment, order[name], labels, users), **facts_of[name], "seconds": seconds}
         protocol = experiment.protocol()
         row = result_row(dataset, name, seed, metrics, data_hash=experiment.dataset.hash, protocol=protocol)
         row["overrides"] = [*more, *tuned(base_of(system))]
-        return row
-
-    both = {"logits": logits} if corrected is None else {"logits": logits, "corrected": corrected}
-    kept = {name: values.astype(np.float32) for name, values in both.items()}
-    np.savez_compressed(place / "test.npz", labels=labels, users=users, **cast(Any, kept))
-    if corrected is not None:
-        found = json.loads((place / CORRECTION_FILE).read_text(encoding="utf-8"))
-        fit = {
-            "valid/auc": found["after, cross-validated"],
-            "likelier": found["likelier, nats"],
-            "used": float(found["used"]),
-        }
-        write_text(place / "corrected.json", json.dumps(written(corrected_name(system), corrected, fit), default=str))
-    row = written(system, logits, facts)
-    write_text(done, json.dumps(row, default=str))
+        write_text(done if name == system else place / "corrected.json", json.dumps(row, default=str))
     # Weights are not needed any more, and hundreds of runs fill a disk.
     for left in (place / "ranker").glob("*.safetensors"):
         left.unlink()
@@ -154,7 +147,7 @@ def standard_error(folder: Path, row: Row) -> float:
     runs = [np.load(folder / f"{dataset}-{trained(name)}-{seed}" / "test.npz") for name in names]
     labels, users = runs[1]["labels"], runs[1]["users"]
     assert (runs[0]["labels"] == labels).all()
-    logits = [one["logits" if trained(name) == name else "corrected"] for one, name in zip(runs, names, strict=True)]
+    logits = [one[name] for one, name in zip(runs, names, strict=True)]
     order = np.argsort(users, kind="stable")
     _, starts, sizes = np.unique(users[order], return_index=True, return_counts=True)
     random = np.random.default_rng(0)

@@ -120,7 +120,7 @@ def test_an_error_is_that_of_users(modules: SimpleNamespace, tmp_path: Path) -> 
     for system, logits in (("fm", labels + random.normal(size=200)), ("fm+rar", random.normal(size=200))):
         place = tmp_path / f"d-{system}-0"
         place.mkdir()
-        np.savez(place / "test.npz", logits=logits.astype(np.float32), labels=labels, users=users)
+        np.savez(place / "test.npz", labels=labels, users=users, **{system: logits.astype(np.float32)})
     error = bench.standard_error(tmp_path, row_of("fm+rar", 0))
     assert 0.01 < error < 0.1
     assert bench.standard_error(tmp_path, row_of("fm", 0)) == 0.0
@@ -138,7 +138,8 @@ def test_the_corrected_are_compared_with_the_corrected(modules: SimpleNamespace,
     for system in ("fm", "fm+rar"):  # corrected alike, different before
         place = tmp_path / f"d-{system}-0"
         place.mkdir()
-        np.savez(place / "test.npz", logits=random.normal(size=200), corrected=labels * 0.1, labels=labels, users=users)
+        order = {system: random.normal(size=200), bench.corrected_name(system): labels * 0.1}
+        np.savez(place / "test.npz", labels=labels, users=users, **order)
     assert bench.standard_error(tmp_path, row_of("fm+rar-corrected", 0)) == 0.0
     assert bench.standard_error(tmp_path, row_of("fm+corrected", 0)) > 0.01
     aucs = {"fm": 0.70, "fm+corrected": 0.75, "fm+rar": 0.72, "fm+rar-corrected": 0.74}

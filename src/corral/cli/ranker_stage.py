@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -16,16 +15,13 @@ from corral.cli.fit_objective import Validate, event_loader, fit_objective
 from corral.cli.progress import progress
 from corral.cli.rar_stage import joint_ranker, train_exposures
 from corral.cli.retriever_stage import click_loader, sampler_for, served_channel
-from corral.cli.run_files import CORRECTION_FILE, write_text
 from corral.cli.scaled_training import judging, sharing
 from corral.corr.stages import Stages
 from corral.corr.two_stage import TwoStageObjective
 from corral.data.batches import Query
 from corral.data.split import Part
 from corral.data.targets import Targets
-from corral.evaluation.click_correction import fit_click_correction
 from corral.evaluation.click_metrics import click_metrics
-from corral.evaluation.correction import METRIC, Correction, fit_correction
 from corral.evaluation.mixture import MixtureTuning, tune_mixture
 from corral.evaluation.turns import present_turns
 from corral.ranking.evidence import Evidence, EvidenceRanker, ReadsScores
@@ -41,8 +37,6 @@ from corral.training.ranking_objectives import ClickObjective
 
 # Logits of so many events at once.
 _EVENTS = 4096
-# Events that the correction of clicks is fitted on, at most: forty weights need no more.
-_CORRECTED = 1 << 18
 # Evidence of examples is kept up to so many bytes; beyond, it is worked out for each batch anew.
 _REMEMBERED_BYTES = 1 << 31
 
@@ -225,58 +219,6 @@ def train_ranker(experiment: Experiment, retriever: nn.Module) -> nn.Module:
     fit_objective(experiment, "ranker", objective, loader, chosen, judge)
     experiment.share_unknown(ranker)
     return ranker
-
-
-def _corrected_clicks(experiment: Experiment, ranker: nn.Module, inner: EvidenceRanker) -> Correction:
-    """By the labels of validation events: of all, or of so many by chance."""
-    examples = experiment.examples(Part.VALID)
-    chosen = np.arange(len(examples))
-    if len(chosen) > _CORRECTED:
-        chosen = np.sort(np.random.default_rng(0).choice(chosen, _CORRECTED, replace=False))
-
-    def read(query: Query, items: Tensor) -> Tensor:
-        return torch.cat([ranker(query, items)[..., None], cast(Tensor, inner.inputs(query, items))], -1)
-
-    with evaluation_mode(ranker):
-        known = of_events(experiment, Part.VALID, read, (1 + len(inner.correction.weight),), chosen)
-    return fit_click_correction(known[:, 0], known[:, 1:], examples.label[chosen], np.asarray(examples.user)[chosen])
-
-
-def correct(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> None:
-    """Fits the ranker's correction on validation, where the recipe wants one; kept only where it helps."""
-    inner = ranker.ranker if isinstance(ranker, RarRanker) else ranker
-    settings = experiment.settings.evaluation
-    if not settings.correction or not isinstance(inner, EvidenceRanker):
-        return
-    linear, inputs = experiment.settings.ranker and experiment.settings.ranker.linear, experiment.inputs
-    if linear and linear.late and inputs is not None:
-        inner.read_late(inputs.evidence["linear"])
-        inner.to(experiment.device)
-    if not len(inner.correction.weight):  # it reads no evidence
-        return
-    if experiment.has_clicks:
-        found = _corrected_clicks(experiment, ranker, inner)
-    else:
-        found = fit_correction(
-            validation_queries(experiment),
-            served_channel(experiment, retriever),
-            ranker,
-            inner.inputs,
-            num_candidates=settings.num_candidates,
-            batch_size=settings.batch_size,
-            device=experiment.device,
-        )
-    if found.helps:
-        inner.correction.set(found.scale, found.weight, found.level)
-    written = {
-        "metric": "auc" if experiment.has_clicks else METRIC,
-        "before": found.before,
-        "after, cross-validated": found.after,
-        "likelier, nats": found.likelier,
-        "used": found.helps,
-    }
-    if experiment.writes:
-        write_text(experiment.directory / CORRECTION_FILE, json.dumps({**written, "scale": float(found.scale)}))
 
 
 def tune(experiment: Experiment, retriever: nn.Module, ranker: nn.Module) -> MixtureTuning:

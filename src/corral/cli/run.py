@@ -13,11 +13,12 @@ from torch import nn
 from corral.cli import build
 from corral.cli.build import build_part
 from corral.cli.continuation import write_continuation
+from corral.cli.correction_stage import correct
 from corral.cli.earlier_run import EarlierRun
 from corral.cli.experiment import Experiment
 from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
-from corral.cli.ranker_stage import click_logits, correct, train_ranker, tune
+from corral.cli.ranker_stage import click_logits, train_ranker, tune
 from corral.cli.retriever_stage import served_channel, train_retriever
 from corral.cli.run_files import BUNDLE, EVALUATION, SETTINGS_FILE, write_manifest
 from corral.cli.scaled_training import judging, sharing

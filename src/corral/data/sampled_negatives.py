@@ -74,12 +74,14 @@ class _TrainLog:
     Attributes:
         item, time: of each, in order of time [n].
         pairs: user * rows + item of every (user, item) there, ascending.
+        items: the distinct items, ascending.
         rows: of the item vocabulary.
     """
 
     item: np.ndarray
     time: np.ndarray
     pairs: np.ndarray
+    items: np.ndarray
     rows: int
 
     @classmethod
@@ -91,7 +93,8 @@ class _TrainLog:
         )
         # By item where times are equal: the order in which the rows stand says nothing.
         order = np.lexsort((item, time))
-        return cls(item[order], time[order], np.unique(user * dataset.n_items + item), dataset.n_items)
+        pairs = np.unique(user * dataset.n_items + item)
+        return cls(item[order], time[order], pairs, np.unique(item), dataset.n_items)
 
     def draw(
         self,
@@ -133,9 +136,8 @@ class _TrainLog:
 
     def _nothing_left(self, user: np.ndarray, own: np.ndarray) -> np.ndarray:
         """Whether every item of the log is the user's or the row's own [n]: no try would find another."""
-        items = np.unique(self.item)
         had = np.diff(np.searchsorted(self.pairs, np.stack([user, user + 1]) * self.rows), axis=0)[0]
-        return had + (np.isin(own, items) & ~self._had(user, own)) >= len(items)
+        return had + (np.isin(own, self.items) & ~self._had(user, own)) >= len(self.items)
 
     def _had(self, user: np.ndarray | np.int64, item: np.ndarray) -> np.ndarray:
         """Whether there is an event of each (user, item) [n]."""

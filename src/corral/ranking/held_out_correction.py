@@ -45,11 +45,11 @@ class HeldOutCorrection(nn.Module):
         # Not a product of matrices: a logit must not depend, to the last bit, on how many others are asked for.
         return self.scale * logits + (inputs * self.weight).sum(-1) + self.level
 
-    def set(self, scale: Tensor, weight: Tensor, level: Tensor | float = 0.0) -> None:
-        """Takes what was fitted: a scalar, [E], and a scalar that orders nothing but makes probabilities."""
+    def set(self, scale: Tensor, weight: Tensor, level: float = 0.0) -> None:
+        """Takes what was fitted: a scalar, [E], and a constant that orders nothing but makes probabilities."""
         self.scale.copy_(scale)
         self.weight.copy_(weight)
-        self.level.fill_(float(level))
+        self.level.fill_(level)
         self._notice()
 
     def _notice(self) -> None:

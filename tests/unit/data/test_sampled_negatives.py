@@ -75,7 +75,7 @@ def test_shares_follow_the_events_before(tries: int) -> None:
 
 
 def test_nothing_is_drawn_before_it_is_in_the_log() -> None:
-    """A new item every tenth event: none is a negative of an earlier row, and age tells no click from the others."""
+    """A new item every tenth event: none is a negative of an earlier row, of any part."""
     random = np.random.default_rng(4)
     events: list[Event] = [(at % 80, int(random.integers(0, 1 + at // 10)), at, 0) for at in range(1_500)]
     dataset = small_dataset(events)
