@@ -300,6 +300,7 @@ class Experiment:
             self.split,
             part,
             per_positive=chosen.sampled_negatives,
+            repeats=self.settings.split.repeats,
             seed=chosen.sampled_negatives_seed,
         )
 
@@ -314,9 +315,14 @@ class Experiment:
         chosen = self.settings.ranker_training
         if self.settings.ranker is None or not chosen.sampled_negatives:
             return {}
+        repeats = self.settings.split.repeats
         return {
             "negatives": f"{chosen.sampled_negatives} sampled a click, in every part, by train events before it, never "
-            f"the click's item nor one that the user had in train; seed {chosen.sampled_negatives_seed}"
+            + ("what the user takes then or later" if repeats else "what the user had, or takes in train or this part")
+            + f"; seed {chosen.sampled_negatives_seed}",
+            "clicks left out": "those of items without an earlier train event"
+            + ("" if repeats else ", and of what the user had before")
+            + ": no negative could be like them",
         }
 
     def _weights_rule(self) -> dict[str, object]:

@@ -85,15 +85,19 @@ class CooperativeObjective(StagesObjective):
         losses = {"ranker": self.ranker_loss(self._clicks(both.logits, both, self.certain_ranker), both)}
         if both.beside is not None:
             losses["beside"] = both.beside
-        losses["retriever"] = self._retriever_loss(encoded, both)
+        losses["retriever"] = taught = self._retriever_loss(encoded, both)
         weight = self.distillation(int(self.step))
-        if self.training:
-            self.step += 1
-        losses["total"] = losses["ranker"] + losses["retriever"]
         if weight > 0:
             losses["distillation"] = self._distillation(encoded, both)
-            losses["total"] = losses["total"] + weight * losses["distillation"]
+            taught = taught + weight * losses["distillation"]
+        losses["total"] = self._total(losses["ranker"], taught)
+        if self.training:
+            self.step += 1
         return losses
+
+    def _total(self, ranker: Tensor, retriever: Tensor) -> Tensor:
+        """What a step minimises, of L_ra and of L_re + w_KD L_KD."""
+        return ranker + retriever
 
     def _clicks(self, values: Tensor, both: Scored, certain: bool) -> Tensor:
         own = torch.full_like(both.log_q[:, 0], -math.log(self.num_negatives)) if certain else both.log_q[:, 0]

@@ -92,10 +92,15 @@ class Examples:
         """At most ``count`` of the examples, in their order."""
         if count >= len(self):
             return self
-        at = np.sort(generator.choice(len(self), count, replace=False))
-        user, item, time = self.user[at], self.item[at], self.time[at]
-        weight = None if self.weight is None else self.weight[at]
-        return Examples(user, item, time, self.event[at], self.end[at], self.label[at], self.histories, weight)
+        return self.at(np.sort(generator.choice(len(self), count, replace=False)))
+
+    def at(self, places: np.ndarray) -> Examples:
+        """Those at ``places`` [k], in that order."""
+        user, item, time, event, end, label = (
+            column[places] for column in (self.user, self.item, self.time, self.event, self.end, self.label)
+        )
+        weight = None if self.weight is None else self.weight[places]
+        return Examples(user, item, time, event, end, label, self.histories, weight)
 
     def batch(self, at: np.ndarray, history_length: int) -> Batch:
         """The examples at positions ``at`` [B], with histories of ``history_length``."""

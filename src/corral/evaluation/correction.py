@@ -19,8 +19,9 @@ from corral.evaluation.metrics import list_metrics, ranks_by_score, relevant_cou
 from corral.retrieval.channels import RecallChannel
 
 METRIC = "ndcg@10"
-# (query, items [B, N], retriever scores [B, N]) -> what the correction may weigh [B, N, E]; None: nothing.
-Inputs = Callable[[Query, Tensor, Tensor], Tensor | None]
+# (query, items [B, N]) -> what the correction may weigh [B, N, E]; None: nothing. It is asked as the ranker is in
+# service: a channel's own scores may be others, as the counts of popular items for who has no history.
+Inputs = Callable[[Query, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def fit_correction(
         targets: validation queries; never the ones the correction is then judged on.
         channel: stage 1.
         ranker: stage 2, uncorrected.
-        inputs: what may be weighed.
+        inputs: what may be weighed, as the ranker reads it in service.
         num_candidates: N, as served.
         penalty: of the ridge, > 0.
         batch_size: queries at a time.
@@ -155,7 +156,7 @@ def _gathered(
     for scored in Funnel(channel, ranker, num_candidates).run(targets, num_candidates, batch_size, device):
         assert scored.logits is not None
         candidates = scored.candidates
-        known = inputs(scored.query, candidates.items, candidates.scores)
+        known = inputs(scored.query, candidates.items)
         if known is None:
             raise ValueError("correction: the ranker reads neither evidence nor the retriever's score")
         parts.append((candidates.items, scored.logits, known, scored.target, scored.owner + start))

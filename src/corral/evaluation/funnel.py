@@ -33,7 +33,7 @@ class FunnelBatch:
         target: item rows [n] of all queries.
         owner: the query of each target [n].
         batch: where they come from.
-        recalled: stage 1's list [B, T], totally ordered.
+        recalled: stage 1's list [B, T]: its candidates, and behind them what it would add to a longer list.
         candidates: what the ranker was given [B, N], in stage 1's order.
         logits: the ranker's, of the candidates [B, N]; None without a ranker.
     """
@@ -102,7 +102,8 @@ class Funnel:
 
         The candidates are the first N of a list of ``depth`` where that is what the channel gives when
         asked for N (checked on the first batch); a channel that answers differently (an approximate
-        index, merged channels) is asked a second time, so that what is measured is what is served.
+        index, merged channels) is asked a second time, so that what is measured is what is served, in stage 1 too:
+        what the longer list has beyond that stands behind.
 
         Args:
             targets: the queries.
@@ -134,6 +135,7 @@ class Funnel:
             candidates = recalled.top(self.num_candidates)
             if again:
                 candidates = self._recall(query, self.num_candidates, exclude)
+                recalled = _behind(candidates, recalled)
             refuse_duplicates(candidates.items, self.channel.name)
             logits = None if self.ranker is None else self.rank(query, candidates.items)
         return FunnelBatch(query, batch.item.to(device), batch.owner.to(device), batch, recalled, candidates, logits)
@@ -195,6 +197,25 @@ def _said(scored: FunnelBatch) -> list[Tensor]:
     recalled, candidates = scored.recalled, scored.candidates
     said = [recalled.items, recalled.scores, candidates.items, candidates.scores]
     return said if scored.logits is None else [*said, scored.logits]
+
+
+def _behind(candidates: Candidates, deep: Candidates) -> Candidates:
+    """The candidates [B, N], and then what another, deeper list [B, T] has besides, as long as that one."""
+    ascending = candidates.items.sort(1).values
+    place = torch.searchsorted(ascending, deep.items.contiguous()).clamp_(max=max(ascending.shape[1] - 1, 0))
+    new = deep.mask & (ascending.gather(1, place) != deep.items)
+    items, scores = (
+        torch.cat([first, rest], 1)
+        for first, rest in ((candidates.items, deep.items), (candidates.scores, deep.scores))
+    )
+    there = torch.cat([candidates.mask, new], 1)
+    order = (
+        (~there).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(deep.items.shape[1], candidates.items.shape[1])]
+    )
+    kept = there.gather(1, order)
+    return Candidates(
+        items.gather(1, order).masked_fill(~kept, 0), scores.gather(1, order).masked_fill(~kept, -torch.inf)
+    )
 
 
 def _same_list(first: Candidates, second: Candidates) -> bool:

@@ -230,9 +230,9 @@ class EvidenceRanker(nn.Module):
         weighed = self._with_late(known, query, items)
         return logits if weighed is None else cast(Tensor, self.correction(logits, weighed))
 
-    def inputs(self, query: Query, items: Tensor, scores: Tensor | None = None) -> Tensor | None:
+    def inputs(self, query: Query, items: Tensor) -> Tensor | None:
         """What the correction may weigh [B, N, E]: all evidence, an eighth of the retriever's score; None: nothing."""
-        return self._with_late(self._read(query, items, scores), query, items)
+        return self._with_late(self._read(query, items, None), query, items)
 
     def _with_late(self, known: Tensor | None, query: Query, items: Tensor) -> Tensor | None:
         found = [known] if self.late is None else [known, self.late(query, items)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
-from corral.retrieval.index import ItemIndex
+from corral.retrieval.index import ItemIndex, allowed
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
 
@@ -93,7 +93,9 @@ class ColdStartChannel:
         cold = self.cold(query)
         if not cold.any():
             return self.channel.recall(query, k, exclude, allow)
-        mask = self._indexed if allow is None else self._indexed & allow
+        mask = self._indexed
+        if allow is not None:
+            mask = mask & allowed(torch.arange(len(mask), device=mask.device), allow)
         hidden = None if exclude is None else exclude[cold]
         popular = self.popularity.most_popular(int(cold.sum()), k, hidden, mask)
         items = torch.zeros(len(query), k, dtype=torch.int64, device=query.user.device)

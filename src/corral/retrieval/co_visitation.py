@@ -25,6 +25,8 @@ from corral.data.vocabulary import FIRST_ROW
 
 # Places in users' sequences looked at together.
 _PLACES = 1 << 14
+# Places searched for items together: 16 MiB of numbers.
+_LOOKED_AT = 1 << 21
 # A catalogue whose square has at most so many cells (64 MiB) is looked up in a full matrix: one read a pair in
 # place of a binary search, twenty times as fast.
 _CELLS = 1 << 24
@@ -191,15 +193,11 @@ class CoVisitation(nn.Module):
         """What the user's own train events add to w(h -> i) and w(i -> h): two [P, R] for P (user, item) pairs."""
         first, stop = self.offsets[user], self.offsets[user + 1]
         ahead, behind = (torch.zeros(history.shape, device=history.device) for _ in range(2))
-        # Where the item stands in the user's sequence: a few places for each pair (one, mostly).
+        pair, place = self._standing(first, stop, item)
         longest = int((stop - first).max())
-        at = first[:, None] + torch.arange(longest, device=user.device)
-        inside = at < stop[:, None]
-        there = (self.sequence[at.clamp(max=len(self.sequence) - 1)] == item[:, None]) & inside
-        pair, place = there.nonzero(as_tuple=True)
         gap = torch.arange(1, max(min(self.window, longest - 1), 0) + 1, device=user.device)
         # One pair may stand in several places: added, not assigned. In parts: [places, gaps, R] may be large.
-        for rows, here in zip(pair.split(_PLACES), (first[pair] + place).split(_PLACES), strict=True):
+        for rows, here in zip(pair.split(_PLACES), place.split(_PLACES), strict=True):
             for share, other in ((ahead, here[:, None] - gap), (behind, here[:, None] + gap)):
                 inside = (other >= first[rows, None]) & (other < stop[rows, None])
                 near = self.sequence[other.clamp(0, len(self.sequence) - 1)].masked_fill(~inside, -1)
@@ -209,6 +207,24 @@ class CoVisitation(nn.Module):
         # An item is not visited after itself: such pairs are not counted.
         same = history == item[:, None]
         return ahead.masked_fill(same, 0.0), behind.masked_fill(same, 0.0)
+
+    def _standing(self, first: Tensor, stop: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each item [P] stands among the places first to stop of ``sequence``: pairs and places, one each mostly.
+
+        In parts of about so many places, so that one long sequence makes nobody else's long.
+        """
+        lengths = stop - first
+        part = (lengths.cumsum(0) - lengths) // _LOOKED_AT
+        pairs, places = [], []
+        for some in torch.arange(len(item), device=item.device).split(torch.bincount(part).tolist()):
+            size = lengths[some]
+            pair = some.repeat_interleave(size)
+            place = torch.arange(len(pair), device=item.device) - (size.cumsum(0) - size).repeat_interleave(size)
+            place += first[pair]
+            found = (self.sequence[place] == item[pair]).nonzero()[:, 0]
+            pairs.append(pair[found])
+            places.append(place[found])
+        return torch.cat(pairs), torch.cat(places)
 
 
 def _without(total: Tensor, own: Tensor) -> Tensor:

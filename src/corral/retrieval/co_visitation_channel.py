@@ -15,6 +15,7 @@ from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.vocabulary import FIRST_ROW
 from corral.retrieval.co_visitation import CoVisitation
+from corral.retrieval.index import allowed
 
 
 class CoVisitationChannel:
@@ -64,7 +65,7 @@ class CoVisitationChannel:
         score = score / table.counts[item].clamp(min=1) ** self.power
         keep = item >= FIRST_ROW
         if allow is not None:
-            keep &= allow[item]
+            keep &= allowed(item, allow)
         if exclude is not None and exclude.shape[1]:
             hidden = (torch.arange(len(query), device=item.device)[:, None] * table.num_items + exclude).unique()
             found = torch.searchsorted(hidden, key).clamp_(max=len(hidden) - 1)

@@ -18,7 +18,8 @@ def _modules(part: object) -> Iterator[nn.Module]:
                 yield module
                 waiting.extend(module._modules.values())
         return
-    for inner in (getattr(part, "retriever", None), *getattr(part, "channels", ())):
+    held = [getattr(part, name, None) for name in ("retriever", "channel")]
+    for inner in (*held, *getattr(part, "channels", ())):
         if inner is not None:
             yield from _modules(inner)
 
@@ -27,7 +28,7 @@ def _modules(part: object) -> Iterator[nn.Module]:
 def evaluation_mode(*parts: object) -> Iterator[None]:
     """Modules without dropout inside, each submodule's own training flag restored after.
 
-    A recall channel is no module: the retriever that it holds is found, also inside merged channels.
+    A recall channel is no module: the retriever that it holds is found, also inside a channel that holds others.
     """
     # Setting an attribute of a module is slow: one that serves is in eval mode already.
     training = [module for part in parts for module in _modules(part) if module.training]

@@ -204,41 +204,24 @@ class FaissIndex:
         selector = None if allowed is None else self._selector(allowed)
         items = torch.zeros((len(queries), k), dtype=torch.int64)
         scores = torch.full((len(queries), k), -torch.inf)
-        rows = max(1, SCORING_BYTES // (4 * queries.shape[1] * min(total, k + hidden.shape[1] + 1)))
-        for start in range(0, len(queries), rows):
-            block = slice(start, start + rows)
-            left = self._search_block(queries[block], k, hidden[block], total, selector, items, scores, start)
-            if len(left):
-                without = None if outside is None else outside[left]
-                rest = self._exact.search(queries[left], k, without, allow)
-                items[left], scores[left] = rest.items, rest.scores
-        return Candidates(items.to(query_vectors.device), scores.to(query_vectors.device))
-
-    def _search_block(
-        self,
-        queries: Tensor,
-        k: int,
-        hidden: Tensor,
-        total: int,
-        selector: Any,
-        items: Tensor,
-        scores: Tensor,
-        start: int,
-    ) -> Tensor:
-        """Fill rows ``start`` on of ``items`` and ``scores``; the rows which FAISS could not answer."""
-        fetch = min(total, k + hidden.shape[1] + 1)
-        rows, left, gone = torch.arange(start, start + len(queries)), queries, hidden
+        left, fetch = torch.arange(len(queries)), min(total, k + hidden.shape[1] + 1)
         for widening in range(ROUNDS):
-            columns = self._fetch(left, fetch, 4**widening, selector)
-            got, got_scores, settled = self._settle(left, columns, gone, k, total)
-            done = rows[settled]
-            items[done, : got.shape[1]], scores[done, : got.shape[1]] = got[settled], got_scores[settled]
-            rows = rows[~settled]
-            if not len(rows) or fetch == total:
+            unsettled = []
+            for rows in left.split(max(1, SCORING_BYTES // (4 * queries.shape[1] * fetch))):
+                columns = self._fetch(queries[rows], fetch, 4**widening, selector)
+                got, got_scores, settled = self._settle(queries[rows], columns, hidden[rows], k, total)
+                done = rows[settled]
+                items[done, : got.shape[1]], scores[done, : got.shape[1]] = got[settled], got_scores[settled]
+                unsettled.append(rows[~settled])
+            left = torch.cat(unsettled) if unsettled else left
+            if not len(left) or fetch == total:
                 break
-            left, gone = queries[rows - start], hidden[rows - start]
             fetch = min(total, 4 * fetch)
-        return rows
+        if len(left):  # FAISS could not answer them
+            without = None if outside is None else outside[left]
+            rest = self._exact.search(queries[left], k, without, allow)
+            items[left], scores[left] = rest.items, rest.scores
+        return Candidates(items.to(query_vectors.device), scores.to(query_vectors.device))
 
     def _selector(self, allowed: Tensor) -> Any:
         """A FAISS filter which lets only these positions through."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from corral.data.candidates import Candidates
 
@@ -54,6 +55,13 @@ class ItemIndex(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write the index into ``directory``, which is made if need be."""
+
+
+def allowed(items: Tensor, allow: Tensor) -> Tensor:
+    """Whether ``allow`` [rows] leaves each item row [...]: bool; rows beyond its end are not allowed."""
+    assert allow.dtype == torch.bool, allow.dtype
+    # Their answer stands behind the last one.
+    return functional.pad(allow.to(items.device), (0, 1))[items.clamp(max=len(allow))]
 
 
 class ExactIndex:
@@ -128,12 +136,8 @@ class ExactIndex:
 
     def allowed_positions(self, allow: Tensor) -> Tensor:
         """The positions which ``allow`` [rows] leaves, int64, ascending."""
-        assert allow.dtype == torch.bool, allow.dtype
         assert allow.ndim == 1, allow.shape
-        inside = self._items < len(allow)
-        mask = torch.zeros_like(inside)
-        mask[inside] = allow.to(inside.device)[self._items[inside]]
-        return mask.nonzero().squeeze(1)
+        return allowed(self._items, allow).nonzero().squeeze(1)
 
     @torch.no_grad()
     def search(

@@ -12,6 +12,7 @@ from torch import Tensor
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.history import last_items
+from corral.retrieval.index import allowed
 
 
 class ListChannel:
@@ -39,7 +40,7 @@ class ListChannel:
         items = torch.from_numpy(rows).flip(1).to(query.user.device)
         left = items != 0
         if allow is not None:
-            left &= (items < len(allow)) & allow.to(items.device)[items.clamp(max=len(allow) - 1)]
+            left &= allowed(items, allow)
         if exclude is not None and exclude.shape[1]:
             ordered = exclude.to(items.device).sort(dim=1).values
             place = torch.searchsorted(ordered, items).clamp(max=ordered.shape[1] - 1)

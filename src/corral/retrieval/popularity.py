@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
 from corral.data.vocabulary import FIRST_ROW
+from corral.retrieval.index import allowed
 
 
 class PopularityChannel:
@@ -58,9 +59,7 @@ class PopularityChannel:
         device = self.counts.device if exclude is None else exclude.device
         order, counts = self._order.to(device), self.counts.to(device)
         if allow is not None:
-            assert allow.dtype == torch.bool, allow.dtype
-            inside = order < len(allow)
-            order = order[inside][allow.to(device)[order[inside]]]
+            order = order[allowed(order, allow)]
         items = torch.zeros((n_queries, k), dtype=torch.int64, device=device)
         if exclude is None or exclude.shape[1] == 0:
             items[:, : len(order)] = order[:k]

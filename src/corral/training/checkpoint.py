@@ -86,4 +86,6 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     """Takes back what :func:`random_state` gave."""
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([state[f"cuda{i}"] for i in range(torch.cuda.device_count())])
+        for device in range(torch.cuda.device_count()):
+            if f"cuda{device}" in state:  # written on a machine with fewer devices, or none: they keep their seed
+                torch.cuda.set_rng_state(state[f"cuda{device}"], device)

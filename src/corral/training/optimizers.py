@@ -113,8 +113,10 @@ class RowWiseAdam:
         schedule: Callable[[int], float] | None = None,
     ) -> None:
         tables = [m.weight for m in module.modules() if isinstance(m, nn.Embedding)]
-        sparse = [m.weight for m in module.modules() if isinstance(m, nn.Embedding) and m.sparse]
-        sparse_ids, table_ids = {id(w) for w in sparse}, {id(w) for w in tables}
+        sparse_ids = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding) and m.sparse}
+        table_ids = {id(weight) for weight in tables}
+        # From the parameters, which name a table that two modules share once.
+        sparse: list[Tensor] = [p for p in module.parameters() if id(p) in sparse_ids]
         dense = [p for p in module.parameters() if p.requires_grad and id(p) not in sparse_ids]
         decayed = [p for p in dense if p.ndim > 1 and id(p) not in table_ids]
         plain = [p for p in dense if p.ndim <= 1 or id(p) in table_ids]

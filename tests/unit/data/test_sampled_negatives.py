@@ -13,14 +13,28 @@ from small_logs import Event, event_lists, small_dataset
 
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
-from corral.data.sampled_negatives import _TrainLog, with_sampled_negatives
-from corral.data.split import Part, Split, leave_last_two_out, time_cut
+from corral.data.sampled_negatives import _Log, with_sampled_negatives
+from corral.data.split import Part, Split, leave_last_two_out, random_split, time_cut
 
 
-def both(dataset: Dataset, split: Split, part: Part, k: int = 4, seed: int = 0) -> tuple[Examples, Examples]:
-    """The examples of a part, and those with negatives."""
+def both(
+    dataset: Dataset, split: Split, part: Part, k: int = 4, seed: int = 0, repeats: bool = False
+) -> tuple[Examples, Examples]:
+    """The examples of a part that could be negatives of it, and the same with negatives."""
     plain = Examples.of(dataset, split, part)
-    return plain, with_sampled_negatives(plain, dataset, split, part, per_positive=k, seed=seed)
+    more = with_sampled_negatives(plain, dataset, split, part, per_positive=k, repeats=repeats, seed=seed)
+    return more.at(np.flatnonzero(more.event >= 0)), more
+
+
+def all_train(dataset: Dataset) -> Split:
+    """Every event is one to learn from."""
+    part = np.zeros(len(dataset.events.item), dtype=np.uint8)
+    return Split("by hand", part, leave_last_two_out(dataset).history_rule)
+
+
+def log_of(dataset: Dataset, split: Split, repeats: bool = False) -> _Log:
+    """What is drawn from."""
+    return _Log.of(Examples.of(dataset, split, Part.TRAIN), dataset, split, repeats)
 
 
 def shop(users: int = 60, items: int = 30, events: int = 900, seed: int = 1) -> list[Event]:
@@ -40,19 +54,17 @@ def test_draws_are_items_that_are_left_and_there_already(events: list[Event], tr
         np.asarray(column).astype(np.int64)
         for column in (dataset.events.user, dataset.events.item, dataset.events.time)
     )
-    split = Split("by hand", np.zeros(len(user), dtype=np.uint8), leave_last_two_out(dataset).history_rule)
     had = {row: set(item[user == row].tolist()) for row in range(dataset.n_users)}
-    asked = [
-        (one, own, at)
-        for one in range(1, dataset.n_users)  # row 1: unknown, had nothing
-        for own in range(2, dataset.n_items)
-        for at in sorted({*time.tolist(), int(time.max()) + 1})
-    ]
-    columns = (np.array(column, dtype=np.int64) for column in zip(*asked, strict=True))
-    drawn = _TrainLog.of(dataset, split).draw(*columns, 3, np.random.default_rng(0), tries)
-    for (one, own, at), found in zip(asked, drawn.tolist(), strict=True):
-        left = set(item[time < at].tolist()) - had[one] - {own}
-        assert set(found) <= (left or {0})
+    moments = sorted({*time.tolist(), int(time.max()) + 1})
+    asked = [(one, at) for one in range(1, dataset.n_users) for at in moments]  # row 1: unknown, had nothing
+    users, times = (np.array(column, dtype=np.int64) for column in zip(*asked, strict=True))
+    ends = np.zeros_like(users)  # nobody has a history yet
+    for repeats in (False, True):
+        log = log_of(dataset, all_train(dataset), repeats)
+        drawn = log.draw(users, times, ends, 3, np.random.default_rng(0), tries)
+        for (one, at), found in zip(asked, drawn.tolist(), strict=True):
+            taken = set(item[(user == one) & (time >= at)].tolist()) if repeats else had[one]
+            assert set(found) <= (set(item[time < at].tolist()) - taken or {0})
 
 
 @pytest.mark.parametrize("tries", [0, 3, 32])
@@ -62,12 +74,10 @@ def test_shares_follow_the_events_before(tries: int) -> None:
     events: list[Event] = [(1 + at % 40, int(12 * random.random() ** 2) + at // 300, at, 0) for at in range(600)]
     events += [(0, item, 600 + item, 0) for item in range(5)]  # most of what is drawn is refused
     dataset = small_dataset(events)
-    split = Split("by hand", np.zeros(len(events), dtype=np.uint8), leave_last_two_out(dataset).history_rule)
-    first, own = (int(table.rows([name])[0]) for table, name in ((dataset.users, 0), (dataset.items, 9)))
     at, draws = 400, 20_000
-    columns = (np.array([value], dtype=np.int64) for value in (first, own, at))
-    drawn = _TrainLog.of(dataset, split).draw(*columns, draws, np.random.default_rng(3), tries)
-    left = [item for _, item, time, _ in events if time < at and item not in (0, 1, 2, 3, 4, 9)]
+    columns = (np.array([value], dtype=np.int64) for value in (int(dataset.users.rows([0])[0]), at, 0))
+    drawn = log_of(dataset, all_train(dataset)).draw(*columns, draws, np.random.default_rng(3), tries)
+    left = [item for _, item, time, _ in events if time < at and item not in (0, 1, 2, 3, 4)]
     expected = np.bincount(dataset.items.rows(left), minlength=dataset.n_items) * draws / len(left)
     seen = np.bincount(drawn[0], minlength=dataset.n_items)
     assert (seen[expected == 0] == 0).all()
@@ -99,8 +109,9 @@ def test_rows_are_the_positives_with_another_item(piece: int, monkeypatch: pytes
     for part in Part:
         plain, more = both(dataset, split, part)
         n = len(plain)
-        # The first train rows have nothing before them.
-        assert len(more) == 5 * n if part != Part.TRAIN else 5 * n - 40 < len(more) < 5 * n
+        # A train row may have nothing before it that its user has not.
+        assert len(more) == 5 * n if part != Part.TRAIN else 5 * n - 40 < len(more) <= 5 * n
+        assert 0.3 < n / len(split.rows(part)) < 1
         for name in ("user", "item", "time", "event", "end", "label"):
             assert getattr(more, name)[:n].tolist() == getattr(plain, name).tolist()
             assert getattr(more, name).dtype == getattr(plain, name).dtype
@@ -119,22 +130,20 @@ def test_rows_are_the_positives_with_another_item(piece: int, monkeypatch: pytes
 
 
 def test_shares_follow_the_train_counts() -> None:
-    """Chi-square of the draws for one user, who had three items, against the counts of the others."""
+    """Chi-square of the draws for one user, who had three items and takes three, against the counts of the others."""
     random = np.random.default_rng(0)
     items = [int(i) for i in (12 * random.random(600) ** 2)]
     events: list[Event] = [(1 + at % 50, item, at, 0) for at, item in enumerate(items)]
     events += [(0, item, 600 + at, 0) for at, item in enumerate((0, 4, 7))]
-    events += [(0, 2 + at % 3, 700 + at, 0) for at in range(1500)]  # the tests: each leaves out its own item too
+    events += [(1, 11, 695, 0), *((0, 1 + at, 700, 0) for at in range(3))]
     dataset = small_dataset(events)
-    split = time_cut(dataset, valid_from=690, test_from=700 + 1)
-    plain, more = both(dataset, split, Part.TEST)
-    counts = split.train_counts(dataset)
-    left = np.array([dataset.items.external([row])[0] not in (0, 4, 7) if row > 1 else False for row in range(14)])
-    expected = np.zeros(len(counts))
-    for own in plain.item.tolist():
-        weights = np.where(left & (np.arange(len(counts)) != own), counts, 0)
-        expected += 4 * weights / weights.sum()
-    seen = np.bincount(more.item[len(plain) :], minlength=len(counts))
+    split = time_cut(dataset, valid_from=690, test_from=700)
+    plain, more = both(dataset, split, Part.TEST, k=2_000)
+    assert len(plain) == 3
+    weights = split.train_counts(dataset).astype(float)
+    weights[dataset.items.rows([0, 1, 2, 3, 4, 7])] = 0  # what he had, and what he takes in the test
+    expected = 6_000 * weights / weights.sum()
+    seen = np.bincount(more.item[len(plain) :], minlength=len(weights))
     assert (seen[expected == 0] == 0).all()
     assert stats.chisquare(seen[expected > 0], expected[expected > 0]).pvalue > 0.001
 
@@ -168,31 +177,59 @@ def test_what_comes_later_changes_nothing_before() -> None:
 def test_only_clicks_get_negatives_and_nobody_gets_what_is_not_there() -> None:
     everything: list[Event] = [(0, item, item, 0) for item in range(4)] + [(1, 0, 9, 0), (1, 1, 10, 0)]
     dataset = small_dataset(everything)
-    part = np.zeros(len(everything), dtype=np.uint8)
-    split = Split("by hand", part, leave_last_two_out(dataset).history_rule)
+    split = all_train(dataset)
     label = np.array([1, 1, 0, 0, 1, 0], dtype=np.float32)
     examples = Examples.of(dataset, split, Part.TRAIN, label=label)
     more = with_sampled_negatives(examples, dataset, split, Part.TRAIN, per_positive=3)
-    # User 0 had everything; of user 1 one row is a click, and two items are left.
-    assert Counter(more.user[6:].tolist()) == {3: 3}
-    assert set(dataset.items.external(more.item[6:])) <= {2, 3}
+    # User 0's clicks are the first events of their items; of user 1 one row is a click, and two items are left.
+    assert more.label[:4].tolist() == [0, 0, 1, 0]
+    assert Counter(more.user[4:].tolist()) == {3: 3}
+    assert set(dataset.items.external(more.item[4:])) <= {2, 3}
     with pytest.raises(ValueError, match="per_positive=0"):
         with_sampled_negatives(examples, dataset, split, Part.TRAIN, per_positive=0)
 
 
 def test_who_had_nearly_everything_or_everything_is_no_trouble() -> None:
-    """User 0 had every item, user 1 all but one, user 2 none; a row's own item may not be in the log at all."""
+    """User 0 had every item, user 1 all but one, user 2 one that train has nothing of."""
     events: list[Event] = [(0, item, item, 0) for item in range(6)] + [(1, item, 6 + item, 0) for item in range(5)]
     dataset = small_dataset([*events, (2, 9, 20, 0)])
     split = Split("by hand", np.array([0] * 11 + [2], dtype=np.uint8), leave_last_two_out(dataset).history_rule)
-    users, items = dataset.users.rows([0, 1, 1, 2, 1]), dataset.items.rows([0, 0, 5, 9, 9])
-    log, columns = _TrainLog.of(dataset, split), (users.astype(np.int64), items.astype(np.int64), np.full(5, 30))
-    assert log._nothing_left(*columns[:2]).tolist() == [True, False, True, False, False]
-    drawn = log.draw(*columns, 2_000, np.random.default_rng(0))
-    assert (drawn[[0, 2]] == 0).all()
-    (last,) = dataset.items.rows([5])
-    assert (drawn[[1, 4]] == last).all()
-    assert set(dataset.items.external(np.unique(drawn[3]))) == set(range(6))
+    users, log = dataset.users.rows([0, 1, 2]).astype(np.int64), log_of(dataset, split)
+    assert log._nothing_left(users).tolist() == [True, False, False]
+    drawn = log.draw(users, np.full(3, 30), np.zeros(3, dtype=np.int64), 2_000, np.random.default_rng(0))
+    assert (drawn[0] == 0).all()
+    assert (drawn[1] == dataset.items.rows([5])[0]).all()
+    assert set(dataset.items.external(np.unique(drawn[2]))) == set(range(6))
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("rule", ["time-cut", "random"])
+def test_no_input_is_the_label(rule: str, repeats: bool) -> None:
+    """Whether the item is in the row's history, and whether train has had it: both labels have either answer, or none.
+
+    Half of what is taken was had before, and new items come all the time.
+    """
+    random, events, past = np.random.default_rng(5), [], {}
+    for at in range(4_000):
+        mine = past.setdefault(int(random.integers(0, 50)), [])
+        again = bool(mine) and random.random() < 0.5
+        mine.append(mine[int(random.integers(len(mine)))] if again else int((10 + at // 50) * random.random() ** 2))
+        events.append((next(user for user, some in past.items() if some is mine), mine[-1], at, 0))
+    dataset = small_dataset(events)
+    split = time_cut(dataset, 0.1, 0.1) if rule == "time-cut" else random_split(dataset, 0.1, 0.1)
+    train = split.rows(Part.TRAIN)
+    born = np.full(dataset.n_items, np.iinfo(np.int64).max)
+    np.minimum.at(born, dataset.events.item[train], dataset.events.time[train])
+    for part in Part:
+        more = both(dataset, split, part, repeats=repeats)[1]
+        assert (born[more.item] < more.time).all(), "of both labels"
+        histories, start = more.histories.items, more.histories.offsets[more.user]
+        inside = np.array([item in histories[a:b] for item, a, b in zip(more.item, start, more.end, strict=True)])
+        shares = [inside[more.label == label].mean() for label in (0, 1)]
+        if repeats:
+            assert min(shares) > 0.05
+        else:
+            assert shares == [0, 0]
 
 
 def test_a_part_without_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
 
 from corral.data.batches import Query
 from corral.data.dataset import Dataset
@@ -19,7 +20,13 @@ from corral.data.split import Part, time_cut
 from corral.data.targets import Targets, targets
 from corral.evaluation.correction import Correction, fit_correction
 from corral.evaluation.metrics import list_metrics, ranks_by_score, relevant_counts
+from corral.ranking.ctr.lr import LR
+from corral.ranking.evidence import EvidenceRanker
+from corral.ranking.fields import Fields
 from corral.ranking.held_out_correction import HeldOutCorrection
+from corral.ranking.ranker import FieldRanker
+from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
+from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 
 N, PENALTY = 15, 0.01
@@ -51,7 +58,7 @@ class World:
         user = query.user[:, None]
         return self.known * self.taste[user, items] + self.noise[0, user, items]
 
-    def inputs(self, query: Query, items: Tensor, scores: Tensor) -> Tensor:
+    def inputs(self, query: Query, items: Tensor) -> Tensor:
         """What is worth something (in a unit of its own), and two columns of noise."""
         user = query.user[:, None]
         columns = [50 * self.taste[user, items], self.noise[1, user, items], self.noise[2, user, items]]
@@ -76,7 +83,7 @@ def candidates(world: World) -> tuple[Query, Tensor, Tensor, Tensor]:
 def test_weights_minimise_the_objective_as_another_solver_sees_it(world: World) -> None:
     found = world.fit()
     query, items, target, owner = candidates(world)
-    logits, inputs = world.logits(query, items).double(), world.inputs(query, items, items).double()
+    logits, inputs = world.logits(query, items).double(), world.inputs(query, items).double()
     deviation = inputs[items != 0].std(0).numpy()
 
     def loss(parameters: np.ndarray) -> float:
@@ -109,10 +116,41 @@ def test_what_the_logits_miss_is_put_right_on_other_queries_too(world: World) ->
     assert found.before == pytest.approx(float(values.mean()))
 
 
+def test_who_has_no_history_is_weighed_as_he_is_served(world: World) -> None:
+    """A channel gives newcomers popular items, with counts for scores; the ranker reads the retriever's score of them."""
+    table = torch.randn(world.taste.shape[0], 4, generator=torch.Generator().manual_seed(1))
+    items = torch.randn(world.taste.shape[1], 4, generator=torch.Generator().manual_seed(2))
+
+    class Retriever(nn.Module):
+        def encode_queries(self, query: Query) -> Tensor:
+            return table[query.user]
+
+        def encode_items(self, rows: Tensor) -> Tensor:
+            return items[rows]
+
+    retriever, rows = Retriever(), torch.arange(2, len(items))
+    channel = ColdStartChannel(RetrieverChannel(retriever, ExactIndex(items[rows], rows)), world.channel)
+    fields = Fields(len(table), len(items), field_size=1, pool_history=False)
+    model = LR(1, fields.num_context_fields, fields.num_item_fields, num_extra=1)
+    ranker = EvidenceRanker(FieldRanker(fields, model), None, score=True).eval()
+    ranker.connect(retriever)
+    newcomers = replace(world.targets, history_length=0)  # nobody brings one along
+    (batch,) = list(newcomers.batches(10**6))
+    assert bool(ColdStartChannel.cold(batch.query).all())
+    found = fit_correction(newcomers, channel, ranker, ranker.inputs, num_candidates=N, penalty=PENALTY)
+
+    def scores(query: Query, asked: Tensor) -> Tensor:
+        return torch.einsum("bd,bnd->bn", table[query.user], items[asked])[..., None] / 8
+
+    wanted = fit_correction(newcomers, channel, ranker, scores, num_candidates=N, penalty=PENALTY)
+    torch.testing.assert_close(found.weight, wanted.weight)
+    assert float(found.weight.abs()) > 0.01  # by counts it would be next to nothing
+
+
 def test_noise_does_not_help(tmp_path: Path) -> None:
     """Logits that know all there is, and inputs that know nothing: on the other half there is nothing to gain."""
     complete = World(tmp_path, known=2.0)
-    found = complete.fit(lambda query, items, scores: complete.inputs(query, items, scores)[..., 1:])
+    found = complete.fit(lambda query, items: complete.inputs(query, items)[..., 1:])
     assert found.after < found.before + 0.01
     assert not found.helps
     assert (found.weight.abs() < 0.3).all()
@@ -123,7 +161,7 @@ def test_what_a_scale_alone_can_do_is_not_the_weights_merit(tmp_path: Path) -> N
     loud = World(tmp_path, known=2.0)
     logits = loud.logits
     loud.logits = lambda query, items: 10 * logits(query, items)  # type: ignore[method-assign]
-    found = loud.fit(lambda query, items, scores: loud.inputs(query, items, scores)[..., 1:])
+    found = loud.fit(lambda query, items: loud.inputs(query, items)[..., 1:])
     assert float(found.scale) < 0.5
     assert not found.helps
 

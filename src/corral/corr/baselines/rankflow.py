@@ -44,12 +44,13 @@ def tutor_loss(scores: Tensor, logits: Tensor, *, a: float, best: int) -> Tensor
 def top_items(queries: Tensor, item_vectors: Tensor, catalogue: Tensor, k: int, *, chunk: int = 256) -> Tensor:
     """The k items [P, k] of the catalogue (rows [M], vectors [M, D]) with the largest scores, best first.
 
-    Exact, in chunks of ``chunk`` queries [P, D]: time P x M x D, memory chunk x M.
+    Exact, also under autocast, in chunks of ``chunk`` queries [P, D]: time P x M x D, memory chunk x M.
     """
-    found = [
-        catalogue[(queries[start : start + chunk] @ item_vectors.T).topk(k, dim=1).indices]
-        for start in range(0, len(queries), chunk)
-    ]
+    with torch.autocast(queries.device.type, enabled=False):
+        found = [
+            catalogue[(queries[start : start + chunk] @ item_vectors.T).topk(k, dim=1).indices]
+            for start in range(0, len(queries), chunk)
+        ]
     return torch.cat(found) if found else catalogue.new_zeros((0, k))
 
 
