@@ -117,7 +117,7 @@ def test_what_the_logits_miss_is_put_right_on_other_queries_too(world: World) ->
 
 
 def test_who_has_no_history_is_weighed_as_he_is_served(world: World) -> None:
-    """A channel gives newcomers popular items, with counts for scores; the ranker reads the retriever's score of them."""
+    """Newcomers are given popular items, with counts for scores; the ranker reads the score of a retriever."""
     table = torch.randn(world.taste.shape[0], 4, generator=torch.Generator().manual_seed(1))
     items = torch.randn(world.taste.shape[1], 4, generator=torch.Generator().manual_seed(2))
 
