@@ -122,6 +122,12 @@ class Settings(Strict):
             )
         if self.retriever.kind == "popularity":
             raise ValueError("together trains a retriever and a ranker: the popularity retriever learns nothing")
+        judged = self.together.kind == "rankflow" or (self.together.kind == "corr" and self.together.clean_teacher)
+        if judged and self.ranker.rar is not None and self.ranker.rar.rule == "folds":
+            raise ValueError(
+                "ranker.rar.rule=folds: a teacher without dropout is asked as if it were judged, and would see the "
+                "learner's own fold; use rule=blocks, or another teacher"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from corral.data.candidates import Candidates
+from corral.retrieval import faiss_index
 from corral.retrieval.faiss_index import FaissIndex, open_index
 from corral.retrieval.index import ExactIndex, ItemIndex
 from corral.testing.indexes import CHECKS, brute_force, check_item_index, equals_brute_force, small_catalogue
@@ -214,3 +215,23 @@ def test_filters_keep_k(build: Build, data: st.DataObject) -> None:
         assert len(shown) == len(set(shown)) == min(k, len(left))
         assert set(shown) <= left
         assert found.mask[query, : len(shown)].all()
+
+
+@needs_faiss
+def test_vectors_gathered_for_scoring_are_bounded_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal scores are not settled until all is fetched: later rounds look at four and sixteen times as many."""
+    vectors = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).repeat(80, 1)
+    index, exact = FaissIndex.flat(vectors, torch.arange(2, 962)), ExactIndex(vectors, torch.arange(2, 962))
+    monkeypatch.setattr(faiss_index, "SCORING_BYTES", 4 * 8 * 400)
+    sizes, settle = [], FaissIndex._settle
+
+    def noted(self: FaissIndex, queries: Tensor, columns: Tensor, *rest: Any) -> Any:
+        sizes.append(columns.numel())
+        return settle(self, queries, columns, *rest)
+
+    monkeypatch.setattr(FaissIndex, "_settle", noted)
+    queries = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
+    found, wanted = index.search(queries, 20), exact.search(queries, 20)
+    assert torch.equal(found.items, wanted.items)
+    assert len(sizes) > 3
+    assert max(sizes) <= 400

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from corral.corr.alternating import AlternatingObjective
 from corral.corr.distillation import distillation_terms
 from corral.corr.multi_index_sampler import MultiIndexSampler
 from corral.corr.objective import CooperativeObjective
@@ -83,6 +84,28 @@ def test_which_loss_moves_which_stage(
     objective(next(loader(*world).epoch(0)))[loss].backward()
     assert moved(stages.retriever) is retriever
     assert moved(stages.ranker) is ranker
+
+
+@pytest.mark.parametrize("evidence", [False, True])
+def test_in_turns_one_stage_stands_still(world: tuple[Dataset, Split], evidence: bool) -> None:
+    """Bit for bit, although the optimizer has momentum and weight decay; the losses are those of both together."""
+    stages = make_stages(*world, evidence=evidence)
+    sampler = UniformSampler(stages.catalogue)
+    objective = AlternatingObjective(stages, sampler, num_negatives=N)
+    objective.refresh()
+    optimizer = RowWiseAdam(objective, learning_rate=0.01, weight_decay=0.1)
+    for step, batch in enumerate(list(loader(*world).epoch(0))[:4]):
+        before = {name: value.clone() for name, value in objective.state_dict().items()}
+        losses = objective(batch)
+        whole = losses["ranker"] if step % 2 == 0 else losses["retriever"] + losses["distillation"]
+        torch.testing.assert_close(losses["total"], whole)
+        optimizer.zero_grad()
+        losses["total"].backward()
+        optimizer.step()
+        for stage, learns in (("ranker", step % 2 == 0), ("retriever", step % 2 == 1)):
+            names = [f"stages.{stage}.{name}" for name, _ in getattr(stages, stage).named_parameters()]
+            same = [torch.equal(before[name], objective.state_dict()[name]) for name in names]
+            assert all(same) != learns, (step, stage)
 
 
 @pytest.mark.parametrize("certain", [False, True])

@@ -90,19 +90,20 @@ def test_static_sees_everything_always() -> None:
 
 def test_folds_show_a_train_event_the_other_folds_alone() -> None:
     users, times = np.repeat(np.arange(2, 42), 3), np.arange(120)
-    rule = TimeRule.folds(42, times, 5, seed=1)
+    rule = TimeRule.folds(42, 5, seed=1)
     assert rule.snapshots == 6
     assert rule.fold is not None
     assert np.bincount(rule.fold.numpy()).tolist() == [9, 9, 8, 8, 8]
-    snapshot = rule.snapshot(torch.from_numpy(times), torch.from_numpy(users)).numpy()
+    snapshot = rule.snapshot(torch.from_numpy(times), torch.from_numpy(users), learning=True).numpy()
     for user in range(2, 42):
         (seen,) = set(snapshot[users == user].tolist())
         held = set(users[rule.holds(seen, users, times)].tolist())
         assert held == {other for other in range(2, 42) if rule.fold[other] != rule.fold[user]}
-    assert rule.snapshot(torch.tensor([120]), torch.tensor([7])).tolist() == [5]
+    # Whatever is judged sees all of train, also between train events.
+    assert rule.snapshot(torch.tensor([60, 120]), torch.tensor([7, 7])).tolist() == [5, 5]
     assert rule.holds(5, users, times).all()
     with pytest.raises(ValueError, match="folds=1"):
-        TimeRule.folds(42, times, 1)
+        TimeRule.folds(42, 1)
 
 
 def test_finds_the_pairs_of_the_log_and_no_others() -> None:

@@ -1,10 +1,12 @@
 """RAR around any CTR model: what it adds, what it must not touch, and its joint loss."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from corral.data.batches import Batch, Query
@@ -24,6 +26,8 @@ from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
 from corral.rar.selection import ExactSelector
 from corral.rar.time_rules import TimeRule
+from corral.training.fit import fit
+from corral.training.optimizers import RowWiseAdam
 
 USERS, ITEMS, SIZE, B, N = 30, 25, 4, 6, 3
 
@@ -87,6 +91,23 @@ def test_neighbours_are_the_nearest_of_the_pool_but_oneself() -> None:
         for row in range(2, len(whole)):
             others = sorted(pool - {row}, key=lambda other: -float(alike[row, other]))
             assert table[row].tolist() == others[: table.shape[1]]
+
+
+@pytest.mark.parametrize("pool", [3, 10, 60, 100, 5000])
+def test_lots_are_as_many_as_neighbours_would_be(pool: int) -> None:
+    """The control has sets of the same size: k of the pool, none twice and not oneself, each as likely as another."""
+    selector, rows = RandomSelector(seed=1), torch.arange(2, 2 + pool)
+    selector.fit(torch.zeros(pool, 1), rows)
+    own = rows[torch.arange(2000) % pool]
+    found = selector.search(torch.zeros(2000, 1), 8, exclude=own).rows
+    assert ((found > 0).sum(1) == min(8, pool - 1)).all()
+    assert not (found == own[:, None]).any()
+    ordered = found.sort(1).values
+    assert not ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()
+    if pool <= 100:
+        counts = torch.bincount(found[found > 0], minlength=2 + pool)[2:].double()
+        expected = counts.sum() / pool
+        assert float(((counts - expected) ** 2 / expected).sum()) < pool + 5 * (2 * pool) ** 0.5
 
 
 @pytest.mark.parametrize("selector", [None, RandomSelector(seed=1)])
@@ -246,6 +267,44 @@ def test_the_first_epoch_of_live_keys_warms_up_with_empty_sets() -> None:
     objective.refresh()
     assert int(ranker.neighbours.version) == 2
     assert not torch.equal(first, ranker.neighbours.u2u)
+
+
+def test_live_neighbours_are_judged_and_kept_as_the_weights_are() -> None:
+    """At every validation, the first one too, and in the weights that are kept: what would be chosen now."""
+    ranker = make().float()
+    pools, source = CataloguePools(*log(), TimeRule.static()), OwnTables(ranker.ranker.fields)
+    selectors = (ExactSelector("cosine"), ExactSelector("cosine"))
+    joint = JointRanker(ranker, None, lambda known: known.refresh(source, pools, selectors), alpha=1.0, live=True)
+    objective = JointObjective(joint)
+    seen: list[Tensor] = []
+
+    def chosen_now() -> Tensor:
+        fresh = Neighbours(USERS, ITEMS, TimeRule.static(), look_alikes=4, recall_items=5)
+        fresh.refresh(source, pools, selectors)
+        return torch.cat([fresh.u2u.flatten(), fresh.i2i.flatten()])
+
+    def known() -> Tensor:
+        return torch.cat([ranker.neighbours.u2u.flatten(), ranker.neighbours.i2i.flatten()])
+
+    class Loader:
+        def batches_per_epoch(self) -> int:
+            return 5
+
+        def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+            for number in range(first_batch, 5):
+                yield batch(10 * epoch + number)
+
+    def validate() -> dict[str, float]:
+        assert known().any()
+        assert torch.equal(known(), chosen_now())
+        seen.append(known().clone())
+        return {"auc": -abs(len(seen) - 2.0)}  # the second is the best
+
+    fit(objective, Loader(), RowWiseAdam(objective, learning_rate=0.05), epochs=3, validate=validate, metric="auc")
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(known(), seen[1])
+    assert torch.equal(known(), chosen_now())
+    assert int(ranker.neighbours.version) == 2, "chosen once an epoch: the refresh after a validation need not"
 
 
 def test_fixed_keys_are_compared_once() -> None:

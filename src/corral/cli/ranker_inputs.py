@@ -128,7 +128,7 @@ class RankerInputs:
         if chosen is None:
             return None
         if chosen.rule == "folds":
-            return TimeRule.folds(self.dataset.n_users, self.train_log.time, chosen.folds, self.seed)
+            return TimeRule.folds(self.dataset.n_users, chosen.folds, self.seed)
         return TimeRule.static() if chosen.rule == "static" else self._blocks(chosen.blocks)
 
     @property

@@ -19,13 +19,15 @@ from corral.rar.time_rules import TimeRule
 from corral.retrieval.evaluation_mode import evaluation_mode
 
 _ROWS = 4096
+_VALIDATED = 0.1
 
 
 def retriever_keys(experiment: Experiment, rule: TimeRule) -> GivenKeys:
     """One retriever a snapshot, trained on its events alone; query vectors of all its users, vectors of all its items.
 
-    Trained like the recipe's retriever (``retriever_training``), the events after the snapshot's as its validation;
-    finished ones are loaded. Users and items without an event in the snapshot have no key (zero).
+    Trained like the recipe's retriever (``retriever_training``), the latest tenth of the snapshot's own events as its
+    validation: what the snapshot serves does not even choose the epoch. Finished ones are loaded. Items without an
+    event in the snapshot have no key (zero), nor have users whom it does not describe.
     """
     assert experiment.inputs is not None
     log, dataset = experiment.inputs.train_log, experiment.dataset
@@ -38,13 +40,12 @@ def retriever_keys(experiment: Experiment, rule: TimeRule) -> GivenKeys:
             users.append(torch.zeros(dataset.n_users, 0))
             items.append(torch.zeros(dataset.n_items, 0))
             continue
-        whole = bool(held.all())
-        split = experiment.split if whole else _part_of(experiment.split, train[~held])
+        split = experiment.split if held.all() else _part_of(experiment, train[held])
         folder = experiment.directory / "keys" / f"snapshot-{snapshot}"
         own = replace(experiment, split=split, directory=folder)
         retriever = train_retriever(own)
         own.share_unknown(retriever)
-        users.append(_user_vectors(own, retriever, train[held]))
+        users.append(_user_vectors(own, retriever, train[rule.describes(snapshot, log.user, log.time)]))
         items.append(_item_vectors(own, retriever))
     size = max(one.shape[1] for one in users)
     stacked = [
@@ -70,18 +71,21 @@ class LiveKeys:
         held = self._rule.holds(snapshot, log.user, log.time)
         if not held.any():  # a first block
             return torch.zeros(self._experiment.dataset.n_users, 1)
-        return _user_vectors(self._experiment, self._retriever, train[held])
+        told = self._rule.describes(snapshot, log.user, log.time)
+        return _user_vectors(self._experiment, self._retriever, train[told])
 
     def items(self, snapshot: int) -> Tensor:
         """See ``KeySource``."""
         return _item_vectors(self._experiment, self._retriever)
 
 
-def _part_of(split: Split, left_out: np.ndarray) -> Split:
-    """The same split with some train events used to validate, and nothing else used at all."""
+def _part_of(experiment: Experiment, held: np.ndarray) -> Split:
+    """The same split with these train events alone: the latest of them validate."""
+    split, time = experiment.split, np.asarray(experiment.dataset.events.time)[held]
+    latest = np.argsort(time, kind="stable")[len(held) - max(int(len(held) * _VALIDATED), 1) :]
     part = np.full_like(split.part, Part.TEST)
-    part[split.part == Part.TRAIN] = Part.TRAIN
-    part[left_out] = Part.VALID
+    part[held] = Part.TRAIN
+    part[held[latest]] = Part.VALID
     return replace(split, part=part)
 
 

@@ -53,7 +53,7 @@ def fit_click_correction(
     Args:
         logits: of the ranker as it is, on validation events [n].
         inputs: what may be weighed [n, E].
-        labels: 0 or 1 [n].
+        labels: 0 or 1 [n]; of one kind alone they say nothing, and nothing is corrected.
         users: of the events [n].
         penalty: of the ridge, > 0.
     """
@@ -63,6 +63,9 @@ def fit_click_correction(
     mean = known.mean(0) if len(known) else known.new_zeros(known.shape[1])
     known = (known - mean) / deviation
     given, clicked = (torch.from_numpy(np.asarray(one, dtype=np.float64)) for one in (logits, labels))
+    if len(np.unique(labels)) < 2:  # every level would be too low, or too high
+        one = known.new_ones(())
+        return Correction(one, known.new_zeros(known.shape[1]), auc(labels, logits), auc(labels, logits), 0.0)
     events = _Events(given, known, clicked)
     half = torch.from_numpy(np.unique(users, return_inverse=True)[1] % 2 == 0)
     after, likelier = np.array(logits, dtype=np.float64), [known.new_zeros(0)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -119,13 +119,18 @@ class Funnel:
         scored, more = self._judge(first, depth, depth > self.num_candidates, device), depth > self.num_candidates
         # The first batch also says how the others are asked: where there are turns, everybody does it.
         again = more and not _same_list(scored.candidates, scored.recalled.top(self.num_candidates))
-        yield scored
+        yield _as_served(scored) if again else scored
+
+        def judged(batch: TargetBatch) -> FunnelBatch:
+            scored = self._judge(batch, depth, again, device)
+            return _as_served(scored) if again else scored
+
         turns = present_turns()
         while turns is not None and (group := list(itertools.islice(batches, turns.size))):
-            mine = self._judge(group[turns.rank], depth, again, device) if turns.rank < len(group) else None
+            mine = judged(group[turns.rank]) if turns.rank < len(group) else None
             yield from _told(group, mine, scored, turns)
         for batch in batches:
-            yield self._judge(batch, depth, again, device)
+            yield judged(batch)
 
     def _judge(self, batch: TargetBatch, depth: int, again: bool, device: torch.device | str) -> FunnelBatch:
         """Both stages over a batch; with ``again`` the candidates are asked for by themselves."""
@@ -135,7 +140,6 @@ class Funnel:
             candidates = recalled.top(self.num_candidates)
             if again:
                 candidates = self._recall(query, self.num_candidates, exclude)
-                recalled = _behind(candidates, recalled)
             refuse_duplicates(candidates.items, self.channel.name)
             logits = None if self.ranker is None else self.rank(query, candidates.items)
         return FunnelBatch(query, batch.item.to(device), batch.owner.to(device), batch, recalled, candidates, logits)
@@ -197,6 +201,11 @@ def _said(scored: FunnelBatch) -> list[Tensor]:
     recalled, candidates = scored.recalled, scored.candidates
     said = [recalled.items, recalled.scores, candidates.items, candidates.scores]
     return said if scored.logits is None else [*said, scored.logits]
+
+
+def _as_served(scored: FunnelBatch) -> FunnelBatch:
+    """Stage 1's list begins with what the ranker was given."""
+    return replace(scored, recalled=_behind(scored.candidates, scored.recalled))
 
 
 def _behind(candidates: Candidates, deep: Candidates) -> Candidates:

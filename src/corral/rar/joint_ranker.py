@@ -35,13 +35,14 @@ class JointRanker(nn.Module):
         alpha: weight of the click loss, in (0, 1].
         granularity: of the exposure label.
         positive_weight: of exposed cells.
-        live: neighbours depend on weights that change: they are chosen at every refresh but the first, so that the
-            first epoch (the warm-up) trains with empty sets. Otherwise they are chosen once.
+        live: neighbours depend on weights that change: they are chosen at every refresh but the first, so that training
+            warms up with empty sets until the second, and before every validation. Otherwise they are chosen once.
         exposed_items: cells of so many of an example's first items are asked about; a lookup of all draws costs more
             than they teach.
     """
 
     refreshes: Tensor
+    renewed: Tensor
 
     def __init__(
         self,
@@ -66,13 +67,20 @@ class JointRanker(nn.Module):
         # The log is data: it is not saved with the weights.
         self._exposures, self._refresh = (lambda: exposures), refresh
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("renewed", torch.zeros((), dtype=torch.bool))
 
     def refresh(self) -> None:
         """Chooses the neighbours where it is time to."""
         neighbours = self.ranker.neighbours
-        if int(self.refreshes) > 0 if self.live else int(neighbours.version) == 0:
+        if int(self.refreshes) > 0 and not self.renewed if self.live else int(neighbours.version) == 0:
             self._refresh(neighbours)
         self.refreshes += 1
+
+    def renew(self) -> None:
+        """Chooses live neighbours anew: what is judged and served is of the weights as they are."""
+        if self.live:
+            self._refresh(self.ranker.neighbours)
+            self.renewed.fill_(True)
 
     def connect(self, retriever: Retriever) -> None:
         """Names the retriever whose score the ranker reads."""
@@ -84,6 +92,8 @@ class JointRanker(nn.Module):
 
     def logits_and_loss(self, query: Query, items: Tensor, scores: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits [B, N], and the exposure loss of their matching: nats, 0 with ``alpha`` = 1."""
+        if self.training:
+            self.renewed.fill_(False)  # a step follows
         enriched = self.ranker.enriched(query, items, scores)
         exposures = self._exposures()
         if self.alpha == 1.0 or exposures is None:

@@ -27,7 +27,7 @@ class ProfileKeys(Tables):
 
     Args:
         item_vectors: [S, M, 2, D], not scaled to unit length.
-        user_vectors: of the pool's users, of unit length or zero [S, U, 2, D].
+        user_vectors: of the pool's users, and of those who ask it, of unit length or zero [S, U, 2, D].
         centres: the mean first vector of each snapshot's users, taken off before it is scaled [S, D].
     """
 
@@ -71,7 +71,7 @@ class ProfileKeys(Tables):
             num_users, num_items: rows of the vocabularies.
             rule: the snapshots.
             size: D.
-            history_length: latest events of a pool user's profile.
+            history_length: latest events of a user's profile.
             seed: of the decompositions.
         """
         from scipy.sparse import csr_matrix
@@ -87,12 +87,15 @@ class ProfileKeys(Tables):
                 continue
             u, i, v = user[kept].astype(np.int64), item[kept].astype(np.int64), value[kept].astype(np.float32)
             items[snapshot] = spectral_items(u, i, v, num_users, num_items, size=size, seed=seed)
+            pool = np.bincount(u, minlength=num_users) > 0
+            told = rule.describes(snapshot, user, time)
+            u, i, v = user[told].astype(np.int64), item[told].astype(np.int64), value[told].astype(np.float32)
             latest = _latest(u, history_length)
             counts = np.bincount(u[latest], minlength=num_users)
             who = csr_matrix((np.ones(len(latest)), (u[latest], np.arange(len(latest)))), (num_users, len(latest)))
             users[snapshot, :, 0] = who @ items[snapshot, i[latest], 0] / np.maximum(counts, 1)[:, None]
             users[snapshot, :, 1] = who @ (items[snapshot, i[latest], 1] * v[latest, None])
-            centres[snapshot] = users[snapshot, counts > 0, 0].mean(0)
+            centres[snapshot] = users[snapshot, pool, 0].mean(0)
             users[snapshot, counts > 0, 0] -= centres[snapshot]
         units = functional.normalize(torch.from_numpy(users), dim=-1)
         return cls(torch.from_numpy(items), units, torch.from_numpy(centres))

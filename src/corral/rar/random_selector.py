@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from corral.data.whole_batch import placed
 from corral.rar.selection import Selected
 
+# Pools of at most so many rows for each that is wanted are shuffled; larger ones drawn from.
+_SHUFFLED = 8
+
 
 class RandomSelector(nn.Module):
     """A ``Selector`` that looks at no vector.
@@ -28,16 +31,20 @@ class RandomSelector(nn.Module):
         self._rows = rows
 
     def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> Selected:
-        """k rows of the pool for each query, without replacement but for rare repeats, which are left out."""
+        """k rows of the pool for each query, without replacement; fewer only where the pool has no more."""
         found = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
-        if len(self._rows):
+        if number := len(self._rows):
             whole, own = placed(len(queries))
-            lots = torch.randint(len(self._rows), (whole, k), generator=self._generator)[own]
-            found = self._rows[lots.to(self._rows.device)].to(queries.device)
-            repeated = (found[:, :, None] == found[:, None, :]).tril(-1).any(2)
+            if number <= _SHUFFLED * (k + 1):
+                lots = torch.rand(whole, number, generator=self._generator)[own].argsort(1)
+            else:  # of twice as many lots and some more, k differ (but once in a million queries)
+                lots = torch.randint(number, (whole, 2 * k + 8), generator=self._generator)[own]
+            drawn = self._rows[lots.to(self._rows.device)].to(queries.device)
+            repeated = torch.zeros_like(drawn, dtype=torch.bool)
+            if number > _SHUFFLED * (k + 1):
+                repeated = (drawn[:, :, None] == drawn[:, None, :]).tril(-1).any(2)
             if exclude is not None:
-                repeated |= found == exclude[:, None]
-            found = found.masked_fill(repeated, 0)
-        order = (found == 0).to(torch.int8).argsort(dim=1, stable=True)
-        found = found.gather(1, order)
+                repeated |= drawn == exclude[:, None]
+            order = repeated.to(torch.int8).argsort(dim=1, stable=True)[:, :k]
+            found[:, : order.shape[1]] = drawn.masked_fill(repeated, 0).gather(1, order)
         return Selected(found, torch.where(found > 0, 0.0, -torch.inf))

@@ -3,7 +3,7 @@
 - ``blocks``: train time is cut into T blocks of equal numbers of events; what an event of block b sees comes from
   the blocks before b; block 0 sees nothing. What comes after train sees all of train.
 - ``folds``: users are dealt into folds; what a train event of a fold's user sees comes from the other folds' users (of
-  any time), the rest sees all of train. For keys that are encoded from histories alone.
+  any time); validation, test and requests see all of train. For keys that are encoded from histories alone.
 - ``static``: the paper's: everything from all of train, for train events too.
 """
 
@@ -32,8 +32,7 @@ class TimeRule:
     Attributes:
         rule: its name.
         edges: blocks: first time of each block but the first, then the first time after train [T], int64; snapshot s
-            holds the train events before ``edges[s - 1]``, snapshot 0 none. folds: the first time after train [1].
-            static: empty, one snapshot of all.
+            holds the train events before ``edges[s - 1]``, snapshot 0 none. Else empty; static: one snapshot of all.
         fold: folds: of each user row [U], int64; snapshot f holds the others' events, the last one everybody's.
     """
 
@@ -72,20 +71,18 @@ class TimeRule:
         return cls(Rule.BLOCKS, torch.from_numpy(edges))
 
     @classmethod
-    def folds(cls, num_users: int, train_times: np.ndarray, count: int = 5, seed: int = 0) -> TimeRule:
+    def folds(cls, num_users: int, count: int = 5, seed: int = 0) -> TimeRule:
         """``count`` folds of users, by lot.
 
         Args:
             num_users: user rows.
-            train_times: of the train events [n].
             count: how many folds, at least 2.
             seed: of the lots.
         """
         if count < 2:
             raise ValueError(f"folds={count}: need at least 2, so that there are others to learn from")
-        after = torch.tensor([int(np.max(train_times)) + 1])
         lots = torch.randperm(num_users, generator=torch.Generator().manual_seed(seed)) % count
-        return cls(Rule.FOLDS, after, lots)
+        return cls(Rule.FOLDS, torch.zeros(0, dtype=torch.int64), lots)
 
     @property
     def snapshots(self) -> int:
@@ -94,11 +91,17 @@ class TimeRule:
             return int(self.fold.max()) + 2
         return len(self.edges) + 1
 
-    def snapshot(self, time: Tensor, user: Tensor) -> Tensor:
-        """The snapshot that a request of each user at each time may see, of the same shape, int64."""
+    def snapshot(self, time: Tensor, user: Tensor, *, learning: bool = False) -> Tensor:
+        """The snapshot that a request of each user at each time may see, of the same shape, int64.
+
+        Args:
+            time, user: of the requests.
+            learning: folds: they are train events, which are kept from their own users' snapshot.
+        """
         if self.fold is not None:
-            fold = self.fold.to(user.device)[user]
-            return torch.where(time < self.edges.to(time.device), fold, self.snapshots - 1)
+            if not learning:
+                return torch.full_like(time, self.snapshots - 1)
+            return self.fold.to(user.device)[user]
         if self.rule is Rule.STATIC:
             return torch.zeros_like(time)
         edges = self.edges.to(time.device)
@@ -118,6 +121,18 @@ class TimeRule:
         if self.rule is Rule.STATIC:
             return np.ones(len(user), dtype=bool)
         return np.asarray(time) < int(self.edges[snapshot - 1]) if snapshot else np.zeros(len(user), dtype=bool)
+
+    def describes(self, snapshot: int, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Which train events say what a snapshot's users are like [n], bool: those that it holds.
+
+        folds: everybody's. Who asks is encoded by his own history too, with the vectors of items that never saw it;
+        he is nobody's neighbour there.
+
+        Args:
+            snapshot: its number.
+            user, time: of the train events [n].
+        """
+        return self.holds(snapshot, user, time) if self.fold is None else np.ones(len(user), dtype=bool)
 
     def exposure_time(self, time: Tensor) -> Tensor:
         """Up to when a request at each time may look pairs up, of the same shape: blocks: the edge of its own."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from corral.data.whole_batch import in_shares
 from corral.scale.global_draws import GlobalDraws
 from corral.scale.workers import Workers
-from corral.training.objective import Objective
+from corral.training.objective import Objective, renew
 
 
 class ScaledObjective(nn.Module):
@@ -38,6 +38,11 @@ class ScaledObjective(nn.Module):
         """As the objective; what it makes of all users or items, each worker makes of a share of them."""
         with in_shares(self._workers):
             cast(Objective, self.objective).refresh()
+
+    def renew(self) -> None:
+        """As the objective's parts, each worker a share of it."""
+        with in_shares(self._workers):
+            renew(self.objective)
 
     def generators(self) -> Mapping[str, torch.Generator]:
         """The objective's, in the same state on every worker."""

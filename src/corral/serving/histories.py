@@ -21,7 +21,7 @@ class UserHistories:
         items: item rows [n], int32, by user, oldest first.
         offsets: [U + 1], int64; ``items[offsets[u]:offsets[u + 1]]`` are the events of user row u.
         as_of: time of the latest event, in the data set's unit; 0 where there is none. The models are told
-            that requests come at this time, unless the call says another.
+            that requests come just after it, unless the call says another time.
     """
 
     items: np.ndarray

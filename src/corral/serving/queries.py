@@ -64,10 +64,10 @@ class Queries:
         Args:
             rows: user rows [b].
             history: item rows [b, L].
-            time: of the request; None = of the export's latest event.
+            time: of the request; None = just after the export's latest event, so that it has happened.
             features: of the request, by name, each [b, ...].
         """
-        moment = self.tables.histories.as_of if time is None else int(time)
+        moment = self.tables.histories.as_of + 1 if time is None else int(time)
         return Query(
             user=torch.from_numpy(rows),
             event=torch.full((len(rows),), -1),

@@ -213,7 +213,7 @@ class TwoStageRecommender:
             history: for each user the external item ids of a history, oldest first, or None.
             recent: by external user id, the item ids of events after the export, oldest first; those that the
                 catalogue lacks are ignored.
-            time: of the request, in the data set's unit; None = the time of the export's latest event.
+            time: of the request, in the data set's unit; None = just after the export's latest event.
             features: request features by name, each [B, ...], for rankers that were trained with them.
             slate: rules for each list as a whole: diversity, at most so many of a kind, so many new items. With
                 diversity a list is in the order of MMR, no longer of its scores.

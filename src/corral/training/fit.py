@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corral.training.checkpoints import Checkpoints, FileCheckpoints
 from corral.training.fit_state import FitState
-from corral.training.objective import Objective
+from corral.training.objective import Objective, renew
 from corral.training.optimizers import RowWiseAdam
 
 
@@ -118,6 +118,7 @@ def fit(
         if validate and (state.epoch % validate_every == 0 or state.epoch == epochs):
             objective.eval()
             with torch.no_grad():
+                renew(objective)
                 metrics = dict(validate())
             if metric not in metrics:
                 raise ValueError(f"validation gives no {metric!r}; it gives {sorted(metrics)}")
@@ -138,6 +139,8 @@ def fit(
     if epochs == 0:
         # Nothing is trained, but what is derived from the weights (RAR's neighbours) is needed all the same.
         cast(Objective, objective).refresh()
+    if epochs == 0 or not validate:
+        renew(objective)
     if state.best_epoch >= 0:
         last_weights = _copy(later) if later is not None else {}
         if best_weights:

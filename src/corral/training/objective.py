@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Objective(Protocol):
@@ -27,3 +27,21 @@ class Objective(Protocol):
     def generators(self) -> Mapping[str, torch.Generator]:
         """The random generators it draws from, by name, so that a checkpoint can hold their state."""
         ...
+
+
+@runtime_checkable
+class Renewing(Protocol):
+    """A part of an objective that is judged and served with what it derives from its weights, as RAR's neighbours."""
+
+    def renew(self) -> None:
+        """Derives it from the weights as they are now; the next refresh, if no step comes between, need not."""
+        ...
+
+
+def renew(module: nn.Module) -> None:
+    """Renews every such part; ``fit`` does so before it validates, and when training ends without."""
+    if isinstance(module, Renewing):
+        module.renew()
+        return
+    for child in module.children():
+        renew(child)

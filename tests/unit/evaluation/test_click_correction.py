@@ -70,3 +70,13 @@ def test_one_user_alone_says_nothing() -> None:
     logits, inputs, labels, _ = world(0.2, n=50)
     found = fit_click_correction(logits, inputs, labels, np.zeros(50, dtype=np.int64))
     assert not found.helps
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_labels_of_one_kind_correct_nothing(label: int) -> None:
+    random = np.random.default_rng(0)
+    users = random.integers(0, 40, 300)
+    found = fit_click_correction(random.normal(size=300), random.normal(size=(300, 3)), np.full(300, label), users)
+    assert not found.helps
+    assert (float(found.scale), float(found.level)) == (1.0, 0.0)
+    assert not found.weight.any()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
-from corral.retrieval.channels import MergedChannel, RecallChannel, RetrieverChannel, merge
+from corral.retrieval.channels import ColdStartChannel, MergedChannel, RecallChannel, RetrieverChannel, merge
 from corral.retrieval.index import ExactIndex
 from corral.retrieval.popularity import PopularityChannel
 
@@ -43,6 +43,20 @@ def test_retriever_channel() -> None:
     exclude = torch.tensor([[2], [0]])
     allow = torch.tensor([False, False, True, True, False, True])
     assert channel.recall(query([0, 3]), 3, exclude, allow).items.tolist() == [[3, 5, 0], [5, 2, 3]]
+
+
+def test_rows_beyond_the_end_of_allow_are_not_allowed() -> None:
+    """For those with a history and for newcomers alike, whose items are the popular ones."""
+    popularity = PopularityChannel(torch.tensor([0.0, 0.0, 1.0, 4.0, 3.0, 2.0]))
+    channel, some = ColdStartChannel(retriever_channel(), popularity), query([0, 3, 1])
+    some.history[0, -1] = 2
+    for allow, wanted in (
+        ([1, 1, 1, 1, 1], [[2, 3, 4], [3, 4, 2]]),
+        ([0, 0, 0, 1], [[3, 0, 0], [3, 0, 0]]),
+        ([], [[0] * 3] * 2),
+    ):
+        found = channel.recall(some, 3, None, torch.tensor(allow, dtype=torch.bool)).items
+        assert found.tolist() == [wanted[0], wanted[1], wanted[1]]
 
 
 def candidates(lists: list[list[int]], width: int) -> Candidates:

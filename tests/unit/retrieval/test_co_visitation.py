@@ -153,6 +153,27 @@ def test_channel_keeps_to_the_allowed_items() -> None:
     assert set(given.items[0].tolist()) <= {0, 3, 4}
 
 
+def test_the_end_of_allow_is_the_end_of_what_is_allowed() -> None:
+    channel, asked = CoVisitationChannel(table(sequences(7, users=25), 5)), query([2], [[2, 5, 7]])
+    allow = torch.zeros(ITEMS, dtype=torch.bool)
+    allow[[3, 4]] = True
+    wanted = channel.recall(asked, 5, None, allow)
+    assert torch.equal(channel.recall(asked, 5, None, allow[:5]).items, wanted.items)
+
+
+@pytest.mark.parametrize("bound", [1, 7, 40])
+def test_own_shares_are_the_same_in_parts(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many places are searched together: one user's sequence is ten times as long as the others'."""
+    random = np.random.default_rng(0)
+    some = [*sequences(3), random.integers(2, ITEMS, 120)]
+    users = torch.arange(len(some))
+    past, items = (torch.from_numpy(random.integers(0, ITEMS, (len(some), 6))) for _ in range(2))
+    whole = table(some).between(users, past, items)
+    monkeypatch.setattr(co_visitation, "_LOOKED_AT", bound)
+    for one, other in zip(whole, table(some).between(users, past, items), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_window_must_be_positive() -> None:
     with pytest.raises(ValueError, match="window=0"):
         count_pairs(np.array([2, 3]), np.array([2, 2]), ITEMS, 0)

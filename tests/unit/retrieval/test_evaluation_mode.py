@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import polars as pl
 import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query
+from corral.data.vocabulary import Vocabulary
+from corral.evaluation.other_rows import OtherRows, OtherRowsChannel
 from corral.retrieval.channels import ColdStartChannel, MergedChannel, RetrieverChannel
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ExactIndex
@@ -26,7 +29,9 @@ def test_the_retriever_inside_a_channel_is_found() -> None:
     index = ExactIndex(torch.randn(5, 64), torch.arange(2, 7))
     popularity = PopularityChannel(torch.ones(7))
     served = ColdStartChannel(RetrieverChannel(model, index), popularity)
-    for channel in (RetrieverChannel(model, index), served, MergedChannel([popularity, served])):
+    ids = Vocabulary.of(pl.Series(range(5)))
+    renamed = OtherRowsChannel(served, OtherRows((ids, ids), (ids, ids), "cpu"))
+    for channel in (RetrieverChannel(model, index), served, MergedChannel([popularity, served]), renamed):
         with evaluation_mode(channel):
             assert not model.dropout.training
         assert model.dropout.training

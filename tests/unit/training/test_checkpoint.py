@@ -99,3 +99,15 @@ def test_random_state() -> None:
     first = torch.rand(5)
     set_random_state(state)
     assert torch.equal(torch.rand(5), first)
+
+
+def test_random_state_of_a_machine_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written on a CPU, or with one device, is taken back where there are two."""
+    state, given = random_state(), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: given.append((value, device)))
+    set_random_state(state)
+    assert given == []
+    set_random_state({**state, "cuda0": torch.ones(1)})
+    assert given == [(torch.ones(1), 0)]

@@ -232,3 +232,22 @@ def test_cost_of_a_step_does_not_depend_on_the_table() -> None:
     """All elements made by forward, backward, clipping and update, at 100 and at 100,000 rows."""
     assert work_of_a_step(100, True) == work_of_a_step(100_000, True)
     assert work_of_a_step(100_000, False) > 100_000  # the count does see a dense gradient
+
+
+def test_a_sparse_table_of_two_modules_is_updated_once() -> None:
+    def trained(tied: bool) -> tuple[Tensor, float]:
+        torch.manual_seed(0)
+        one = nn.Embedding(5, 2, sparse=True)
+        other = nn.Embedding(5, 2, sparse=True) if tied else one
+        other.weight = one.weight
+        both = nn.ModuleList([one, other])
+        optimizer = RowWiseAdam(both, learning_rate=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (one(torch.tensor([2, 3])).sum() + other(torch.tensor([3])).square().sum()).backward()
+            norm = optimizer.step()
+        return one.weight.detach(), float(norm)
+
+    (tied, norm), (alone, other_norm) = trained(True), trained(False)
+    torch.testing.assert_close(tied, alone, rtol=0, atol=0)
+    assert norm == other_norm

@@ -51,6 +51,13 @@ def test_top_items_are_the_best(chunk: int) -> None:
     assert top_items(queries[:0], vectors, catalogue, 7).shape == (0, 7)
 
 
+def test_top_items_are_exact_in_half_precision_too() -> None:
+    queries, vectors = torch.randn(50, 16), torch.randn(400, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = top_items(queries, vectors, torch.arange(400), 20)
+    assert torch.equal(found, (queries @ vectors.T).topk(20).indices)
+
+
 def rankflow(stages: Stages, **keywords: Any) -> RankFlowObjective:
     return RankFlowObjective(
         stages, UniformSampler(stages.catalogue), **{"num_negatives": 8, "num_candidates": 5, "best": 2} | keywords
