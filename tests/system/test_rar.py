@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from click_runs import Train, assert_same_answers, interrupted_and_resumed
+from click_runs import RECIPE, Train, assert_same_answers, interrupted_and_resumed
 
 import corral.cli.ranker_stage
-from corral.cli.rar_keys import LiveKeys
+from corral.cli.experiment import Experiment
+from corral.cli.rar_keys import LiveKeys, retriever_keys
 from corral.cli.report import gather
 from corral.cli.run import build_part, open_recommender
 from corral.rar.behaviour import BehaviourEvidence
@@ -23,6 +24,7 @@ from corral.report.blocks import Chart
 from corral.report.page import report_page
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
+from corral.settings import load_settings
 
 SMALL = "blocks: 3, look_alikes: 3, recall_items: 3, bits: 64, rerank: 8, tower_size: 4"
 PLUS = "ranker.behaviour={blocks: 3, people: 5, key_size: 4, history_length: 4}"
@@ -113,11 +115,11 @@ def test_both_stages_together_with_rar(train: Train, keys: str) -> None:
     table = neighbours.recalled if isinstance(neighbours, RecalledNeighbours) else neighbours.i2i
     assert table.any()
     assert neighbours.u2u.any()
-    # Live keys: none for the first epoch, then a choice at each of the two others; fixed ones: once.
+    # Live keys: none while the first epoch trains, then a choice before each validation; fixed ones: once.
     refreshes = [
         json.loads(line) for line in (experiment.directory / "together" / "log.jsonl").read_text().splitlines()
     ]
-    assert int(neighbours.version) <= (len(refreshes) - 1 if keys != "profile" else 1)
+    assert int(neighbours.version) <= (len(refreshes) if keys != "profile" else 1)
     assert all("loss/beside" in record for record in refreshes)
     assert_same_answers(recommender, open_recommender(experiment.directory))
 
@@ -138,6 +140,35 @@ def test_live_keys_are_as_of_their_snapshot(train: Train) -> None:
     torch.testing.assert_close(keys.users(first), changed.users(first))
     assert not torch.allclose(keys.users(last), changed.users(last))
     assert not keys.users(0).any()  # nobody has done anything before the first block
+
+
+def test_retrievers_keys_do_not_know_the_blocks_that_they_serve(data: Path, tmp_path: Path) -> None:
+    """Other events after a snapshot change no key of it: not its events, and not the epoch that was chosen by them."""
+    recipe = RECIPE.replace("DATA", str(data)).replace(
+        "{epochs: 1, batch_size: 64}", "{epochs: 12, batch_size: 16, learning_rate: 0.02}"
+    )
+    settings = load_settings(recipe, "test", (f"ranker.rar={{{SMALL}, keys: retriever}}",))
+    experiment = Experiment.start(settings, tmp_path / "one", quiet=True)
+    assert experiment.inputs is not None
+    rule, dataset = experiment.inputs.rar_rule, experiment.dataset
+    assert rule is not None
+    late, item = np.asarray(dataset.events.time) >= int(rule.edges[1]), np.asarray(dataset.events.item).copy()
+    item[late] = np.random.default_rng(1).permutation(item[late])
+    other = Experiment.start(settings, tmp_path / "other", quiet=True)
+    other = replace(other, dataset=replace(dataset, events=replace(dataset.events, item=item)))
+    keys, changed = retriever_keys(experiment, rule), retriever_keys(other, rule)
+    for snapshot in (1, 2):
+        torch.testing.assert_close(keys.users(snapshot), changed.users(snapshot), rtol=0, atol=0)
+        assert keys.users(snapshot).any()
+    assert not torch.equal(keys.users(3), changed.users(3))
+
+
+def test_who_is_served_without_a_time_asks_after_all_of_train(train: Train) -> None:
+    """Also where the latest event is one of train: the split is by lot."""
+    _, recommender = train(*FORMS["rar"], "split.rule=random")
+    assert isinstance(recommender.ranker, RarRanker)
+    query, rule = recommender.query(recommender.tables.users.ids.to_pylist()), recommender.ranker.neighbours.rule
+    assert (rule.snapshot(query.time, query.user) == rule.snapshots - 1).all()
 
 
 def test_the_report_shows_what_the_ranker_matched(train: Train) -> None:
