@@ -118,7 +118,7 @@ class TwoStage:
             item_features: the same of items.
             impressions: a table of what was shown and not clicked.
             text_columns: feature columns that are text, such as a title: for people, and for a text encoder.
-            time_unit: of the timestamps.
+            time_unit: of the timestamps (dates are brought to it).
             event_weights: what each kind of event counts in training, for ``columns.event_type``; a column of
                 weights needs only ``columns.weight``.
 

@@ -115,7 +115,10 @@ def add(
     ] = None,
     time_unit: Annotated[
         str | None,
-        typer.Option(help="Unit of the times: seconds (default), milliseconds, minutes, hours, days (table)."),
+        typer.Option(
+            help="Unit of the times: seconds (default), milliseconds, minutes, hours, days; dates are brought to it "
+            "(table, atomic, bars)."
+        ),
     ] = None,
     user_features: Annotated[Path | None, typer.Option(help="Table of user features (table).")] = None,
     item_features: Annotated[Path | None, typer.Option(help="Table of item features (table).")] = None,

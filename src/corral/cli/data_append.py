@@ -18,7 +18,7 @@ def append(
     ] = None,
     user: Annotated[str, typer.Option(help="Column of the user.")] = "user_id",
     item: Annotated[str, typer.Option(help="Column of the item.")] = "item_id",
-    timestamp: Annotated[str, typer.Option(help="Column of the time, in the data set's unit.")] = "timestamp",
+    timestamp: Annotated[str, typer.Option(help="Column of the time, in the data set's unit, or dates.")] = "timestamp",
     value: Annotated[
         str | None, typer.Option(help="Column of the value, where the data set has one.", show_default=False)
     ] = None,

@@ -130,6 +130,7 @@ def _atomic(path: Path, options: ReadOptions) -> Interactions:
         path,
         columns=options.columns(atomic.DEFAULT_COLUMNS),
         text_columns=options.text or atomic.TEXT_COLUMNS,
+        time_unit=options.time_unit or "seconds",
         skip_bad_rows=options.skip_bad_rows,
     )
 
@@ -138,7 +139,8 @@ def _bars(path: Path, options: ReadOptions) -> Interactions:
     from corral.data.readers import bars
 
     columns = options.columns(bars.DEFAULT_COLUMNS)
-    return bars.read(path, columns=columns, skip_bad_rows=options.skip_bad_rows)
+    time_unit = options.time_unit or "seconds"
+    return bars.read(path, columns=columns, time_unit=time_unit, skip_bad_rows=options.skip_bad_rows)
 
 
 def _table(path: Path, options: ReadOptions) -> Interactions | ParquetInteractions:
@@ -200,7 +202,7 @@ TAKES: dict[str, set[str]] = {
         "--text",
         "--time-unit",
     },
-    "atomic": _COLUMN_OPTIONS | {"--text"},
-    "bars": _COLUMN_OPTIONS,
+    "atomic": _COLUMN_OPTIONS | {"--text", "--time-unit"},
+    "bars": _COLUMN_OPTIONS | {"--time-unit"},
 }
 """The options a format takes besides those all take."""

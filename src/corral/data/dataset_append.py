@@ -20,6 +20,7 @@ from corral.data.id_check import check_ids_like
 from corral.data.interactions import ColumnMap
 from corral.data.skipped_rows import Problems
 from corral.data.table_files import LoadedTable, load_table
+from corral.data.time_check import refuse_unlike
 
 try:
     import fcntl
@@ -56,9 +57,9 @@ def append_events(
 
     Raises:
         ValueError: naming file, line, column, value and what to do: the Dataset was made with filters or has no
-            times; the table has other columns than it, or ids or features of another type; a feature row is there
-            already, or that of a new user or item is missing; all events are there already; or another append is
-            under way.
+            times; the table has other columns than it, ids or features of another type, or times of another unit; a
+            feature row is there already, or that of a new user or item is missing; all events are there already; or
+            another append is under way.
         FileNotFoundError: there is no such file or Dataset.
     """
     path, columns = Path(path), columns or ColumnMap()
@@ -127,10 +128,19 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     loaded = load_table(table, list(names.values()))
     require_columns(loaded.frame.columns, list(names.values()), loaded.source)
     raw = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
+    unit = dataset.header.time_unit
     events, _ = check_events(
-        raw, source=loaded.source, line_offset=loaded.line_of, text=loaded.is_text, names=names, event_weights=weights
+        raw,
+        source=loaded.source,
+        line_offset=loaded.line_of,
+        text=loaded.is_text,
+        names=names,
+        event_weights=weights,
+        time_unit=unit,
+        fixed_unit=True,
     )
     problems = Problems(loaded.source, loaded.line_of, names)
+    refuse_unlike(events["timestamp"], dataset.events.time, unit, problems)
     ids = [
         check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text)
         for key, vocabulary in zip(ID_COLUMNS, (dataset.users, dataset.items), strict=True)

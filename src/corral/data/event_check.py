@@ -10,6 +10,7 @@ import polars as pl
 
 from corral.data.id_check import check_ids, is_missing
 from corral.data.skipped_rows import LineOf, Problems, SkippedRows
+from corral.data.time_check import check_time
 
 ID_COLUMNS = ("user_id", "item_id")
 PARTS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "test": 2}
@@ -24,6 +25,8 @@ def check_events(
     text: bool = False,
     names: dict[str, str] | None = None,
     event_weights: Mapping[str, float] | None = None,
+    time_unit: str = "seconds",
+    fixed_unit: bool = False,
 ) -> tuple[pl.DataFrame, SkippedRows]:
     """Checks and types events; every reader's events pass through here.
 
@@ -39,6 +42,8 @@ def check_events(
             integer, else strings.
         names: the columns' names in the file, for messages.
         event_weights: the weight of each event type; event_type then becomes weight.
+        time_unit: of the timestamps; dates are brought to it.
+        fixed_unit: it is that of a data set which is there already, and cannot be chosen.
 
     Returns:
         The events, user_id and item_id Int64 or String, timestamp Int64 >= 0, value Float32, part Int8
@@ -50,7 +55,8 @@ def check_events(
     require_columns(frame.columns, ID_COLUMNS, source)
     if frame.is_empty():
         raise ValueError(f"{source}: no events: the table has no rows")
-    checked, skipped = check_rows(frame, Problems(source, line_offset, names or {}), skip_bad_rows, text, event_weights)
+    problems = Problems(source, line_offset, names or {})
+    checked, skipped = check_rows(frame, problems, skip_bad_rows, text, event_weights, time_unit, fixed_unit)
     if checked.is_empty():
         raise ValueError(f"{source}: no events left: all {skipped.count} rows are bad. {skipped}")
     return checked, skipped
@@ -62,11 +68,13 @@ def check_rows(
     skip_bad_rows: bool,
     text: bool = False,
     event_weights: Mapping[str, float] | None = None,
+    time_unit: str = "seconds",
+    fixed_unit: bool = False,
 ) -> tuple[pl.DataFrame, SkippedRows]:
     """Checks and types some rows of a table of events, as ``check_events`` does; they may all be bad."""
     columns = [check_ids(frame[column], column, problems, text) for column in ID_COLUMNS]
     if "timestamp" in frame.columns:
-        columns.append(_check_time(frame["timestamp"], problems))
+        columns.append(check_time(frame["timestamp"], problems, time_unit, fixed_unit))
     else:
         columns.append(pl.int_range(len(frame), dtype=pl.Int64, eager=True).alias("timestamp"))
     if "value" in frame.columns:
@@ -118,45 +126,6 @@ def require_columns(present: list[str], needed: list[str] | tuple[str, ...], sou
                 f"{_nearest(column, present)}Say which column is which with "
                 "ColumnMap(user=..., item=..., timestamp=...)"
             )
-
-
-def _check_time(values: pl.Series, problems: Problems) -> pl.Series:
-    """Times as Int64 >= 0: ints as they are, floats rounded down, dates as seconds since 1970 (UTC)."""
-    dtype = values.dtype
-    if dtype == pl.Object:
-        values = pl.Series(values.name, [None if is_missing(v) else str(v) for v in values], dtype=pl.String)
-        dtype = values.dtype
-    reason = "not a time: expected a number, or a date such as 2011-12-09 12:50:00"
-    if dtype.is_integer():
-        times = values if dtype == pl.Int64 else values.cast(pl.Int64, strict=False)
-    elif dtype.is_float() or dtype.is_decimal():
-        times = _floor(values)
-        reason = "not a finite time"
-    elif isinstance(dtype, pl.Datetime | pl.Date):
-        times = values.cast(pl.Datetime("us")).dt.epoch("s") if dtype == pl.Date else values.dt.epoch("s")
-    elif dtype == pl.String:
-        times = values.cast(pl.Int64, strict=False)
-        if times.null_count():
-            times = times.zip_with(times.is_not_null(), _floor(values.cast(pl.Float64, strict=False)))
-        if times.null_count() == len(times):
-            times = values.str.to_datetime(strict=False, time_unit="us", time_zone="UTC").dt.epoch("s")
-    elif dtype == pl.Null:
-        times = values.cast(pl.Int64)
-    else:
-        name = problems.names.get("timestamp", "timestamp")
-        raise ValueError(f"{problems.source}: column {name!r} has type {dtype}: times are numbers or dates; cast it")
-    if times.null_count():
-        problems.add(values.is_null(), "timestamp", values, "missing time")
-        problems.add(values.is_not_null() & times.is_null(), "timestamp", values, reason)
-    lowest = times.min()
-    if lowest is not None and lowest < 0:  # type: ignore[operator]
-        problems.add(times < 0, "timestamp", values, "negative time: times count from 1970 (or any start) upwards")
-    return times.alias("timestamp")
-
-
-def _floor(values: pl.Series) -> pl.Series:
-    values = values.cast(pl.Float64)
-    return values.floor().set(~values.is_finite(), None).cast(pl.Int64, strict=False)
 
 
 def _check_value(values: pl.Series, problems: Problems) -> pl.Series:

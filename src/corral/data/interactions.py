@@ -12,7 +12,7 @@ import polars as pl
 from corral.data.event_check import check_events, check_features, require_columns
 from corral.data.skipped_rows import LineOf, SkippedRow, SkippedRows
 from corral.data.table_files import load_table
-from corral.data.time_units import TIME_UNITS
+from corral.data.time_units import require_unit
 
 __all__ = [
     "ColumnMap",
@@ -97,8 +97,7 @@ class Interactions:
     event_weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.time_unit not in TIME_UNITS:
-            raise ValueError(f"time_unit {self.time_unit!r}: expected one of {', '.join(TIME_UNITS)}")
+        require_unit(self.time_unit)
         _require_checked(self.events, "events")
         if self.events.is_empty():
             raise ValueError(f"{self.source or 'events'}: no events")
@@ -144,7 +143,8 @@ class Interactions:
             user_features: see ``check_features``.
             item_features: see ``check_features``.
             text_columns: feature columns for display only.
-            time_unit: of the timestamps; "order" is set by itself where there is no timestamp column.
+            time_unit: of the timestamps (dates are brought to it); "order" is set by itself where there is no
+                timestamp column.
             source: named in messages and kept.
             licence: kept.
             line_offset: of ``events``, see ``check_events``.
@@ -159,7 +159,12 @@ class Interactions:
         if "timestamp" not in events.columns:
             time_unit = "order"
         events, dropped = check_events(
-            events, source=source, line_offset=line_offset, skip_bad_rows=skip_bad_rows, event_weights=event_weights
+            events,
+            source=source,
+            line_offset=line_offset,
+            skip_bad_rows=skip_bad_rows,
+            event_weights=event_weights,
+            time_unit=time_unit,
         )
         if "weight" in events.columns and event_weights is None:
             event_weights = {}
@@ -170,6 +175,7 @@ class Interactions:
                 source=f"{source} (impressions)",
                 skip_bad_rows=skip_bad_rows,
                 event_weights=event_weights,
+                time_unit=time_unit,
             )
             total += dropped
         else:
@@ -235,7 +241,7 @@ def read_table(
         user_features: a table with the user column first named as in ``columns`` (or user_id), then features.
         item_features: the same for items.
         text_columns: feature columns for display only.
-        time_unit: of the timestamps (dates are converted to seconds).
+        time_unit: of the timestamps (dates are brought to it).
         source: name kept in the data set; by default the file's name.
         licence: kept in the data set.
         separator: of a text file; by default "," and a tab in .tsv files.
@@ -262,6 +268,7 @@ def read_table(
         text=loaded.is_text,
         names=names,
         event_weights=event_weights,
+        time_unit=time_unit,
     )
     skipped = loaded.skipped + skipped
     features: list[pl.DataFrame | None] = []

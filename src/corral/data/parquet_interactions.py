@@ -16,6 +16,7 @@ from corral.data.event_check import ID_COLUMNS, check_rows, require_columns
 from corral.data.interactions import ColumnMap, read_features
 from corral.data.skipped_rows import Problems, SkippedRows
 from corral.data.table_files import PARQUET_SUFFIXES
+from corral.data.time_units import require_unit
 
 # Of one batch: its frames and those of its check are a few hundred bytes a row at most.
 BATCH_ROWS = 1 << 20
@@ -92,7 +93,7 @@ class ParquetInteractions:
             user_features: as in ``read_table``.
             item_features: as in ``read_table``.
             text_columns: feature columns for display only.
-            time_unit: of the timestamps (dates are converted to seconds).
+            time_unit: of the timestamps (dates are brought to it).
             source: kept in the data set.
             licence: kept in the data set.
             skip_bad_rows: drop, count and list bad rows instead of raising.
@@ -102,6 +103,7 @@ class ParquetInteractions:
             FileNotFoundError: there is no such file.
         """
         columns = columns or ColumnMap()
+        require_unit(time_unit)
         if columns.weight is not None or columns.event_type is not None:
             raise ValueError(f"{source}: weights of events are not read from many files yet: give one table")
         shown = tuple(impressions)
@@ -159,7 +161,7 @@ class ParquetInteractions:
                     assert isinstance(frame, pl.DataFrame)
                     frame = frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
                     problems = Problems(str(file.path), None, names, first_row=start)
-                    checked, skipped = check_rows(frame, problems, self.skip_bad_rows)
+                    checked, skipped = check_rows(frame, problems, self.skip_bad_rows, time_unit=self.time_unit)
                     if "timestamp" not in names:
                         checked = checked.with_columns(pl.col("timestamp") + (file.first_row + start))
                     if "label" not in names:

@@ -7,3 +7,9 @@ SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3_600
 
 TIME_UNITS = (*SECONDS, "order")
 """All of them; "order" is none: the source has no times."""
+
+
+def require_unit(unit: str) -> None:
+    """Raises ValueError for what is not one of ``TIME_UNITS``."""
+    if unit not in TIME_UNITS:
+        raise ValueError(f"time_unit {unit!r}: expected one of {', '.join(TIME_UNITS)}")

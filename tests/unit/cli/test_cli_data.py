@@ -216,3 +216,22 @@ def test_append(cli: Cli, clicks: Path, tmp_path: Path) -> None:
     assert "appended before" in cli(f"append mine new.csv {columns} --value stars", code=2)
     (tmp_path / "more.csv").write_text("who,what,when,stars\n9,9,99,1\n")
     assert cli.json(f"append data/mine more.csv {columns} --value stars")["counts"]["events"] == 11
+
+
+def test_dates_and_times_in_milliseconds(cli: Cli, tmp_path: Path) -> None:
+    header = "user_id,item_id,timestamp"
+    (tmp_path / "ms.csv").write_text(f"{header}\n1,7,1700000000000\n2,8,1700000001000\n")
+    (tmp_path / "iso.csv").write_text(f"{header}\n3,7,2023-11-20 10:00:00\n")
+    (tmp_path / "s.csv").write_text(f"{header}\n4,7,1700700000\n")
+    error = cli("add ms --from ms.csv --format table", code=2)
+    assert "ms.csv: column 'timestamp': 1700000000000 seconds is the year 55,840: say --time-unit milliseconds" in error
+    cli("add ms --from ms.csv --format table --time-unit milliseconds")
+    cli("append ms iso.csv")
+    assert cli.json("describe ms")["time"]["last_date"] == "2023-11-20 10:00:00"
+    assert "s.csv: column 'timestamp': 1700700000 milliseconds since 1970 is the year 1970" in cli(
+        "append ms s.csv", code=2
+    )
+    (tmp_path / "t.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t7\t1700000000000\n")
+    assert "say --time-unit milliseconds" in cli("add atomic --from t.inter --format atomic", code=2)
+    cli("add atomic --from t.inter --format atomic --time-unit milliseconds")
+    assert cli.json("describe atomic")["time"]["first_date"] == "2023-11-14 22:13:20"

@@ -146,6 +146,66 @@ def test_what_does_not_fit_is_refused_with_its_place(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["data", "items.csv", "new.csv"]
 
 
+NOVEMBER = 1_700_000_000  # 14 November 2023, 22:13:20
+
+
+@pytest.mark.parametrize(
+    ("unit", "wanted"),
+    [("seconds", NOVEMBER + 60), ("milliseconds", (NOVEMBER + 60) * 1000), ("hours", NOVEMBER // 3600)],
+)
+def test_dates_come_in_the_unit_of_the_data_set(tmp_path: Path, unit: str, wanted: int) -> None:
+    old = pl.DataFrame({"user_id": [1], "item_id": [7], "timestamp": [wanted - wanted // 1000]})
+    text = "2023-11-14 22:14:20"
+    for name, times in (("text", pl.Series([text])), ("typed", pl.Series([text]).str.to_datetime())):
+        Dataset.write(tmp_path / name, tabular.read(old, time_unit=unit))
+        new = pl.DataFrame({"user_id": [2], "item_id": [7], "timestamp": times})
+        assert append_events(tmp_path / name, new).events.time.tolist()[-1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("unit", "old", "new", "message"),
+    [
+        (
+            "seconds",
+            NOVEMBER,
+            NOVEMBER * 1000,
+            "is the year 55,840: the data set counts seconds, and these seem to be m",
+        ),
+        ("milliseconds", NOVEMBER * 1000, NOVEMBER, "is the year 1970, and .* of 2023 .* seem to be seconds: convert"),
+        ("minutes", NOVEMBER // 60, NOVEMBER // 3600, "is the year 1970, and .* of 2023 .* these seem to be hours"),
+        ("days", NOVEMBER // 86_400, NOVEMBER // 3600, "is the year 3262: the data set counts days, .* to be hours"),
+        ("seconds", 345_600, NOVEMBER, "is the year 2023, and the latest of the data set is 345602"),
+        ("days", 30, NOVEMBER // 86_400, "is the year 2023, and the latest of the data set is 32"),
+    ],
+)
+def test_times_of_another_unit_are_refused(tmp_path: Path, unit: str, old: int, new: int, message: str) -> None:
+    def events(user: int, time: int) -> pl.DataFrame:
+        return pl.DataFrame({"user_id": [user] * 3, "item_id": [7, 8, 9], "timestamp": [time, time + 1, time + 2]})
+
+    written = Dataset.write(tmp_path / "data", tabular.read(events(1, old), time_unit=unit))
+    with pytest.raises(ValueError, match=rf"polars table: column 'timestamp': {new + 1} {unit} .*{message}"):
+        append_events(tmp_path / "data", events(2, new))
+    assert Dataset.open(tmp_path / "data").hash == written.hash
+
+
+@pytest.mark.parametrize(
+    ("unit", "old", "new"),
+    [
+        ("seconds", 0, 4),
+        ("seconds", 3, 250_000),
+        ("seconds", 345_600, 40 * 86_400),
+        ("days", 3_000, 5_000),
+        ("days", 5_000, 1_500),
+        ("days", NOVEMBER // 86_400, 7_500),
+        ("seconds", NOVEMBER, NOVEMBER - 10**9),
+    ],
+)
+def test_times_from_any_start_may_go_on(tmp_path: Path, unit: str, old: int, new: int) -> None:
+    plain = pl.DataFrame({"user_id": [1, 2], "item_id": [7, 8], "timestamp": [old, old]})
+    Dataset.write(tmp_path / "data", tabular.read(plain, time_unit=unit))
+    assert append_events(tmp_path / "data", plain.with_columns(user_id=3, timestamp=new)).header.counts.events == 4
+
+
 def test_datasets_that_cannot_grow(tmp_path: Path) -> None:
     Dataset.write(tmp_path / "filtered", read(EVENTS), min_item_events=2)
     with pytest.raises(ValueError, match="min_item_events=2: events that were left out then may count now"):

@@ -132,9 +132,9 @@ def test_no_more_in_memory_than_was_said(tmp_path: Path, monkeypatch: pytest.Mon
     ranges: list[int] = []
     check, sort = parquet_interactions.check_rows, prepare_tasks.sort_events
 
-    def note_batch(frame: pl.DataFrame, *rest: Any) -> Any:
+    def note_batch(frame: pl.DataFrame, *rest: Any, **options: Any) -> Any:
         batches.append(len(frame))
-        return check(frame, *rest)
+        return check(frame, *rest, **options)
 
     def note_range(user: np.ndarray, *rest: Any) -> Any:
         ranges.append(len(user))
@@ -266,6 +266,20 @@ def test_which_files(tmp_path: Path) -> None:
     assert parquet_files(tmp_path / "events.csv") is None
     with pytest.raises(ValueError, match=r"no Parquet files there \(.parquet, .pq\)"):
         parquet_files(folder / "z*")
+
+
+def test_dates_in_the_unit_that_was_named(tmp_path: Path) -> None:
+    dates = log(40).with_columns(when=pl.datetime(2023, 11, 14, 12) + pl.duration(milliseconds=pl.int_range(40) * 7))
+    many = parts(write_files(tmp_path / "many", dates, 11), time_unit="milliseconds")
+    one = tabular.read(dates, columns=COLUMNS, time_unit="milliseconds")
+    prepared = prepare_dataset(tmp_path / "d", many)
+    assert prepared.hash == Dataset.write(tmp_path / "one", one).hash
+    assert int(prepared.events.time.min()) // 1000 == 1699963200
+    with pytest.raises(ValueError, match="time_unit 'weeks': expected one of"):
+        parts(tmp_path / "many", time_unit="weeks")
+    numbers = write_files(tmp_path / "numbers", dates.with_columns(pl.col("when").dt.epoch("ms")))
+    with pytest.raises(ValueError, match=r"000\.parquet: column 'when': 16999\d+ seconds is the year 55,8\d\d: say "):
+        prepare_dataset(tmp_path / "wrong", parts(numbers))
 
 
 def test_files_sorted_by_user_make_the_same_data_set(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def read(
     *,
     columns: ColumnMap = DEFAULT_COLUMNS,
     text_columns: Collection[str] = TEXT_COLUMNS,
+    time_unit: str = "seconds",
     skip_bad_rows: bool = False,
 ) -> Interactions:
     """Reads one data set of atomic files.
@@ -40,6 +41,7 @@ def read(
         columns: field names in ``.inter``, without their types. Timestamp, value and label are taken where
             the file has them.
         text_columns: fields of users and items that are for display.
+        time_unit: of the timestamps.
         skip_bad_rows: drop, count and list bad rows instead of raising.
 
     Raises:
@@ -75,7 +77,10 @@ def read(
         skipped += named.skipped
         frames.append(frame)
     every = pl.concat(frames)
-    checked, _ = check_events(every.drop("label", strict=False), source=str(files[0][1]), text=True)
+    names = columns.present()
+    checked, _ = check_events(
+        every.drop("label", strict=False), source=str(files[0][1]), text=True, names=names, time_unit=time_unit
+    )
     impressions = None
     if "label" in every.columns:
         clicked = every["label"] == 1
@@ -92,7 +97,7 @@ def read(
         user_features=users,
         item_features=items,
         text_columns=[name for name in text_columns if name in present],
-        time_unit="seconds" if "timestamp" in every.columns else "order",
+        time_unit=time_unit if "timestamp" in every.columns else "order",
         source=str(files[0][1]),
         skip_bad_rows=skip_bad_rows,
         skipped=skipped + skipped_users + skipped_items,

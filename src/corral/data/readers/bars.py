@@ -33,6 +33,7 @@ def read(
     columns: ColumnMap = DEFAULT_COLUMNS,
     user_columns: Sequence[str] | None = None,
     item_columns: Sequence[str] | None = None,
+    time_unit: str = "seconds",
     licence: str = "",
     skip_bad_rows: bool = False,
 ) -> Interactions:
@@ -43,6 +44,7 @@ def read(
         columns: which column is which; the label is needed.
         user_columns: user features; None finds them (see above).
         item_columns: item features; None finds them.
+        time_unit: of the timestamps.
         licence: kept with the data.
         skip_bad_rows: drop, count and list bad rows instead of raising.
 
@@ -76,6 +78,8 @@ def read(
         every.select([*(pl.col(column).alias(name) for name, column in wanted.items() if name != "label"), "part"]),
         source=str(folder),
         text=True,
+        names=wanted,
+        time_unit=time_unit,
     )
     clicked = every[columns.label] == 1
     if not clicked.any():
@@ -87,7 +91,7 @@ def read(
         impressions=events.filter(~clicked),
         user_features=users,
         item_features=items,
-        time_unit="order" if columns.timestamp is None else "seconds",
+        time_unit="order" if columns.timestamp is None else time_unit,
         source=str(folder),
         licence=licence,
         skip_bad_rows=skip_bad_rows,

@@ -37,7 +37,7 @@ def read(
         item_features: a table with the item column, then features.
         impressions: a table of what was shown and not clicked, with the same column names as the events.
         text_columns: feature columns for display only.
-        time_unit: of the timestamps.
+        time_unit: of the timestamps (dates are brought to it).
         licence: kept with the data.
         skip_bad_rows: drop, count and list bad rows instead of raising.
         event_weights: the weight of each event type, for ``columns.event_type``.

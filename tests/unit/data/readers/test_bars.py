@@ -57,3 +57,12 @@ def test_errors(write: Write) -> None:
     (folder / "valid.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected valid.csv"):
         bars.read(folder)
+
+
+def test_times_in_a_unit(write: Write) -> None:
+    for name in ("train", "valid", "test"):
+        folder = write(f"{name}.csv", "label,user_id,item_id,at\n1,1,10,1700000000000\n")
+    columns = ColumnMap(timestamp="at", label="label")
+    with pytest.raises(ValueError, match="column 'at': 1700000000000 seconds is the year 55,840"):
+        bars.read(folder, columns=columns)
+    assert bars.read(folder, columns=columns, time_unit="milliseconds").time_unit == "milliseconds"

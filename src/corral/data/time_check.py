@@ -1,0 +1,167 @@
+"""check_time: times from outside as whole numbers of a data set's unit; times of another unit are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from corral.data.id_check import is_missing
+from corral.data.skipped_rows import Problems
+from corral.data.time_units import SECONDS, require_unit
+
+YEAR = 31_556_952  # seconds, on average
+# Nobody's log is of these years: what reads so counts another unit, or from a start of its own.
+LAST_YEAR, FIRST_YEAR = 3000, 1980
+# Where a unit is guessed from a time. The quotient of the ends of 1990 to 2100 is below that of any two units.
+_LIKELY_YEARS = (1990, 2100)
+_FINER = {"microseconds": 1e-6, "nanoseconds": 1e-9}
+# Further back, or on, than a log that counts from a start of its own may go between two files.
+_FAR_BACK, _FAR_ON = 20, 100
+
+
+def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit: bool = False) -> pl.Series:
+    """Times as Int64 >= 0 in ``time_unit``, null where bad (and then noted in ``problems``).
+
+    Whole numbers stay as they are, fractions are rounded down, dates (UTC where they name no zone) become what
+    passed since 1970, rounded down to whole units.
+
+    Args:
+        values: numbers, dates, or text of either.
+        problems: where bad rows are noted.
+        time_unit: one of ``TIME_UNITS``.
+        fixed_unit: it is that of a data set which is there already, and cannot be chosen.
+
+    Raises:
+        ValueError: the column is neither; dates where the unit is "order"; or most of the numbers are, in that unit,
+            beyond the year 3000.
+    """
+    require_unit(time_unit)
+    dtype = values.dtype
+    if dtype == pl.Object:
+        values = pl.Series(values.name, [None if is_missing(v) else str(v) for v in values], dtype=pl.String)
+        dtype = values.dtype
+    reason = "not a time: expected a number, or a date such as 2011-12-09 12:50:00"
+    dates = None
+    if dtype.is_integer():
+        times = values if dtype == pl.Int64 else values.cast(pl.Int64, strict=False)
+    elif dtype.is_float() or dtype.is_decimal():
+        times = _floor(values)
+        reason = "not a finite time"
+    elif isinstance(dtype, pl.Datetime | pl.Date):
+        dates = values.cast(pl.Datetime("us")) if dtype == pl.Date else values
+    elif dtype == pl.String:
+        times = values.cast(pl.Int64, strict=False)
+        if times.null_count():
+            times = times.zip_with(times.is_not_null(), _floor(values.cast(pl.Float64, strict=False)))
+        if times.null_count() == len(times):
+            dates = values.str.to_datetime(strict=False, time_unit="us", time_zone="UTC")
+    elif dtype == pl.Null:
+        times = values.cast(pl.Int64)
+    else:
+        raise ValueError(f"{_place(problems)} has type {dtype}: times are numbers or dates; cast it")
+    if dates is not None:
+        times = _since_1970(dates, time_unit, problems)
+    if times.null_count():
+        problems.add(values.is_null(), "timestamp", values, "missing time")
+        problems.add(values.is_not_null() & times.is_null(), "timestamp", values, reason)
+    lowest = times.min()
+    if lowest is not None and lowest < 0:  # type: ignore[operator]
+        problems.add(times < 0, "timestamp", values, "negative time: times count from 1970 (or any start) upwards")
+    if dates is None and time_unit in SECONDS:
+        _refuse_far(times, time_unit, problems, fixed_unit)
+    return times.alias("timestamp")
+
+
+def refuse_unlike(new: pl.Series, old: np.ndarray, time_unit: str, problems: Problems) -> None:
+    """Raises ValueError where new times cannot be in the unit of a data set's, or count from another start.
+
+    Small numbers may count from any start: only a jump over decades is taken for another unit.
+
+    Args:
+        new: from ``check_time``, without nulls, at least one.
+        old: the data set's times.
+        time_unit: its unit, not "order".
+        problems: whose source and column are named.
+    """
+    scale, first = SECONDS[time_unit], (FIRST_YEAR - 1970) * YEAR
+    middle, old_middle = _middle(new), int(np.median(old))
+    told = f"{_place(problems)}: {middle} {time_unit} since 1970 is the year {_year(middle * scale)}, and"
+    if old_middle * scale >= first > middle * scale and middle * _FAR_BACK < old_middle:
+        likely = _likely_unit(middle)
+        seem = "another unit" if likely is None else likely
+        raise ValueError(
+            f"{told} the data set's events are of {_year(old_middle * scale)} ({time_unit}): these seem to be {seem}: "
+            f"convert them to {time_unit}"
+        )
+    latest = int(old.max())
+    if middle * scale >= first > old_middle * scale and middle > _FAR_ON * latest:
+        raise ValueError(
+            f"{told} the latest of the data set is {latest}: these count another unit, or the data set from a start of "
+            f"its own: convert them to {time_unit} since that start"
+        )
+
+
+def _refuse_far(times: pl.Series, time_unit: str, problems: Problems, fixed_unit: bool) -> None:
+    """Raises ValueError where most of the times are of a year that is far away: they count a shorter unit."""
+    scale, highest = SECONDS[time_unit], times.max()
+    limit = (LAST_YEAR - 1970) * YEAR
+    if highest is None or highest * scale <= limit:  # type: ignore[operator]
+        return
+    middle = _middle(times)
+    if middle * scale <= limit:
+        return
+    likely = _likely_unit(middle)
+    if likely is None:
+        advice = f"give {time_unit} since 1970, or dates such as 2011-12-09 12:50:00"
+        if not fixed_unit:
+            advice += "; if only their order is known, sort the rows and leave the column out (--timestamp none)"
+    elif fixed_unit:
+        advice = f"the data set counts {time_unit}, and these seem to be {likely}: convert them"
+    elif likely in _FINER:
+        divisor = round(SECONDS["milliseconds"] / _FINER[likely])
+        advice = f"these seem to be {likely}: divide them by {divisor:,} and say {_option('milliseconds')}"
+    else:
+        advice = f"say {_option(likely)}"
+    raise ValueError(f"{_place(problems)}: {middle} {time_unit} is the year {_year(middle * scale)}: {advice}")
+
+
+def _since_1970(dates: pl.Series, time_unit: str, problems: Problems) -> pl.Series:
+    if time_unit not in SECONDS:
+        raise ValueError(
+            f"{_place(problems)} holds dates, and time_unit {time_unit!r} says that there are no times: "
+            f"give one of {', '.join(SECONDS)}"
+        )
+    return dates.dt.epoch("us") // round(SECONDS[time_unit] * 1_000_000)
+
+
+def _floor(values: pl.Series) -> pl.Series:
+    values = values.cast(pl.Float64)
+    return values.floor().set(~values.is_finite(), None).cast(pl.Int64, strict=False)
+
+
+def _middle(times: pl.Series) -> int:
+    """A time in the middle of all: a few wrong ones at either end do not count."""
+    middle = times.quantile(0.5, "lower")
+    assert middle is not None
+    return int(middle)
+
+
+def _likely_unit(time: int) -> str | None:
+    """The unit that makes a time a date of our days."""
+    units = SECONDS | _FINER
+    low, high = ((year - 1970) * YEAR for year in _LIKELY_YEARS)
+    return next((unit for unit, scale in units.items() if low <= time * scale <= high), None)
+
+
+def _year(seconds: float) -> str:
+    seconds = min(int(seconds), 2**62)  # what numpy's dates hold
+    year = 1970 + int(np.datetime64(seconds, "s").astype("datetime64[Y]").astype(np.int64))
+    return f"{year:,}" if year > 9_999 else str(year)
+
+
+def _option(unit: str) -> str:
+    return f'--time-unit {unit} (in Python time_unit="{unit}")'
+
+
+def _place(problems: Problems) -> str:
+    return f"{problems.source}: column {problems.names.get('timestamp', 'timestamp')!r}"
