@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,6 +147,7 @@ def add(
     A table needs the columns user_id, item_id and timestamp, or a map: --user, --item, --timestamp.
     """
     from corral.data.dataset import Dataset
+    from corral.data.feature_fit import feature_gaps
     from corral.data.parquet_interactions import ParquetInteractions
 
     options = ReadOptions(
@@ -193,6 +194,7 @@ def add(
             progress=report,
         )
     counts = dataset.header.counts
+    gaps = feature_gaps(interactions, counts)
     if as_json:
         examples = list(dataset.header.skipped_examples)
         _print_json(
@@ -201,6 +203,7 @@ def add(
                 "path": str(target),
                 "hash": dataset.hash,
                 "counts": counts.model_dump(),
+                "feature_gaps": [asdict(gap) for gap in gaps],
                 "skipped_examples": examples,
             }
         )
@@ -211,6 +214,9 @@ def add(
         console.print(escape("\n".join(lines)), style="yellow")
     sizes = f"{counts.events:,} events, {counts.users:,} users, {counts.items:,} items"
     console.print(f"{escape(str(target))}: {sizes}")
+    for gap in gaps:
+        if gap.missing or gap.unused:
+            console.print(str(gap))
 
 
 app.command("append")(append)

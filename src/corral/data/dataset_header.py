@@ -55,8 +55,8 @@ class Counts(_Strict):
         filtered_events: events dropped by min_user_events and min_item_events.
         filtered_impressions: impressions dropped with their users and items.
         skipped_rows: bad rows dropped while reading.
-        unused_user_features: feature rows of users that have no row.
-        unused_item_features: feature rows of items that have no row.
+        unused_user_features: feature rows that are of no user here.
+        unused_item_features: feature rows that are of no item here.
     """
 
     users: int

@@ -16,12 +16,13 @@ from corral.data.dataset import Dataset
 from corral.data.dataset_header import HEADER_FILE
 from corral.data.dataset_write import LogCounts, Progress, silent, write_header
 from corral.data.event_spill import EventSpill, user_ranges
+from corral.data.feature_fit import unrelated
 from corral.data.id_counts import merged
 from corral.data.parquet_interactions import ParquetInteractions
 from corral.data.prepare_tasks import IDS, Range, Run, count_ids, deal, runs_of, sort_range
 from corral.data.rare_filter import Filters, frequent_rows
 from corral.data.skipped_rows import SkippedRows
-from corral.data.vocabulary import Vocabulary
+from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 
 EVENTS_IN_MEMORY = 1 << 22
 _LOGS = ("events", "impressions")
@@ -67,7 +68,8 @@ def prepare_dataset(
 
     Raises:
         FileExistsError: ``path`` exists and ``overwrite`` is False, or it is no Dataset directory.
-        ValueError: naming file, row, column, value and what to do; or the filters leave no events.
+        ValueError: naming file, row, column, value and what to do; no row of a feature table is of a user (item) of the
+            events; or the filters leave no events.
     """
     path, report = Path(path), progress or silent
     filters = Filters(min_user_events, min_item_events, iterate)
@@ -84,6 +86,7 @@ def prepare_dataset(
         skipped = sum(seen, SkippedRows()) + interactions.skipped
         users, *of_users = _numbered(runs, "user_id", interactions, skipped)
         items, *of_items = _numbered(runs, "item_id", interactions, skipped)
+        _refuse_unrelated(interactions, users, items)
         read = [int(counts.sum()) for counts in of_items]
         del of_items
         spills = {
@@ -149,6 +152,16 @@ def _numbered(
         raise ValueError(f"{interactions.source}: the label is 0 in every row: there are no clicks")
     vocabulary.save(runs[0].folder / f"{IDS[key]}.arrow")
     return vocabulary, events, impressions
+
+
+def _refuse_unrelated(interactions: ParquetInteractions, users: Vocabulary, items: Vocabulary) -> None:
+    """Raises ValueError where no row of a feature table is of a user (item) of the files."""
+    for key, frame, vocabulary in (
+        ("user_id", interactions.user_features, users),
+        ("item_id", interactions.item_features, items),
+    ):
+        if frame is not None and len(frame) and (vocabulary.rows(frame[key]) == UNKNOWN).all():
+            raise unrelated(interactions.source, key, len(frame), frame[key][0], vocabulary.external([FIRST_ROW])[0])
 
 
 def _columns(interactions: ParquetInteractions, log: str) -> tuple[str, ...]:

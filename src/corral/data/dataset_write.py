@@ -115,6 +115,8 @@ class Source(Protocol):
     def source(self) -> str: ...
     @property
     def licence(self) -> str: ...
+    @property
+    def unfit_features(self) -> tuple[int, int]: ...
 
 
 def write_header(
@@ -131,13 +133,13 @@ def write_header(
 ) -> DatasetHeader:
     """Writes the feature tables and, with every other file there, the header: the end of every Dataset directory."""
     entries, unused = {}, {}
-    for block, key, frame, vocabulary in (
-        ("user_features", "user_id", source.user_features, users),
-        ("item_features", "item_id", source.item_features, items),
+    for block, key, frame, vocabulary, unfit in (
+        ("user_features", "user_id", source.user_features, users, source.unfit_features[0]),
+        ("item_features", "item_id", source.item_features, items, source.unfit_features[1]),
     ):
         table = FeatureTable.build(frame, key, vocabulary, source.text_columns)
         entries[block] = _write_features(files, block, table)
-        unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum())
+        unused[block] = 0 if frame is None else int((vocabulary.rows(frame[key]) == UNKNOWN).sum()) + unfit
     header = DatasetHeader(
         format_version=UNWEIGHTED_VERSION if event_weights is None else FORMAT_VERSION,
         name=name,

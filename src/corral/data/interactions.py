@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from corral.data.event_check import check_events, check_features, require_columns
+from corral.data.feature_fit import keyed_like, unrelated
 from corral.data.skipped_rows import LineOf, SkippedRow, SkippedRows
 from corral.data.table_files import load_table
 from corral.data.time_units import require_unit
@@ -83,6 +84,7 @@ class Interactions:
         licence: under which terms.
         skipped: bad rows that were dropped.
         event_weights: the weight of each event type, that of its rows; {}: weights came as a column; None: no weights.
+        unfit_features: rows of the user and of the item features that were left out, as their ids are of another type.
     """
 
     events: pl.DataFrame
@@ -95,6 +97,7 @@ class Interactions:
     licence: str = ""
     skipped: SkippedRows = field(default_factory=SkippedRows)
     event_weights: Mapping[str, float] | None = None
+    unfit_features: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         require_unit(self.time_unit)
@@ -153,7 +156,8 @@ class Interactions:
             event_weights: of each event type, where ``events`` has a column event_type; see ``check_events``.
 
         Raises:
-            ValueError: naming source, line or row, column, value and what to do.
+            ValueError: naming source, line or row, column, value and what to do; also where no row of a feature table
+                is of a user (item) of the events.
         """
         total = skipped or SkippedRows()
         if "timestamp" not in events.columns:
@@ -189,6 +193,7 @@ class Interactions:
             if not shown.is_empty():
                 impressions = shown if impressions is None else pl.concat([impressions, shown], how="vertical_relaxed")
         features: dict[str, pl.DataFrame | None] = {"user_id": user_features, "item_id": item_features}
+        unfit = dict.fromkeys(features, 0)
         for key, frame in features.items():
             if frame is not None:
                 frame, dropped = check_features(
@@ -198,10 +203,13 @@ class Interactions:
             if impressions is not None and impressions[key].dtype != events[key].dtype:
                 events = events.with_columns(pl.col(key).cast(pl.String))
                 impressions = impressions.with_columns(pl.col(key).cast(pl.String))
-            if frame is not None and frame[key].dtype != events[key].dtype:
-                # Rows whose key is no integer cannot belong to an event with an integer id.
-                frame = frame.with_columns(pl.col(key).cast(events[key].dtype, strict=False))
-                frame = frame.filter(pl.col(key).is_not_null()).unique(key, keep="first", maintain_order=True)
+            if frame is not None:
+                ids = [log[key] for log in (events, impressions) if log is not None]
+                fitting = keyed_like(frame, key, ids[0].dtype)
+                if len(frame) and not any(one.is_in(fitting[key].implode()).any() for one in ids):
+                    raise unrelated(source, key, len(frame), frame[key][0], ids[0][0])
+                unfit[key] = len(frame) - len(fitting)
+                frame = fitting
             features[key] = frame
         return cls(
             events,
@@ -214,6 +222,7 @@ class Interactions:
             licence,
             total,
             event_weights,
+            (unfit["user_id"], unfit["item_id"]),
         )
 
 

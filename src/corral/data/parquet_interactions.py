@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corral.data.event_check import ID_COLUMNS, check_rows, require_columns
+from corral.data.feature_fit import keyed_like, unrelated
 from corral.data.interactions import ColumnMap, read_features
 from corral.data.skipped_rows import Problems, SkippedRows
 from corral.data.table_files import PARQUET_SUFFIXES
@@ -55,6 +56,7 @@ class ParquetInteractions:
         licence: as in ``Interactions``.
         skipped: bad rows of the feature tables that were dropped.
         skip_bad_rows: drop, count and list bad rows instead of raising.
+        unfit_features: as in ``Interactions``.
     """
 
     files: tuple[ParquetFile, ...]
@@ -68,6 +70,7 @@ class ParquetInteractions:
     licence: str
     skipped: SkippedRows
     skip_bad_rows: bool
+    unfit_features: tuple[int, int] = (0, 0)
 
     @classmethod
     def open(
@@ -99,7 +102,8 @@ class ParquetInteractions:
             skip_bad_rows: drop, count and list bad rows instead of raising.
 
         Raises:
-            ValueError: no file, a damaged one, or one without a column or with ids or times of another type.
+            ValueError: no file, a damaged one, or one without a column or with ids or times of another type; or no row
+                of a feature table has an id of the events' type.
             FileNotFoundError: there is no such file.
         """
         columns = columns or ColumnMap()
@@ -115,17 +119,22 @@ class ParquetInteractions:
             raise ValueError(f"{source}: no events: the files have no rows")
         shown_columns = [name for name in columns.present().values() if name not in (columns.value, columns.label)]
         of_shown = _numbered(shown, shown_columns, columns, kinds)
-        skipped, features = SkippedRows(), []
+        skipped, features, unfit = SkippedRows(), [], []
         for key, name, table in (
             ("user_id", columns.user, user_features),
             ("item_id", columns.item, item_features),
         ):
-            frame = None
+            frame, left_out = None, 0
             if table is not None:
                 frame, dropped = read_features(table, key, name, text_columns=text_columns, skip_bad_rows=skip_bad_rows)
                 skipped += dropped
-                frame = _keyed_like(frame, key, kinds[key][0])
+                kind, where = kinds[key]
+                fitting = keyed_like(frame, key, pl.String() if kind == "string" else pl.Int64())
+                if len(frame) and fitting.is_empty():
+                    raise unrelated(source, key, len(frame), frame[key][0], _first_id(where, name))
+                frame, left_out = fitting, len(frame) - len(fitting)
             features.append(frame)
+            unfit.append(left_out)
         return cls(
             events,
             columns,
@@ -138,6 +147,7 @@ class ParquetInteractions:
             licence,
             skipped,
             skip_bad_rows,
+            (unfit[0], unfit[1]),
         )
 
     def batches(self, file: ParquetFile, shown: bool = False) -> Iterator[tuple[pl.DataFrame, SkippedRows]]:
@@ -226,10 +236,10 @@ def _id_type(dtype: pl.DataType) -> str:
     return "string" if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum) else "int64"
 
 
-def _keyed_like(frame: pl.DataFrame, key: str, kind: str) -> pl.DataFrame:
-    """A feature table with ids of the events' type; rows whose key is no integer cannot belong to an integer id."""
-    frame = frame.with_columns(pl.col(key).cast(pl.String if kind == "string" else pl.Int64, strict=False))
-    return frame.filter(pl.col(key).is_not_null()).unique(key, keep="first", maintain_order=True)
+def _first_id(path: Path, name: str) -> object:
+    """The first id of a column of a file; None where there is none."""
+    first = pl.scan_parquet(path).select(name).drop_nulls().head(1).collect()
+    return first[name][0] if len(first) else None
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

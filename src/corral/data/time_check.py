@@ -9,7 +9,6 @@ from corral.data.id_check import is_missing
 from corral.data.skipped_rows import Problems
 from corral.data.time_units import SECONDS, require_unit
 
-YEAR = 31_556_952  # seconds, on average
 # Nobody's log is of these years: what reads so counts another unit, or from a start of its own.
 LAST_YEAR, FIRST_YEAR = 3000, 1980
 # Where a unit is guessed from a time. The quotient of the ends of 1990 to 2100 is below that of any two units.
@@ -33,7 +32,7 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
 
     Raises:
         ValueError: the column is neither; dates where the unit is "order"; or most of the numbers are, in that unit,
-            beyond the year 3000.
+            of the year 3000 or later.
     """
     require_unit(time_unit)
     dtype = values.dtype
@@ -83,7 +82,7 @@ def refuse_unlike(new: pl.Series, old: np.ndarray, time_unit: str, problems: Pro
         time_unit: its unit, not "order".
         problems: whose source and column are named.
     """
-    scale, first = SECONDS[time_unit], (FIRST_YEAR - 1970) * YEAR
+    scale, first = SECONDS[time_unit], _start_of(FIRST_YEAR)
     middle, old_middle = _middle(new), int(np.median(old))
     told = f"{_place(problems)}: {middle} {time_unit} since 1970 is the year {_year(middle * scale)}, and"
     if old_middle * scale >= first > middle * scale and middle * _FAR_BACK < old_middle:
@@ -104,11 +103,11 @@ def refuse_unlike(new: pl.Series, old: np.ndarray, time_unit: str, problems: Pro
 def _refuse_far(times: pl.Series, time_unit: str, problems: Problems, fixed_unit: bool) -> None:
     """Raises ValueError where most of the times are of a year that is far away: they count a shorter unit."""
     scale, highest = SECONDS[time_unit], times.max()
-    limit = (LAST_YEAR - 1970) * YEAR
-    if highest is None or highest * scale <= limit:  # type: ignore[operator]
+    limit = _start_of(LAST_YEAR)
+    if highest is None or highest * scale < limit:  # type: ignore[operator]
         return
     middle = _middle(times)
-    if middle * scale <= limit:
+    if middle * scale < limit:
         return
     likely = _likely_unit(middle)
     if likely is None:
@@ -149,8 +148,13 @@ def _middle(times: pl.Series) -> int:
 def _likely_unit(time: int) -> str | None:
     """The unit that makes a time a date of our days."""
     units = SECONDS | _FINER
-    low, high = ((year - 1970) * YEAR for year in _LIKELY_YEARS)
+    low, high = map(_start_of, _LIKELY_YEARS)
     return next((unit for unit, scale in units.items() if low <= time * scale <= high), None)
+
+
+def _start_of(year: int) -> int:
+    """Seconds since 1970."""
+    return int(np.datetime64(f"{year}-01-01", "s").astype(np.int64))
 
 
 def _year(seconds: float) -> str:

@@ -106,6 +106,21 @@ def test_features_and_impressions(cli: Cli, clicks: Path, tmp_path: Path) -> Non
     assert kinds == {"title": "text", "size": "numeric"}
 
 
+def test_features_that_fit_badly_are_told(cli: Cli, clicks: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("what,size\n1,2.5\n2,1\n3,1\n4,1\n")
+    said = cli(f"add whole --from {clicks} {MAP} --item-features items.csv")
+    assert said == "data/whole: 10 events, 4 users, 4 items\n"
+    (tmp_path / "items.csv").write_text("what,size\n1,2.5\n8,1\nSKU1,1\n")
+    said = cli(f"add some --from {clicks} {MAP} --item-features items.csv").splitlines()
+    assert said[1:] == ["item features: 3 of 4 items have no row, 2 rows are of no item of the data"]
+    told = cli.json(f"add again --from {clicks} {MAP} --item-features items.csv")
+    assert told["feature_gaps"] == [{"side": "item", "ids": 4, "missing": 3, "unused": 2}]
+    (tmp_path / "items.csv").write_text("what,size\nSKU1,2.5\nSKU2,1\n")
+    error = cli(f"add none --from {clicks} {MAP} --item-features items.csv", code=2)
+    assert "none of the 2 rows is of an item of the events: item_id is 'SKU1' in the table of features and 1" in error
+    assert not Path("data/none").exists()
+
+
 def test_many_parquet_files(cli: Cli, clicks: Path, tmp_path: Path) -> None:
     """A directory, or a pattern, gives what the one table gives."""
     table, folder = pl.read_csv(clicks), tmp_path / "events"

@@ -20,6 +20,7 @@ from corral.data import parquet_interactions, prepare_tasks
 from corral.data.dataset import Dataset
 from corral.data.dataset_prepare import prepare_dataset
 from corral.data.event_spill import EventSpill, SpillWriter, user_ranges
+from corral.data.feature_fit import feature_gaps
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.parquet_interactions import ParquetInteractions, parquet_files
 from corral.data.readers import tabular
@@ -106,7 +107,7 @@ def test_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writers
 @given(data=st.data())
 def test_the_same_bytes_whatever_the_events(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("prepare")
-    event = st.tuples(st.integers(-3, 4), st.integers(2**60, 2**60 + 3), st.integers(0, 2**40))
+    event = st.tuples(st.integers(-3, 4), st.integers(2**60, 2**60 + 3), st.integers(0, 2**34))
     rows = data.draw(st.lists(event, min_size=2, max_size=30))
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     cut, most = data.draw(st.integers(0, len(rows))), data.draw(st.integers(1, 8))
@@ -266,6 +267,28 @@ def test_which_files(tmp_path: Path) -> None:
     assert parquet_files(tmp_path / "events.csv") is None
     with pytest.raises(ValueError, match=r"no Parquet files there \(.parquet, .pq\)"):
         parquet_files(folder / "z*")
+
+
+def test_features_that_fit_badly_are_counted_and_those_that_fit_nowhere_refused(tmp_path: Path) -> None:
+    frame = log(60).with_columns(what=pl.col("what").str.slice(1).cast(pl.Int64))
+    folder, present = write_files(tmp_path / "many", frame, 20), frame["what"].n_unique()
+    keys = ["3", "x", "03", "77"]
+    features = pl.DataFrame({"what": keys, "price": 1.5})
+    dataset = prepare_dataset(tmp_path / "d", parts(folder, item_features=features))
+    one = tabular.read(frame, columns=COLUMNS, item_features=features)
+    assert dataset.header.counts == Dataset.write(tmp_path / "one", one).header.counts
+    assert [str(gap) for gap in feature_gaps(parts(folder, item_features=features), dataset.header.counts)] == [
+        f"item features: {present - 1} of {present} items have no row, 3 rows are of no item of the data"
+    ]
+
+    def add(table: pl.DataFrame) -> None:
+        prepare_dataset(tmp_path / "bad", parts(folder, item_features=table))
+
+    for bad, theirs, ours in ((["SKU3", "SKU4"], "'SKU3'", frame["what"][0]), (["77", "78"], "77", r"\d+")):
+        message = rf"none of the 2 rows is of an item .* {theirs} in .* and {ours} in the events"
+        with pytest.raises(ValueError, match=message):
+            add(pl.DataFrame({"what": bad, "price": 1.5}))
+    assert not (tmp_path / "bad").exists()
 
 
 def test_dates_in_the_unit_that_was_named(tmp_path: Path) -> None:

@@ -185,6 +185,32 @@ def test_integer_keys_of_features_meet_string_ids_of_events() -> None:
     assert read_table(events, item_features=items).item_features["item_id"].to_list() == ["1", "2"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("ids", "given"), [([100, 101, 102], ["SKU100", "SKU101"]), (["a", "b", "c"], ["A", "B"]), ([1, 2, 3], [7, 8])]
+)
+@pytest.mark.parametrize("key", ["user_id", "item_id"])
+def test_features_of_nobody_are_refused(tmp_path: Path, key: str, ids: list, given: list) -> None:
+    events = EVENTS.with_columns(pl.Series(key, ids))
+    features = pl.DataFrame({key: given, "x": ["p", "q"]})
+    features.write_csv(tmp_path / "features.csv")
+    events.write_csv(tmp_path / "events.csv")
+    side = key[:4]
+    message = rf"\({side} features\): none of the 2 rows is of an? {side} .*{given[0]!r} in the .* {ids[0]!r} in the ev"
+    for log, table in ((events, features), (tmp_path / "events.csv", tmp_path / "features.csv")):
+        with pytest.raises(ValueError, match=message):
+            read_table(log, **{f"{side}_features": table})
+    empty = read_table(events, **{f"{side}_features": features.clear()})  # an export of nothing says nothing
+    assert empty.events.equals(events)
+
+
+def test_features_of_some_are_counted() -> None:
+    items = pl.DataFrame({"item_id": ["2", "x", "9", "02"], "x": ["p", "q", "r", "s"]})
+    read = read_table(EVENTS.with_columns(item_id=pl.Series([1, 2, 3])), item_features=items)
+    assert read.item_features is not None
+    assert read.item_features.rows() == [(2, "p"), (9, "r")]
+    assert read.unfit_features == (0, 2)
+
+
 # What may not
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from corral.data.interactions import ColumnMap, Interactions, read_table
+from corral.data.interactions import ColumnMap, Interactions, read_features, read_table
 
 DEFAULT_COLUMNS = ColumnMap()
 
@@ -44,15 +44,16 @@ def read(
 
     Raises:
         ValueError: naming file, line or row, column, value and what to do; also where impressions are given
-            twice, by label and by table.
+            twice, by label and by table, or no row of a feature table is of a user (item) of the events.
         FileNotFoundError: there is no such file.
     """
     text_columns = tuple(text_columns)
+    features: dict[str, Any] = {"user_features": user_features, "item_features": item_features}
     events = read_table(
         table,
         columns,
-        user_features=user_features,
-        item_features=item_features,
+        # Beside impressions they wait: features may be of what was only ever shown.
+        **(features if impressions is None else {}),
         text_columns=text_columns,
         time_unit=time_unit,
         licence=licence,
@@ -71,16 +72,22 @@ def read(
         time_unit=time_unit,
         skip_bad_rows=skip_bad_rows,
     )
+    skipped = events.skipped + shown.skipped
+    for name, key, column in (("user_features", "user_id", columns.user), ("item_features", "item_id", columns.item)):
+        if features[name] is not None:
+            features[name], dropped = read_features(
+                features[name], key, column, text_columns=text_columns, skip_bad_rows=skip_bad_rows
+            )
+            skipped += dropped
     return Interactions.of(
         events.events,
         impressions=shown.events,
-        user_features=events.user_features,
-        item_features=events.item_features,
+        **features,
         text_columns=text_columns,
         time_unit=events.time_unit,
         source=events.source,
         licence=licence,
         skip_bad_rows=skip_bad_rows,
-        skipped=events.skipped + shown.skipped,
+        skipped=skipped,
         event_weights=event_weights,
     )

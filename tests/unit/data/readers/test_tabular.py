@@ -33,6 +33,17 @@ def test_files_with_a_column_map(tmp_path: Path) -> None:
     assert (read.source, read.time_unit, read.licence) == ("clicks.csv", "days", "mine")
 
 
+def test_features_of_what_was_only_shown() -> None:
+    events = pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [5]})
+    shown = pl.DataFrame({"user_id": [1], "item_id": ["SKU2"], "timestamp": [5]})
+    items = pl.DataFrame({"item_id": ["SKU2", "SKU3"], "size": [1.5, 2.0]})
+    read = tabular.read(events, impressions=shown, item_features=items)
+    assert read.item_features is not None
+    assert read.item_features.equals(items)
+    with pytest.raises(ValueError, match="none of the 2 rows is of an item"):
+        tabular.read(events, item_features=items)
+
+
 def test_impressions_twice(tmp_path: Path) -> None:
     frame = pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [1, 1], "label": [1, 0]})
     read = tabular.read(frame, columns=ColumnMap(label="label"))
