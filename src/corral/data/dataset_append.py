@@ -142,7 +142,7 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     problems = Problems(loaded.source, loaded.line_of, names)
     refuse_unlike(events["timestamp"], dataset.events.time, unit, problems)
     ids = [
-        check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text)
+        check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text, may_be_new=True)
         for key, vocabulary in zip(ID_COLUMNS, (dataset.users, dataset.items), strict=True)
     ]
     events, _ = problems.settle(events.with_columns(ids), skip_bad_rows=False)

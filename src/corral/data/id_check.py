@@ -42,10 +42,32 @@ def check_ids(values: pl.Series, column: str, problems: Problems, text: bool = F
     return ids.alias(column)
 
 
-def check_ids_like(values: pl.Series, column: str, problems: Problems, id_type: str, text: bool = False) -> pl.Series:
-    """As ``check_ids``, in the type of a vocabulary: "int64" or "string"; an id that is no integer is bad in int64."""
+def check_ids_like(
+    values: pl.Series, column: str, problems: Problems, id_type: str, text: bool = False, may_be_new: bool = False
+) -> pl.Series:
+    """As ``check_ids``, in the type of a vocabulary: "int64" or "string"; an id that is no integer is bad in int64.
+
+    Args:
+        values: the ids.
+        column: user_id or item_id.
+        problems: where bad rows are noted.
+        id_type: the vocabulary's.
+        text: they come from a text file, whose fields have no type and are taken as they stand.
+        may_be_new: ids that the vocabulary lacks are added to it, so that nobody would notice a wrong cast: numbers
+            are then no strings. Is 7 meant as "7", as "007", or is it somebody new?
+
+    Raises:
+        ValueError: the column holds numbers and the vocabulary strings, which may be new ones.
+    """
     if id_type == "string":
-        return check_ids(values, column, problems).cast(pl.String)
+        ids = check_ids(values, column, problems)
+        if may_be_new and ids.dtype != pl.String:
+            found = "integers" if values.dtype == pl.Object else f"type {values.dtype}"
+            raise ValueError(
+                f"{problems.source}: column {problems.names.get(column, column)!r} has {found}, the data set's ids are "
+                "strings: cast it"
+            )
+        return ids.cast(pl.String)
     ids = check_ids(values, column, problems, text)
     if ids.dtype != pl.String:
         return ids

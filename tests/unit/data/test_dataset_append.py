@@ -206,6 +206,28 @@ def test_times_from_any_start_may_go_on(tmp_path: Path, unit: str, old: int, new
     assert append_events(tmp_path / "data", plain.with_columns(user_id=3, timestamp=new)).header.counts.events == 4
 
 
+def test_whole_numbers_are_not_strings(tmp_path: Path) -> None:
+    """In a text file 7 is the text that it is; in a typed column it may be "7", "007" or a new user."""
+    old = pl.DataFrame({"user_id": ["7", "u8"], "item_id": [1, 2], "timestamp": [1, 2], "more": ["left", "out"]})
+    written = Dataset.write(tmp_path / "data", tabular.read(old))
+    new = pl.DataFrame({"user_id": [7, 9], "item_id": [1, 2], "timestamp": [3, 4], "extra": [0, 0]})
+    new.write_parquet(tmp_path / "new.parquet")
+    new.write_csv(tmp_path / "new.csv")
+    columns = [
+        (
+            tmp_path / "new.parquet",
+            r"new\.parquet: column 'user_id' has type Int64, the data set's ids are strings: cast",
+        ),
+        (new.cast({"user_id": pl.Float64}), "has type Float64, the data set's ids are strings"),
+        (new.with_columns(user_id=pl.Series([7, 9], dtype=pl.Object)), "has integers, the data set's ids are strings"),
+    ]
+    for table, message in columns:
+        with pytest.raises(ValueError, match=message):
+            append_events(tmp_path / "data", table)
+    assert Dataset.open(tmp_path / "data").hash == written.hash
+    assert append_events(tmp_path / "data", tmp_path / "new.csv").users.ids.to_pylist() == ["7", "9", "u8"]
+
+
 def test_datasets_that_cannot_grow(tmp_path: Path) -> None:
     Dataset.write(tmp_path / "filtered", read(EVENTS), min_item_events=2)
     with pytest.raises(ValueError, match="min_item_events=2: events that were left out then may count now"):
