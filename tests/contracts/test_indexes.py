@@ -139,6 +139,7 @@ def test_save_and_open(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyP
     vectors, items, queries = small_catalogue(9, m=700)
     index = build(vectors, items)
     index.save(tmp_path / "index")
+    assert len({file.stat().st_mode for file in (tmp_path / "index").iterdir()}) == 1  # whoever reads one reads all
     again = open_index(tmp_path / "index")
     assert type(again) is type(index)
     assert torch.equal(again.items, items.sort().values)

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from corral.data.candidates import Candidates
+from corral.data.tensor_file import write_tensors
 from corral.data.whole_batch import by_shares, is_share
 from corral.retrieval.index import (
     DESCRIPTION_FILE,
@@ -269,7 +270,7 @@ class FaissIndex:
         # a flat structure is nothing but the vectors: it is made again from them
         if self.settings["kind"] != "faiss-flat":
             tensors["faiss"] = torch.from_numpy(import_faiss().serialize_index(self._native))
-        save_file(tensors, directory / TENSORS_FILE)
+        write_tensors(directory / TENSORS_FILE, tensors)
         description = {**self.description, "format_version": FORMAT_VERSION}
         (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from corral.data.candidates import Candidates
+from corral.data.tensor_file import write_tensors
 
 FORMAT_VERSION = 1
 TENSORS_FILE, DESCRIPTION_FILE = "index.safetensors", "index.json"
@@ -209,7 +210,7 @@ class ExactIndex:
         """Write vectors and item rows (safetensors) and their description (JSON) into ``directory``."""
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {"vectors": self._vectors.cpu(), "items": self._items.cpu()}
-        save_file(tensors, directory / TENSORS_FILE)
+        write_tensors(directory / TENSORS_FILE, tensors)
         description = {**self.description, "format_version": FORMAT_VERSION}
         (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
 

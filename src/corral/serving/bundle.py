@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from corral.data.atomic_directory import atomic_directory
 from corral.data.tables import Tables
+from corral.data.tensor_file import write_tensors
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
@@ -91,7 +92,7 @@ def save_bundle(
         for name, module in modules.items():
             # clones, because safetensors refuses tied weights; they are tied again by the module itself
             weights = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-            save_file(weights, files.directory / f"{name}.safetensors")
+            write_tensors(files.directory / f"{name}.safetensors", weights)
         recommender.index.save(files.directory / "index")
         files.array("popularity.npy", recommender.popularity.counts.cpu().numpy())
         files.text(SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")

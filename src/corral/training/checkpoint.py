@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from corral.data.tensor_file import write_tensors
 
 FORMAT_VERSION = 1
 
@@ -40,7 +41,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     whole = {"format_version": FORMAT_VERSION, "checksum": _checksum(copies), **facts}
     try:
-        save_file(copies, temporary, metadata={"facts": json.dumps(whole)})
+        write_tensors(temporary, copies, {"facts": json.dumps(whole)})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -206,6 +206,19 @@ def test_damage_is_refused_by_the_file_s_name(system: SmallSystem, tmp_path: Pat
     load_bundle(tmp_path / "bundle", system.build)
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_another_user_may_serve_it(system: SmallSystem, tmp_path: Path, mask: int) -> None:
+    """As far as the umask lets: the weights are as readable as all else."""
+    before = os.umask(mask)
+    try:
+        save(system, tmp_path / "bundle")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "bundle").rglob("*") if path.is_file()}
+    assert {"retriever.safetensors", "index.safetensors", "manifest.json"} <= modes.keys()
+    assert modes == dict.fromkeys(modes, 0o666 & ~mask)
+
+
 def test_no_bundle(system: SmallSystem, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a bundle"):
         load_bundle(tmp_path / "nothing", system.build)

@@ -60,16 +60,16 @@ def arrange_death(what: str, number: int) -> Any:
         if left == 0:
             die()
 
-    save_file, replace, save_tensors, write_log = (
-        checkpoint.save_file,
+    write_tensors, replace, save_tensors, write_log = (
+        checkpoint.write_tensors,
         os.replace,
         checkpoints.save_tensors,
         checkpoints.write_log,
     )
 
-    def half_a_file(tensors: Any, path: Path, metadata: Any) -> None:
+    def half_a_file(path: Path, tensors: Any, metadata: Any) -> None:
         nonlocal left
-        save_file(tensors, path, metadata=metadata)
+        write_tensors(path, tensors, metadata)
         if left == 1:
             os.truncate(path, os.path.getsize(path) // 2)
         count()
@@ -88,7 +88,7 @@ def arrange_death(what: str, number: int) -> Any:
         write_log(path, records)
 
     if what == "half a file":
-        checkpoint.save_file = half_a_file
+        checkpoint.write_tensors = half_a_file
     elif what == "before rename":
         os.replace = before_rename
     elif what == "after best":

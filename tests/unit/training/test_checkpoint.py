@@ -39,14 +39,21 @@ def test_round_trip(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("when", ["save_file", "fsync", "replace"])
+def test_others_may_read_it_as_far_as_the_umask_lets(path: Path) -> None:
+    beside = path.with_name("beside")
+    beside.touch()
+    save_tensors(path, TENSORS, {})
+    assert path.stat().st_mode == beside.stat().st_mode
+
+
+@pytest.mark.parametrize("when", ["write_tensors", "fsync", "replace"])
 def test_failure_keeps_the_old_one(path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tensors(path, TENSORS, {"number": 1})
 
     def fail(*args: object, **keywords: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint if when == "save_file" else checkpoint.os, when, fail)
+    monkeypatch.setattr(checkpoint if when == "write_tensors" else checkpoint.os, when, fail)
     with pytest.raises(OSError, match="disk full"):
         save_tensors(path, TENSORS, {"number": 2})
     monkeypatch.undo()
