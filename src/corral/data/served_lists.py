@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from corral.data.dataset import Dataset
+from corral.data.time_units import LATEST
 
 try:
     import fcntl
@@ -101,8 +102,8 @@ def _list(line: bytes, types: Sequence[type], where: str) -> tuple[Any, int, lis
     try:
         said = json.loads(line)
         user, time, items = said["user_id"], said["time"], said["item_ids"]
-        if type(time) is not int or time < 0 or not isinstance(items, list):
-            raise ValueError("time is a whole number, 0 or more, and item_ids a list")
+        if type(time) is not int or not 0 <= time <= LATEST or not isinstance(items, list):
+            raise ValueError(f"time is a whole number from 0 to {LATEST}, and item_ids a list")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: no served list ({error}): remove the line, or name another file") from error
     for ids, kind, what in (([user], types[0], "user"), (items, types[1], "item")):

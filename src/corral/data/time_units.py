@@ -8,6 +8,8 @@ SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3_600
 TIME_UNITS = (*SECONDS, "order")
 """All of them; "order" is none: the source has no times."""
 
+LATEST = 2**62
+"""The latest moment that a service takes, from 0, in any unit: what is added to a moment then fits into 64 bits."""
 
 def require_unit(unit: str) -> None:
     """Raises ValueError for what is not one of ``TIME_UNITS``."""

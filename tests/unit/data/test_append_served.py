@@ -101,6 +101,7 @@ def test_what_is_no_log_is_refused(data: Path, tmp_path: Path) -> None:
         ([(1, 1, [10]), (1, 1, [10, True])], "line 2: item True"),
         ([(1, -1, [10])], "line 1: no served list"),
         ([(1, 1.5, [10])], "line 1: no served list"),
+        ([(1, 2**63, [10])], "line 1: no served list"),
         ([(1, 1, "10")], "line 1: no served list"),
     ):
         with pytest.raises(ValueError, match=message):

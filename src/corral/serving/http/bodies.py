@@ -7,6 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from corral.data.time_units import LATEST
+
 MOST_USERS = 1_000
 MOST_K = 1_000
 MOST_ANSWERED = 50_000
@@ -23,10 +25,11 @@ Features = Annotated[
     Field(max_length=MOST_FEATURES),
 ]
 K = Annotated[int, Field(ge=1, le=MOST_K, description="Length of the lists.")]
-Time = Annotated[Int64, Field(description="In the data set's unit.")]
+Moment = Annotated[int, Field(ge=0, le=LATEST)]
+Time = Annotated[Moment, Field(description="In the data set's unit.")]
 # The models know the latest moment of the bundle's own events where a request names none.
 RequestTime = Annotated[
-    Int64 | None, Field(description="Of the request, in the data set's unit; by default the bundle's latest moment.")
+    Moment | None, Field(description="Of the request, in the data set's unit; by default the bundle's latest moment.")
 ]
 
 

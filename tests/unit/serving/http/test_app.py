@@ -258,6 +258,8 @@ WRONG: list[tuple[str, object]] = [
     ("deny", [{"a": "b"}]),
     ("filter_seen", "yes"),
     ("time", 2**63),
+    ("time", 2**62 + 1),
+    ("time", -1),
     ("time", 1.0),
     ("explain", 1),
     ("slate", []),
@@ -285,6 +287,16 @@ def test_wrong_bodies_are_422_and_are_not_repeated(client: TestClient, name: str
     assert answer.status_code == 422
     assert len(answer.text) < 3000
     assert answer.json().keys() == {"detail"}
+
+
+@pytest.mark.parametrize(("time", "said"), [(-1, "greater than or equal to 0"), (2**63 - 1, "less than or equal to")])
+def test_moments_that_no_data_set_takes_are_refused(client: TestClient, time: int, said: str) -> None:
+    for path, where in (("/v1/recommend", "time"), ("/v1/predict", "time"), ("/v1/events", "events.0.time")):
+        body = json.loads(json.dumps(BODIES[path]))
+        (body["events"][0] if path == "/v1/events" else body)["time"] = time
+        answer = client.post(path, json=body)
+        assert answer.status_code == 422
+        assert f"body.{where}: Input should be {said}" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
