@@ -31,6 +31,7 @@ LAYERS = (
     ("report",),
     ("studio",),
     ("testing",),
+    ("strict_yaml",),
     ("training_settings",),
     ("evidence_settings",),
     ("stage_settings",),

@@ -17,6 +17,7 @@ from corral.stage_settings import (
     SASRecSettings,
     Together,
 )
+from corral.strict_yaml import read_yaml
 from corral.training_settings import Strict
 
 
@@ -243,10 +244,7 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(child, dict):
             raise ValueError(f"override {assignment!r}: {parent!r} is not a group of settings")
         tree = child
-    try:
-        tree[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {assignment!r}: the value is not valid YAML ({error})") from error
+    tree[leaf] = read_yaml(value, f"override {assignment!r}: the value")
 
 
 def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Settings:
@@ -258,12 +256,10 @@ def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Se
         overrides: ``a.b=value`` each.
 
     Raises:
-        ValueError: not YAML, an unknown key or metric (with the nearest known one), or a bad value.
+        ValueError: not YAML, a key that stands twice, an unknown key or metric (with the nearest known one), or a bad
+            value.
     """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: not valid YAML: {error}") from error
+    tree = read_yaml(text, source)
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: a recipe is a mapping of settings, found {type(tree).__name__}")
     for assignment in overrides:

@@ -132,7 +132,7 @@ def test_an_override_fills_an_empty_group() -> None:
         ("=3", "write it as key.key=value"),
         ("", "write it as key.key=value"),
         ("seed.deep=3", "'seed' is not a group of settings"),
-        ("seed=[1", "the value is not valid YAML"),
+        ("seed=[1", "the value: not valid YAML"),
     ],
 )
 def test_wrong_overrides(override: str, message: str) -> None:

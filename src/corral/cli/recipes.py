@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from corral.settings import Settings, load_settings
+from corral.strict_yaml import read_yaml_text
 
 
 def recipe_names() -> list[str]:
@@ -27,7 +28,7 @@ def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> Settings:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ValueError(f"recipe {recipe}: no such file")
-        return load_settings(path.read_text(encoding="utf-8"), str(path), tuple(overrides))
+        return load_settings(read_yaml_text(path), str(path), tuple(overrides))
     names = recipe_names()
     if recipe not in names:
         close = difflib.get_close_matches(recipe, names, n=1)

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from corral.settings import Settings, dump_settings, last_training, load_settings
+from corral.strict_yaml import read_yaml
 from corral.training_settings import Strict
 
 if TYPE_CHECKING:
@@ -88,12 +89,10 @@ def read_search(text: str, source: str, settings: Settings) -> SearchSpace:
         settings: of the recipe that is searched around.
 
     Raises:
-        ValueError: not YAML, a name that the recipe lacks (with the nearest one), or a value that it refuses.
+        ValueError: not YAML, a name given twice, one that the recipe lacks (with the nearest one), or a value that it
+            refuses.
     """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: not valid YAML: {error}") from error
+    tree = read_yaml(text, source)
     if not isinstance(tree, dict) or not tree:
         raise ValueError(f"{source}: a search space is a mapping of settings, for example ranker.dropout: [0.0, 0.2]")
     return check_space({str(name): _read(str(name), said, source) for name, said in tree.items()}, source, settings)

@@ -56,13 +56,14 @@ def tune(
     from corral.cli.default_search import default_search
     from corral.cli.recipes import read_recipe
     from corral.cli.search_space import dump_search, read_search
+    from corral.strict_yaml import read_yaml_text
 
     given = tuple(overrides or ())
     settings = read_recipe(recipe, given)
     if search is None:
         space = default_search(settings)
     else:
-        space = read_search(search.read_text(encoding="utf-8"), str(search), settings)
+        space = read_search(read_yaml_text(search), str(search), settings)
     if show_search:
         print(dump_search(space), end="")
         return

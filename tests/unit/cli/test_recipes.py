@@ -43,3 +43,15 @@ def test_by_name_and_by_path(tmp_path: Path) -> None:
         read_recipe(str(path))
     path.write_text("data: {name: online-retail}\nseed: 3")
     assert read_recipe(str(path)).seed == 3
+
+
+def test_a_key_given_twice_and_what_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {name: online-retail}\nseed: 3\nseed: 4\n")
+    with pytest.raises(ValueError, match=r"mine.yaml, line 3: the key 'seed' stands there twice \(first in line 2\)"):
+        read_recipe(str(path))
+    with pytest.raises(ValueError, match=r"override .*: the value, line 1: the key 'name' stands there twice"):
+        read_recipe("demo", ["data={name: a, name: b}"])
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"mine.yaml: not UTF-8 text"):
+        read_recipe(str(path))

@@ -65,6 +65,10 @@ def test_a_file_says_ranges_and_lists() -> None:
         ("ranker: [null]", "changes what validation measures"),
         ("[1, 2]", "mine.yaml: a search space is a mapping of settings"),
         ("a: [", "mine.yaml: not valid YAML"),
+        (
+            "ranker.dropout: [0.1]\nranker.dropout: [0.2]",
+            "mine.yaml, line 2: the key 'ranker.dropout' stands there twice",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused(text: str, said: str) -> None:
