@@ -61,7 +61,8 @@ def append(
     """Add new events, users and items to a data set; the raw files of the old ones are not needed.
 
     The result is what one would get from all events at once. It is written beside the data set and takes its place
-    when it is whole: whatever happens, one of the two is there. What does not fit is refused as a whole.
+    when it is whole: whatever happens, one of the two is there. What does not fit is refused as a whole, lists that
+    cannot be read before any event is added. Interrupted between events and lists, the same command adds the lists.
 
     Examples:
 
@@ -74,9 +75,9 @@ def append(
     from rich.console import Console
 
     from corral.cli.progress import steps
-    from corral.data.append_served import append_served
+    from corral.data.append_served import append_served, check_served
     from corral.data.dataset import Dataset
-    from corral.data.dataset_append import append_events
+    from corral.data.dataset_append import AlreadyThereError, append_events
     from corral.data.dataset_header import DatasetHeader
     from corral.data.interactions import ColumnMap
 
@@ -84,20 +85,32 @@ def append(
     before = DatasetHeader.read(path).counts
     if file is None and impressions is None:
         raise ValueError("say what to append: FILE of events, --impressions of served lists, or both")
+    if impressions is not None:
+        check_served(path, impressions)
+    there: AlreadyThereError | None = None
     with steps("Data", quiet=as_json) as report:
         if file is not None:
-            append_events(
-                path,
-                file,
-                ColumnMap(user, item, timestamp, value, label, part, weight, event_type),
-                user_features=user_features,
-                item_features=item_features,
-                progress=report,
-            )
+            try:
+                append_events(
+                    path,
+                    file,
+                    ColumnMap(user, item, timestamp, value, label, part, weight, event_type),
+                    user_features=user_features,
+                    item_features=item_features,
+                    progress=report,
+                )
+            except AlreadyThereError as error:
+                if impressions is None:
+                    raise
+                there = error  # of a command that was interrupted before the lists
         # Events first: they say what of the lists was clicked.
         served = None
         if impressions is not None:
             served = append_served(path, impressions, clicked_within=clicked_within, progress=report)
+    if there is not None:
+        Console(stderr=True, soft_wrap=True).print(
+            f"Note: {there} Only the lists are added.", style="yellow", markup=False
+        )
     grown = Dataset.open(path)
     counts = grown.header.counts
     if as_json:

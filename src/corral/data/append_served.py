@@ -38,6 +38,11 @@ class Served:
     waiting: int
 
 
+def check_served(path: str | Path, log: str | Path) -> None:
+    """Whether ``append_served`` takes a log, before anything is written; raises as it does."""
+    _shown(Dataset.open(path), Path(log))
+
+
 def append_served(
     path: str | Path, log: str | Path, *, clicked_within: int | None = None, progress: Progress | None = None
 ) -> Served:
@@ -61,15 +66,12 @@ def append_served(
     path = Path(path)
     with only_writer(path):
         dataset = Dataset.open(path)
-        refuse_unfit(dataset)
-        if dataset.events.part is not None:
-            raise ValueError(f"{path}: has a given split, and nothing says to which part a served list belongs")
+        shown = _shown(dataset, Path(log))
         within = (
             round(SECONDS["days"] / SECONDS[dataset.header.time_unit]) if clicked_within is None else clicked_within
         )
         if within < 0:
             raise ValueError(f"clicked_within={within}: must not be negative")
-        shown = read_served_lists(Path(log), dataset)
         known = pl.Series(dataset.users.rows(shown["user_id"]) != UNKNOWN)
         known &= pl.Series(dataset.items.rows(shown["item_id"]) != UNKNOWN)
         latest = int(dataset.events.time.max())
@@ -92,3 +94,11 @@ def append_served(
             new = below(path, old.impressions, new)
         interactions = replace(old, impressions=new, source=f"{old.source}, {Path(log).name}")
         return Served(Dataset.write(path, interactions, name=dataset.name, overwrite=True, progress=progress), *numbers)
+
+
+def _shown(dataset: Dataset, log: Path) -> pl.DataFrame:
+    """The rows of a log for a Dataset that can take them."""
+    refuse_unfit(dataset)
+    if dataset.events.part is not None:
+        raise ValueError(f"{dataset.path}: has a given split, and nothing says to which part a served list belongs")
+    return read_served_lists(log, dataset)

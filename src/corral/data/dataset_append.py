@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,14 @@ from corral.data.event_check import ID_COLUMNS, check_events, require_columns
 from corral.data.feature_rows import feature_frame, refuse_without_row, with_new_rows
 from corral.data.id_check import check_ids_like
 from corral.data.interactions import ColumnMap
+from corral.data.only_holder import only_holder
 from corral.data.skipped_rows import Problems
 from corral.data.table_files import LoadedTable, load_table
 from corral.data.time_check import refuse_unlike
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+
+class AlreadyThereError(ValueError):
+    """All events that were to be appended are in the Dataset."""
 
 
 def append_events(
@@ -56,10 +54,10 @@ def append_events(
         The new Dataset.
 
     Raises:
+        AlreadyThereError: the Dataset holds all of the events.
         ValueError: naming file, line, column, value and what to do: the Dataset was made with filters or has no
             times; the table has other columns than it, ids or features of another type, or times of another unit; a
-            feature row is there already, or that of a new user or item is missing; all events are there already; or
-            another append is under way.
+            feature row is there already, or that of a new user or item is missing; or another append is under way.
         FileNotFoundError: there is no such file or Dataset.
     """
     path, columns = Path(path), columns or ColumnMap()
@@ -67,6 +65,11 @@ def append_events(
         dataset = Dataset.open(path)
         refuse_unfit(dataset)
         new, loaded = _read(dataset, table, columns)
+        labels = new["label"] if "label" in new.columns else pl.repeat(1, len(new), eager=True)
+        clicked, shown = (new.filter(labels == label).drop("label", strict=False) for label in (1, 0))
+        old = interactions_of(dataset)
+        # Before features: of a table that was appended before, they are there too.
+        _refuse_repeated(path, old.events, clicked)
         features: dict[str, pl.DataFrame | None] = {}
         for key, name, vocabulary, block, given in (
             ("user_id", columns.user, dataset.users, dataset.user_features, user_features),
@@ -80,11 +83,6 @@ def append_events(
                     frame = with_new_rows(frame, block, key, vocabulary, given, name)
                 refuse_without_row(frame, key, new[key], loaded, name)
             features[key] = frame
-        labels = new["label"] if "label" in new.columns else pl.repeat(1, len(new), eager=True)
-        new = new.drop("label", strict=False)
-        old = interactions_of(dataset)
-        clicked, shown = new.filter(labels == 1), new.filter(labels == 0)
-        _refuse_repeated(path, old.events, clicked)
         impressions = shown if len(shown) else None
         if old.impressions is not None:
             impressions = below(path, old.impressions, shown)
@@ -158,25 +156,12 @@ def below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
 
 
 def _refuse_repeated(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> None:
-    """Raises ValueError where every new event is there already: a command given twice would double them."""
+    """Raises AlreadyThereError where every new event is there: a command given twice would double them."""
     same_times = old.filter(pl.col("timestamp").is_between(new["timestamp"].min(), new["timestamp"].max()))
     if len(new) and new.join(same_times, on=[*ID_COLUMNS, "timestamp"], how="anti").is_empty():
-        raise ValueError(f"{path}: holds all {len(new)} of the new events already: were they appended before?")
+        raise AlreadyThereError(f"{path}: holds all {len(new)} of the new events already: were they appended before?")
 
 
-@contextlib.contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path) -> AbstractContextManager[None]:
     """Two appends at a time would each keep only their own events: the second one is refused."""
-    if fcntl is None or not path.is_dir():
-        yield
-        return
-    lock = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(path).st_ino != os.fstat(lock).st_ino:
-            raise BlockingIOError
-        yield
-    except BlockingIOError as error:
-        raise ValueError(f"{path}: another append is under way: try again when it is done") from error
-    finally:
-        os.close(lock)
+    return only_holder(path, f"{path}: another append is under way: try again when it is done")

@@ -250,3 +250,62 @@ def test_dates_and_times_in_milliseconds(cli: Cli, tmp_path: Path) -> None:
     assert "say --time-unit milliseconds" in cli("add atomic --from t.inter --format atomic", code=2)
     cli("add atomic --from t.inter --format atomic --time-unit milliseconds")
     assert cli.json("describe atomic")["time"]["first_date"] == "2023-11-14 22:13:20"
+
+
+@pytest.fixture
+def shop(cli: Cli, tmp_path: Path) -> str:
+    """A data set with item features, new events, and a list that was served before them: the append command."""
+    (tmp_path / "old.csv").write_text("user_id,item_id,timestamp\n1,10,0\n1,20,5\n2,10,6\n")
+    (tmp_path / "features.csv").write_text("item_id,price\n10,1\n20,2\n")
+    cli("add shop --from old.csv --format table --item-features features.csv")
+    (tmp_path / "new.csv").write_text("user_id,item_id,timestamp\n2,30,200000\n")
+    (tmp_path / "more.csv").write_text("item_id,price\n30,3\n")
+    (tmp_path / "served").mkdir()
+    return "append shop new.csv --item-features more.csv"
+
+
+SERVED = json.dumps({"user_id": 1, "time": 7, "item_ids": [10, 20]}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (json.dumps({"user_id": 1, "time": -5, "item_ids": [10]}) + "\n", "a.jsonl, line 2: no served list"),
+        (json.dumps({"user_id": "x", "time": 5, "item_ids": [10]}) + "\n", "a.jsonl, line 2: user 'x'"),
+    ],
+)
+def test_lists_that_cannot_be_read_leave_the_events_out_too(
+    cli: Cli, shop: str, tmp_path: Path, line: str, said: str
+) -> None:
+    before, log = Dataset.open("data/shop").hash, tmp_path / "served" / "a.jsonl"
+    log.write_text(SERVED + line)
+    assert said in cli(f"{shop} --impressions served", code=2)
+    assert "no such" in cli(f"{shop} --impressions sreved", code=2).lower()
+    assert Dataset.open("data/shop").hash == before
+    log.write_text(SERVED)
+    counts = cli.json(f"{shop} --impressions served")["counts"]
+    assert (counts["events"], counts["impressions"]) == (4, 2)
+
+
+def test_an_append_that_was_killed_before_its_lists_goes_on(cli: Cli, shop: str, tmp_path: Path) -> None:
+    (tmp_path / "served" / "a.jsonl").write_text(SERVED)
+    cli(shop)  # as far as it came
+    with pytest.raises(SystemExit) as end:
+        main(["data", *shlex.split(f"{shop} --impressions served")])
+    assert not end.value.code
+    out, err = cli.capfd.readouterr()
+    assert "4 events (+0), 2 impressions (+2)" in out
+    assert "Note:" in err
+    assert "holds all 1 of the new events already" in err
+    assert "appended before" in cli(shop, code=2)  # without lists there is nothing to go on with
+
+
+def test_lists_are_refused_for_a_given_split_before_any_event_is_added(cli: Cli, tmp_path: Path) -> None:
+    rows = "user_id,item_id,timestamp,part\n1,10,0,train\n1,20,5,valid\n2,10,6,test\n"
+    (tmp_path / "old.csv").write_text(rows)
+    cli("add given --from old.csv --format table --part part")
+    (tmp_path / "new.csv").write_text("user_id,item_id,timestamp,part\n2,30,9,train\n")
+    (tmp_path / "served.jsonl").write_text(SERVED)
+    before = Dataset.open("data/given").hash
+    assert "has a given split" in cli("append given new.csv --part part --impressions served.jsonl", code=2)
+    assert Dataset.open("data/given").hash == before
