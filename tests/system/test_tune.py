@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from corral.cli.main import main
 from corral.cli.run_files import read_log
 from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
+from corral.data.only_holder import only_holder
 from corral.data.split import Part, time_cut
 from corral.data.synthetic import markov_world
 from corral.settings import load_settings
@@ -223,6 +225,36 @@ def test_bad_trials_end_early_and_failed_ones_are_noted(
     assert len(pruned["epochs"]) < 4
     assert "the loss is not finite" in next(trial for trial in found["trials"] if trial["state"] == "failed")["error"]
     assert found["trials"][found["best"]]["state"] == "complete"
+
+
+def test_a_study_with_half_a_last_line_goes_on(
+    folder: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine that was unplugged; what is damaged elsewhere is named."""
+    out = tmp_path / "out"
+    shutil.copytree(tuned, out)
+    journal = out / "study.jsonl"
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for torn in (whole + b'{"op_code":4,"wor', b"".join(lines[:-1]) + lines[-1][:-9], whole + bytes(40)):
+        journal.write_bytes(torn)
+        assert [trial["state"] for trial in tune(folder, out, "--trials", 4)["trials"]] == ["complete"] * 4
+        assert all(json.loads(line) for line in journal.read_text().splitlines())
+    for damage in (b'{"op_code":\n', b"\xff\xfe\n"):
+        journal.write_bytes(damage + whole)
+        corral("tune", folder / "small.yaml", "--search", folder / "search.yaml", "--out", out, "-q", code=2)
+        assert f"{journal}: damaged" in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_works_on_a_study(
+    folder: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second would train the first one's trial, and note it as failed."""
+    out = tmp_path / "out"
+    shutil.copytree(tuned, out)
+    with only_holder(out / "study.jsonl", "held"):
+        corral("tune", folder / "small.yaml", "--search", folder / "search.yaml", "--out", out, "-q", code=2)
+    assert f"{out}: another corral tune works on this study" in capsys.readouterr().err
 
 
 def test_another_recipe_search_or_data_is_another_study(

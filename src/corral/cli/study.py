@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from corral.cli.experiment import Experiment
 from corral.cli.run import train_stages
 from corral.cli.run_files import read_log
 from corral.cli.search_space import SearchSpace, dump_search, overrides_of, params_of, suggest
+from corral.data.only_holder import only_holder
 from corral.settings import Settings, dump_settings, last_training, load_settings
 from corral.training.fit import FitState
 
@@ -29,6 +33,25 @@ STARTUP = 5
 
 class _OutOfTime(Exception):
     """The budget ended within a trial, which goes on when the study does."""
+
+
+def _only_study(journal: Path) -> AbstractContextManager[None]:
+    """Two processes on a study would train the same trial: the second one is refused."""
+    return only_holder(
+        journal, f"{journal.parent}: another corral tune works on this study: wait, or choose another --out"
+    )
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cuts a journal after its last whole line: an unplugged machine may leave half of one."""
+    if not journal.exists():
+        return
+    with journal.open("r+b") as file:
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            file.truncate(whole)
+            os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)
@@ -56,18 +79,25 @@ class Study:
         """A new study, or one that goes on, in ``directory``.
 
         Raises:
-            ValueError: the directory holds a study of another recipe, search space or data.
+            ValueError: the directory holds a study of another recipe, search space or data, a damaged one, or one that
+                another process works on.
         """
         directory.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = JournalStorage(JournalFileBackend(str(directory / JOURNAL)))
-        journal = optuna.create_study(
-            storage=storage,
-            study_name=NAME,
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
-            load_if_exists=True,
-        )
+        path = directory / JOURNAL
+        with _only_study(path):
+            _drop_torn_line(path)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path)))
+            journal = optuna.create_study(
+                storage=storage,
+                study_name=NAME,
+                direction="maximize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
+                load_if_exists=True,
+            )
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: damaged ({error}); choose another directory: --out") from error
         told = {"settings": dump_settings(settings), "search": dump_search(space), "data_hash": data_hash}
         for name, known in journal.user_attrs.items():
             if told[name] != known:
@@ -94,8 +124,13 @@ class Study:
             quiet: no progress bars.
 
         Raises:
-            ValueError: the recipe as it stands does not train; what other trials raise is noted with them.
+            ValueError: the recipe as it stands does not train (what other trials raise is noted with them), or another
+                process works on the study.
         """
+        with _only_study(self.directory / JOURNAL):
+            self._run(seconds, trials, on_trial, quiet)
+
+    def _run(self, seconds: float, trials: int | None, on_trial: Callable[[FrozenTrial], None], quiet: bool) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and (trials is None or len(self._ended()) < trials):
             trial = self._next()
