@@ -21,11 +21,12 @@ EXAMPLES = sorted(path for path in STORED.iterdir() if path.is_dir())
 def test_a_bundle_of_before_answers_as_it_did(example: Path) -> None:
     then = json.loads((example / "answers.json").read_text())
     recommender = open_recommender(example / "bundle", "cpu")
-    found = recommender.recommend(then["users"], 5)
+    moment = recommender.tables.histories.as_of  # what was asked then; who names no time now asks just after it
+    found = recommender.recommend(then["users"], 5, time=moment)
     assert found.item_ids == then["items"]
     scores = np.array([[-np.inf if one is None else one for one in row] for row in then["scores"]])
     np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=1e-5)
-    values = recommender.predict([tuple(pair) for pair in then["pairs"]]).values
+    values = recommender.predict([tuple(pair) for pair in then["pairs"]], time=moment).values
     np.testing.assert_allclose(values, then["predictions"], rtol=1e-4, atol=1e-5)
 
 

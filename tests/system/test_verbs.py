@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import statistics
@@ -14,6 +15,7 @@ from rich import get_console
 
 from corral.cli.main import main
 from corral.cli.run import open_recommender
+from corral.cli.run_files import only_trainer
 from corral.data.dataset import Dataset
 from corral.data.synthetic import markov_world
 from corral.settings import load_settings, watchable
@@ -166,6 +168,67 @@ def test_no_bundle_and_a_damaged_bundle_are_told_apart(
         said = refused(capsys, "recommend", run, "--user", 1)
         assert f"{run / 'bundle' / name} is missing" in said
         assert "neither" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "verbs"),
+    [
+        ("manifest.json", 10, ("report", "train")),
+        ("evaluation/evaluation.json", 10, ("report", "compare")),
+        ("evaluation/evaluation.npz", 100, ("compare",)),
+        ("ranker/log.jsonl", 30, ("report",)),
+    ],
+)
+@needs_altair
+def test_damaged_files_of_a_run_are_named(
+    runs: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    size: int,
+    verbs: tuple[str, ...],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    os.truncate(run / name, size)
+    words = {
+        "report": ("report", run, "-o", tmp_path / "page.html", "-q"),
+        "compare": ("compare", runs[1], run),
+        "train": ("train", "--from", run, "--run", tmp_path / "next", "-q"),
+    }
+    for verb in verbs:
+        said = refused(capsys, *words[verb])
+        assert str(run / name) in said
+        assert "damaged" in said
+        assert "delete it and give the corral train command again" in said
+    (run / name).unlink()  # as it says
+    corral(capsys, "train", runs[0].parent / "small.yaml", "seed=0", "--run", run, "-q")
+    corral(capsys, *words["report"])
+
+
+def test_settings_of_a_run_that_are_no_text_are_named(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    (run / "settings.yaml").write_bytes(b"\xff\xfe")
+    assert f"{run / 'settings.yaml'}: not UTF-8 text" in refused(capsys, "evaluate", run, "-q")
+
+
+def test_a_second_training_of_a_run_is_refused_at_once(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its data are read; who only reads the run is not kept waiting."""
+    words = ("train", runs[0].parent / "small.yaml", "seed=0", "--run", runs[0], "-q")
+    with only_trainer(runs[0]):
+        corral(capsys, "evaluate", runs[0], "-q")
+        corral(capsys, "compare", *runs)
+        with monkeypatch.context() as patch:
+            patch.setattr("corral.cli.experiment.open_data", pytest.fail)
+            assert f"{runs[0]}: is being trained by another process" in refused(capsys, *words)
+        workers = refused(capsys, *words[:3], "scale.workers=2", *words[3:])
+        assert f"{runs[0]}: is being trained by another process" in workers
+    corral(capsys, *words)
 
 
 def test_a_run_is_not_mixed_with_another(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

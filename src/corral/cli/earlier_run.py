@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from corral.cli.build import build_part
 from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.run_files import BUNDLE, DATA_FILE, MANIFEST_FILE, check_finished
 from corral.data.dataset import Dataset
+from corral.data.json_file import read_json
 from corral.data.split import Split
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN
 from corral.retrieval.look_alike_items import LookAlikeItems
@@ -59,7 +59,7 @@ class EarlierRun:
         """
         check_finished(directory, BUNDLE, MANIFEST_FILE)
         recommender = load_bundle(directory / BUNDLE, partial(build_part, own=own), device)
-        protocol = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))["protocol"]
+        protocol = read_json(directory / MANIFEST_FILE)["protocol"]
         tables = recommender.tables
         users, items = tables.users.rows_in(dataset.users), tables.items.rows_in(dataset.items)
         for found, what in ((users, "users"), (items, "items")):

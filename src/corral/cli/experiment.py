@@ -19,6 +19,7 @@ from corral.cli.open_data import open_data
 from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_inputs import RankerInputs
+from corral.cli.target_check import check_targets
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.sampled_negatives import with_sampled_negatives
@@ -78,15 +79,17 @@ class Experiment:
         """A new run, or one that goes on, in ``directory``.
 
         Raises:
-            ValueError: the directory holds another run, the data lack what the settings need, or a part of one's own
-                is missing.
+            ValueError: the directory holds another run or one that is being trained, the data lack what the settings
+                need, or a part of one's own is missing.
         """
         own.check(settings)
         if workers is None:
-            return cls._start(settings, directory, quiet, on_epoch, own, None)
+            run_files.check_free(directory)
+            return cls._start(settings, directory, quiet, on_epoch, own, None, new=True)
         # The first caches the data and notes whose run it is; the others find it done.
         with workers.one_by_one():
-            return cls._start(settings, directory, quiet or not workers.first, on_epoch, own, workers)
+            quiet = quiet or not workers.first
+            return cls._start(settings, directory, quiet, on_epoch, own, workers, new=workers.first)
 
     @classmethod
     def _start(
@@ -97,11 +100,15 @@ class Experiment:
         on_epoch: OnEpoch,
         own: OwnParts,
         workers: Workers | None,
+        *,
+        new: bool,
     ) -> Experiment:
         run_files.check_settings(directory, settings)
         with progress("Data", quiet=quiet):
             dataset = open_data(settings.data)
             split = build.make_split(dataset, settings.split)
+            if new:
+                check_targets(settings, dataset, split)
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         _ = experiment.has_clicks
@@ -123,7 +130,9 @@ class Experiment:
         Raises:
             ValueError: there is none, or its data changed.
         """
-        return cls.start(run_files.read_settings(directory), directory, quiet=quiet, own=own)
+        settings = run_files.read_settings(directory)
+        own.check(settings)
+        return cls._start(settings, directory, quiet, lambda training, state: None, own, None, new=False)
 
     @cached_property
     def device(self) -> torch.device:

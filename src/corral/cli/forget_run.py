@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,10 +14,12 @@ from corral.cli.run_files import (
     MANIFEST_FILE,
     SETTINGS_FILE,
     check_finished,
+    only_trainer,
     read_settings,
     write_text,
 )
 from corral.data.atomic_directory import atomic_directory
+from corral.data.json_file import read_json
 from corral.data.vocabulary import UNKNOWN, Vocabulary
 from corral.settings import Settings, dump_settings, watchable
 
@@ -47,30 +48,32 @@ def forget_in_run(run: Path, dataset: Path, *, quiet: bool = False) -> None:
         quiet: no progress bars.
 
     Raises:
-        ValueError: the run is on other data, or of a kind that cannot be continued; it is then left as it is.
+        ValueError: the run is on other data, of a kind that cannot be continued, or being trained; it is then left as
+            it is.
     """
     settings = read_settings(run)
     if settings.data.path is None or settings.data.path.resolve() != dataset.resolve():
         raise ValueError(f"{run}: was trained on {settings.data.path or settings.data.name}, not on {dataset}")
-    protocol = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))["protocol"]
+    protocol = read_json(run / MANIFEST_FILE)["protocol"]
     kept = _with_times_of_split(settings, protocol)
     stages = {name: getattr(kept, name).model_copy(update={"epochs": 0}) for name in watchable(kept)}
     # From the dump, so that what cannot be continued is refused as settings are.
     asked = Settings.model_validate(
         kept.model_copy(update={**stages, "continues": run.resolve()}).model_dump(mode="json")
     )
-    try:
-        with atomic_directory(run, overwrite=True, marker=SETTINGS_FILE) as files:
-            train_run(Experiment.start(asked, files.directory, quiet=quiet))
-            for log in run.glob("*/log.jsonl"):
-                target = files.directory / log.relative_to(run)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(log, target)
-            (files.directory / CONTINUATION_FILE).unlink()
-            write_text(files.directory / SETTINGS_FILE, dump_settings(kept))
-            os.sync()
-    except ValueError as error:
-        raise ValueError(f"{run}: cannot forget: {error}; delete the run and train anew") from error
+    with only_trainer(run):
+        try:
+            with atomic_directory(run, overwrite=True, marker=SETTINGS_FILE) as files:
+                train_run(Experiment.start(asked, files.directory, quiet=quiet))
+                for log in run.glob("*/log.jsonl"):
+                    target = files.directory / log.relative_to(run)
+                    target.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(log, target)
+                (files.directory / CONTINUATION_FILE).unlink()
+                write_text(files.directory / SETTINGS_FILE, dump_settings(kept))
+                os.sync()
+        except ValueError as error:
+            raise ValueError(f"{run}: cannot forget: {error}; delete the run and train anew") from error
 
 
 def _with_times_of_split(settings: Settings, protocol: dict[str, object]) -> Settings:

@@ -92,8 +92,6 @@ def write_report(found: Sequence[RunReport], out: Path) -> Path:
 
 def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     """Reads a finished run, and asks its trained models for examples; nothing is trained."""
-    import json
-
     from corral.cli.experiment import Experiment
     from corral.cli.progress import progress
     from corral.cli.run import open_recommender
@@ -107,6 +105,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
         check_finished,
         read_log,
     )
+    from corral.data.json_file import read_json
     from corral.data.split import Part
     from corral.evaluation.result import Evaluation
     from corral.report.data_summary import data_summary
@@ -118,7 +117,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     experiment = Experiment.open(run, quiet=quiet)
     check_finished(run, BUNDLE, EVALUATION, MANIFEST_FILE)
     evaluation = Evaluation.open(run / EVALUATION)
-    manifest = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_json(run / MANIFEST_FILE)
     with progress(f"Report on {name}", quiet=quiet):
         # The bundle holds the weights and the mixture that were judged: no phase is done again.
         recommender = open_recommender(run)
@@ -185,9 +184,9 @@ def _clicks(experiment: Experiment, recommender: TwoStageRecommender) -> ClickRe
 
 def _facts(path: Path) -> dict[str, float]:
     """What a run noted in a small file; empty where it did not."""
-    import json
+    from corral.data.json_file import read_json
 
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _seconds(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from corral.cli import build
+from corral.cli import build, run_files
 from corral.cli.build import build_part
 from corral.cli.continuation import write_continuation
 from corral.cli.correction_stage import correct
@@ -186,7 +187,17 @@ def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommend
 
 
 def train_run(experiment: Experiment) -> Evaluation:
-    """Trains, saves the bundle, judges on test, writes the manifest."""
+    """Trains, saves the bundle, judges on test, writes the manifest.
+
+    Raises:
+        ValueError: another process trains the run.
+    """
+    # Workers: who started them holds the lock, as one that was cut off must not keep the others from going on.
+    with run_files.only_trainer(experiment.directory) if experiment.workers is None else nullcontext():
+        return _train_run(experiment)
+
+
+def _train_run(experiment: Experiment) -> Evaluation:
     began = time.perf_counter()
     models = train_models(experiment)
     trained = time.perf_counter()

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import numpy as np
 import torch
 
 from corral import __version__
+from corral.data.json_file import read_json, read_json_line
+from corral.data.only_holder import only_holder
 from corral.settings import ScaleSettings, Settings, dump_settings, load_settings
+from corral.strict_yaml import read_yaml_text
 
 SETTINGS_FILE, DATA_FILE, MANIFEST_FILE = "settings.yaml", "data_hash.txt", "manifest.json"
 BUNDLE, EVALUATION, CORRECTION_FILE, EPOCHS_FILE = "bundle", "evaluation", "correction.json", "epochs.json"
@@ -28,15 +32,29 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _write_first(path: Path, text: str) -> None:
+    """The same, unless somebody was there before: what is there stays."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def read_settings(directory: Path) -> Settings:
     """The settings of the run in a directory.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or its settings are damaged.
     """
     check_run(directory)
     path = directory / SETTINGS_FILE
-    return load_settings(path.read_text(encoding="utf-8"), str(path))
+    return load_settings(read_yaml_text(path), str(path))
 
 
 def check_run(directory: Path) -> None:
@@ -80,9 +98,14 @@ def check_finished(run: Path, *parts: str) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The records of a phase, one an epoch; none before its first."""
+    """The records of a phase, one an epoch; none before its first.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
     path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return [read_json_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def check_settings(directory: Path, settings: Settings) -> None:
@@ -112,9 +135,29 @@ def begin(directory: Path, settings: Settings, data_name: str, data_hash: str) -
         raise ValueError(f"{directory}: was trained on other data than {data_name} holds now; use another --run")
     if not (directory / SETTINGS_FILE).exists():
         directory.mkdir(parents=True, exist_ok=True)
-        write_text(trained_on, data_hash + "\n")
+        _write_first(trained_on, data_hash + "\n")
         # Last: with it the directory holds a run.
-        write_text(directory / SETTINGS_FILE, dump_settings(settings))
+        _write_first(directory / SETTINGS_FILE, dump_settings(settings))
+        # Of two that began it in the same moment, one may be of other settings or data.
+        begin(directory, settings, data_name, data_hash)
+
+
+def only_trainer(directory: Path) -> AbstractContextManager[None]:
+    """Two trainings of a run would write over each other's files: the second one is refused, readers are not."""
+    return only_holder(
+        directory / SETTINGS_FILE,
+        f"{directory}: is being trained by another process; wait for its end, or choose another directory with --run",
+    )
+
+
+def check_free(directory: Path) -> None:
+    """Whether nobody trains the run in a directory, if there is one.
+
+    Raises:
+        ValueError: somebody does.
+    """
+    with only_trainer(directory):
+        pass
 
 
 def versions() -> dict[str, str]:
@@ -130,8 +173,12 @@ def versions() -> dict[str, str]:
 
 
 def write_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Adds facts, the versions and the time to a run's manifest; a run that has one is finished."""
+    """Adds facts, the versions and the time to a run's manifest; a run that has one is finished.
+
+    Raises:
+        ValueError: it has a damaged one.
+    """
     path = directory / MANIFEST_FILE
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
     known |= {"versions": versions(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
     write_text(path, json.dumps(known, indent=1, default=str) + "\n")

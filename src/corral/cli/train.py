@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,8 +88,9 @@ def train(
     if earlier is not None:
         from corral.cli.continuation import show_continuation
         from corral.cli.run_files import CONTINUATION_FILE
+        from corral.data.json_file import read_json
 
-        show_continuation(json.loads((directory / CONTINUATION_FILE).read_text(encoding="utf-8")), console)
+        show_continuation(read_json(directory / CONTINUATION_FILE), console)
     console.print(f"Run: {directory}. Next: corral report {directory}; corral recommend {directory} --user ID")
 
 
@@ -100,6 +100,7 @@ def _trained(
     """The run, by this process or with the other workers; None: others did it, or another one tells."""
     from corral.cli.experiment import Experiment
     from corral.cli.run import train_run
+    from corral.cli.run_files import only_trainer
     from corral.cli.scaled_training import check_scalable
     from corral.scale.workers import joined_workers, launched, restarts
 
@@ -120,12 +121,13 @@ def _trained(
 
         check_scalable(settings)
         Experiment.start(settings, directory, quiet=quiet)  # what is wrong with the data is said once, not by each
-        if settings.scale.engine == "ray":
-            return _trained_by_ray(settings, directory)
-        words = ["-m", "corral", "train", recipe, *overrides, "--run", str(directory)]
-        words += ["--json"] * as_json + ["--quiet"] * quiet
-        run_workers(words, workers=settings.scale.workers, max_restarts=settings.scale.max_restarts)
-        return None
+        with only_trainer(directory):
+            if settings.scale.engine == "ray":
+                return _trained_by_ray(settings, directory)
+            words = ["-m", "corral", "train", recipe, *overrides, "--run", str(directory)]
+            words += ["--json"] * as_json + ["--quiet"] * quiet
+            run_workers(words, workers=settings.scale.workers, max_restarts=settings.scale.max_restarts)
+            return None
     return train_run(Experiment.start(settings, directory, quiet=quiet))
 
 

@@ -119,12 +119,11 @@ class Targets:
 
 def _had_before(
     events: EventLog, n_items: int, rows: np.ndarray, basket: np.ndarray, keep: np.ndarray | None
-) -> np.ndarray:
-    """Whether the user had the item of ``rows`` [R] in an event before ``basket`` [R]; [R], bool.
+) -> Iterator[np.ndarray]:
+    """Whether the user had the item of ``rows`` [R] in an event before ``basket`` [R]: bool, some rows at a time.
 
     Events that histories do not hold (``keep`` false) do not count: their items are not left out of lists.
     """
-    had = np.zeros(len(rows), dtype=bool)
     offsets, done = events.offsets, 0
     while done < len(rows):
         # The events of some users at a time, of one at least.
@@ -132,9 +131,8 @@ def _had_before(
         stop = max(int(np.searchsorted(offsets, offsets[user] + CHUNK_ROWS, side="right")) - 1, user + 1)
         low, high = int(offsets[user]), int(offsets[stop])
         chosen = slice(done, int(np.searchsorted(rows, high)))
-        had[chosen] = _had_within(events, n_items, slice(low, high), rows[chosen], basket[chosen], keep)
+        yield _had_within(events, n_items, slice(low, high), rows[chosen], basket[chosen], keep)
         done = chosen.stop
-    return had
 
 
 def _had_within(
@@ -149,6 +147,23 @@ def _had_within(
     wanted = key[rows - span.start]
     at = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
     return (pairs[at] == wanted) & (seen[first[at]] + span.start < basket)
+
+
+def _repeats(dataset: Dataset, split: Split, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Whether event ``rows`` [R], ascending, are of items that the user had before: bool, some rows at a time."""
+    keep = split.part == Part.TRAIN if split.train_history_only else None
+    return _had_before(dataset.events, dataset.n_items, rows, _baskets(dataset, split, rows), keep)
+
+
+def _baskets(dataset: Dataset, split: Split, rows: np.ndarray) -> np.ndarray:
+    """The first event row of the basket of each of ``rows`` [R]."""
+    return rows - dataset.events.ties[rows] if split.history_rule is HistoryRule.STRICT else rows
+
+
+def has_targets(dataset: Dataset, split: Split, part: Part, *, repeats: bool) -> bool:
+    """Whether ``targets`` gives any; it reads no further than to the first one."""
+    rows = split.rows(part)
+    return len(rows) > 0 if repeats else any(not had.all() for had in _repeats(dataset, split, rows))
 
 
 def targets(dataset: Dataset, split: Split, part: Part, *, history_length: int, repeats: bool = False) -> Targets:
@@ -167,12 +182,10 @@ def targets(dataset: Dataset, split: Split, part: Part, *, history_length: int, 
     """
     events, histories = dataset.events, split.histories(dataset)
     rows = split.rows(part)
-    strict = split.history_rule is HistoryRule.STRICT
-    basket = rows - events.ties[rows] if strict else rows
+    basket = _baskets(dataset, split, rows)
     dropped = 0
     if not repeats:
-        keep = split.part == Part.TRAIN if split.train_history_only else None
-        new = ~_had_before(events, dataset.n_items, rows, basket, keep)
+        new = ~np.concatenate([np.zeros(0, dtype=bool), *_repeats(dataset, split, rows)])
         dropped = int((~new).sum())
         rows, basket = rows[new], basket[new]
     item = events.item[rows].astype(np.int64)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+
+from corral.data.json_file import TRAIN_AGAIN, read_json
 
 FORMAT_VERSION = 1
 
@@ -103,17 +107,21 @@ class Evaluation:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            ValueError: written by a newer version.
+            ValueError: damaged, or written by a newer version.
         """
         path = directory / "evaluation.json"
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = read_json(path)
         if header["format_version"] > FORMAT_VERSION:
             raise ValueError(f"{path}: format {header['format_version']}, this version reads {FORMAT_VERSION}")
         groups: dict[str, dict[str, np.ndarray]] = {"query": {}, "target": {}, "metric": {}}
-        with np.load(directory / "evaluation.npz", allow_pickle=False) as arrays:
-            for key in arrays.files:
-                kind, name = key.split(":", 1)
-                groups[kind][name] = arrays[key]
+        path = directory / "evaluation.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    kind, name = key.split(":", 1)
+                    groups[kind][name] = arrays[key]
+        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: damaged ({error}); {TRAIN_AGAIN}") from error
         per_query = groups["metric"]
         prefix = f"{header['system']['serve_by']}/"
         served = {name.removeprefix(prefix): values for name, values in per_query.items() if name.startswith(prefix)}

@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from corral.cli import run_files
 from corral.cli.experiment import Experiment
 from corral.cli.run import train_run
 from corral.data.dataset import Dataset
+from corral.data.interactions import Interactions
 from corral.data.split import Part
 from corral.data.synthetic import markov_world
 from corral.settings import Settings, load_settings
@@ -117,3 +120,79 @@ def test_deterministic_mode_holds_while_both_stages_train(
     assert states[2:] == [True] * 4
     assert weights[0]
     assert weights[0] == weights[1]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
+    """The second is refused before it reads data; readers, and other runs, are not; an end of any kind frees it."""
+    seen: list[str] = []
+    run = tmp_path / "run"
+
+    def meanwhile(training: str, state: FitState) -> None:
+        with pytest.raises(ValueError, match=f"{run}: is being trained by another process"):
+            Experiment.start(settings(data), run, quiet=True)
+        with pytest.raises(ValueError, match="is being trained by another process"):
+            train_run(Experiment.open(run, quiet=True))
+        assert Experiment.open(run, quiet=True).validation
+        Experiment.start(settings(data), tmp_path / "other", quiet=True)
+        seen.append(training)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(Experiment.start(settings(data), run, quiet=True, on_epoch=meanwhile))
+    train_run(Experiment.start(settings(data), run, quiet=True, on_epoch=meanwhile))
+    assert seen == ["retriever", "ranker"]
+
+
+def test_of_two_that_begin_a_run_in_the_same_moment_one_has_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw an empty directory; what the first one wrote stays."""
+    write, run = run_files._write_first, tmp_path / "run"
+
+    def late(path: Path, text: str) -> None:
+        monkeypatch.undo()
+        run_files.begin(run, settings(data), "data", "hash")
+        write(path, text)
+
+    monkeypatch.setattr(run_files, "_write_first", late)
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        run_files.begin(run, settings(data, "seed=5"), "data", "hash")
+    assert run_files.read_settings(run) == settings(data)
+    assert sorted(path.name for path in run.iterdir()) == ["data_hash.txt", "settings.yaml"]
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 users with the same 5 items twice: after the first time all are repeats."""
+    rows = [
+        (user, item, 100 * turn + 10 * item + user % 10) for turn in (0, 1) for user in range(30) for item in range(5)
+    ]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    return Dataset.write(tmp_path_factory.mktemp("repeated") / "data", Interactions.of(frame, source="by hand")).path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), "all 45 validation events repeat .* set split.repeats=true, or a longer split.valid_fraction"),
+        (CLICKS, "all 45 validation events repeat"),
+        (("retriever={kind: popularity}", "ranker=null"), "all 45 test events repeat .* a longer split.test_fraction"),
+        (("split={rule: leave-last-two-out}",), "all 30 validation events repeat .* set split.repeats=true$"),
+    ],
+)
+def test_a_split_without_targets_is_refused_before_training(
+    repeated: Path, tmp_path: Path, overrides: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{repeated}: {said}"):
+        Experiment.start(settings(repeated, *overrides), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    chosen = settings(repeated, *overrides, "split.repeats=true")
+    assert Experiment.start(chosen, tmp_path / "run", quiet=True).validation
+
+
+def test_a_part_without_events_is_refused_before_training(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user_id": [1, 1, 2, 2], "item_id": [1, 2, 2, 3], "timestamp": [1, 2, 3, 4]})
+    path = Dataset.write(tmp_path / "data", Interactions.of(frame, source="by hand")).path
+    with pytest.raises(ValueError, match="the split leave-last-two-out leaves no validation events"):
+        Experiment.start(settings(path, "split={rule: leave-last-two-out}"), tmp_path / "run", quiet=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,15 @@ def test_saved_and_opened_again(world, tmp_path: Path) -> None:
     (tmp_path / "run" / "evaluation.json").write_text(text.replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(ValueError, match="format 9"):
         Evaluation.open(tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").write_text(text[:10])
+    with pytest.raises(ValueError, match=r"evaluation\.json: damaged .*; delete it"):
+        Evaluation.open(tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").write_text(text)
+    arrays = tmp_path / "run" / "evaluation.npz"
+    for size in (arrays.stat().st_size - 10, 100, 0):
+        os.truncate(arrays, size)
+        with pytest.raises(ValueError, match=r"evaluation\.npz: damaged .*; delete it"):
+            Evaluation.open(tmp_path / "run")
 
 
 def test_the_queries_hash_tells_other_targets_apart(world) -> None:

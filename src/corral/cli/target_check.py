@@ -1,0 +1,32 @@
+"""check_targets: a split that leaves nothing to judge is refused before anything is trained"""
+
+from __future__ import annotations
+
+from corral.data.dataset import Dataset
+from corral.data.split import Part, Split
+from corral.data.targets import has_targets
+from corral.settings import Settings
+
+
+def check_targets(settings: Settings, dataset: Dataset, split: Split) -> None:
+    """Whether there are targets wherever a run needs some: on test, and on validation where it chooses by them.
+
+    Raises:
+        ValueError: a part has none; the message names the data and what to set.
+    """
+    # Popularity alone is not trained; a ranker, whatever it learns from, gets its mixture on validation.
+    chooses = settings.ranker is not None or settings.retriever.kind != "popularity"
+    repeats = settings.split.repeats
+    for part, name in ((Part.VALID, "validation"), (Part.TEST, "test")):
+        if (part is Part.VALID and not chooses) or has_targets(dataset, split, part, repeats=repeats):
+            continue
+        source, n = settings.data.path or dataset.name, len(split.rows(part))
+        if n == 0:
+            raise ValueError(
+                f"{source}: the split {split.name} leaves no {name} events: choose another split.rule, or more events"
+            )
+        longer = f", or a longer split.{part.name.lower()}_fraction" if split.name in ("time-cut", "random") else ""
+        raise ValueError(
+            f"{source}: all {n} {name} events repeat what their user had before, which is not counted: "
+            f"set split.repeats=true{longer}"
+        )
