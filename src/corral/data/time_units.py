@@ -11,6 +11,7 @@ TIME_UNITS = (*SECONDS, "order")
 LATEST = 2**62
 """The latest moment that a service takes, from 0, in any unit: what is added to a moment then fits into 64 bits."""
 
+
 def require_unit(unit: str) -> None:
     """Raises ValueError for what is not one of ``TIME_UNITS``."""
     if unit not in TIME_UNITS:
