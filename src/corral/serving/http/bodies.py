@@ -29,7 +29,8 @@ Moment = Annotated[int, Field(ge=0, le=LATEST)]
 Time = Annotated[Moment, Field(description="In the data set's unit.")]
 # The models know the latest moment of the bundle's own events where a request names none.
 RequestTime = Annotated[
-    Moment | None, Field(description="Of the request, in the data set's unit; by default the bundle's latest moment.")
+    Moment | None,
+    Field(description="Of the request, in the data set's unit; by default just after the bundle's latest moment."),
 ]
 
 
