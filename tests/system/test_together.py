@@ -183,13 +183,13 @@ def test_a_corrected_ranker_is_served_as_it_was_judged(train: Trainer, recipe: s
     load_weights(run.experiment.directory / "old.safetensors", fresh)
     assert not fresh.correction.fitted
     query = Query(torch.tensor([2]), torch.tensor([-1]), torch.tensor([[3, 5]]), torch.tensor([0]))
-    items, scores = torch.tensor([[4, 6]]), torch.tensor([[0.3, 0.1]])
+    items = torch.tensor([[4, 6]])
     ranker.ranker.eval()
-    corrected = ranker.eval()(query, items, scores)
+    corrected = ranker.eval()(query, items)
     ranker.train()
     ranker.ranker.eval()
-    plain = ranker(query, items, scores)
-    torch.testing.assert_close(corrected, ranker.correction(plain, ranker.inputs(query, items, scores)))
+    plain = ranker(query, items)
+    torch.testing.assert_close(corrected, ranker.correction(plain, ranker.inputs(query, items)))
     assert not torch.allclose(corrected, plain)
     ranker.eval()
 
