@@ -439,6 +439,7 @@ def refused(*overrides: str) -> str:
         (("ranker=null",), "corr: together trains a retriever and a ranker from events: it needs a ranker"),
         (("ranker_training.loss=clicks",), "it needs a ranker, without click labels"),
         (("retriever={kind: popularity}",), "the popularity retriever learns nothing"),
+        (("ranker.rar={rule: folds}", "together.clean_teacher=true"), "would see the learner's own fold"),
         (("together.num_negative=3",), "did you mean 'num_negatives'?"),
         (("together.kind=cor",), "corr: together"),
     ],

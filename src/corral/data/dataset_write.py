@@ -21,6 +21,7 @@ from corral.data.dataset_header import (
     FeatureEntry,
 )
 from corral.data.event_sort import SortedEvents, sort_events
+from corral.data.feature_fit import FeatureTables
 from corral.data.features import FeatureKind, FeatureTable
 from corral.data.interactions import Interactions
 from corral.data.rare_filter import Filters, frequent_rows
@@ -100,13 +101,9 @@ class LogCounts:
     filtered_impressions: int
 
 
-class Source(Protocol):
+class Source(FeatureTables, Protocol):
     """What is known of events besides themselves; see ``Interactions``."""
 
-    @property
-    def user_features(self) -> pl.DataFrame | None: ...
-    @property
-    def item_features(self) -> pl.DataFrame | None: ...
     @property
     def text_columns(self) -> frozenset[str]: ...
     @property
@@ -115,8 +112,6 @@ class Source(Protocol):
     def source(self) -> str: ...
     @property
     def licence(self) -> str: ...
-    @property
-    def unfit_features(self) -> tuple[int, int]: ...
 
 
 def write_header(

@@ -18,7 +18,7 @@ from corral.data.candidates import Candidates
 from corral.data.targets import TargetBatch, Targets
 from corral.evaluation.metrics import ranked
 from corral.evaluation.turns import Turns, present_turns
-from corral.retrieval.channels import RecallChannel
+from corral.retrieval.channels import RecallChannel, merge
 from corral.retrieval.evaluation_mode import evaluation_mode
 
 RankerCall = Callable[[Query, Tensor], Tensor]
@@ -204,27 +204,13 @@ def _said(scored: FunnelBatch) -> list[Tensor]:
 
 
 def _as_served(scored: FunnelBatch) -> FunnelBatch:
-    """Stage 1's list begins with what the ranker was given."""
-    return replace(scored, recalled=_behind(scored.candidates, scored.recalled))
-
-
-def _behind(candidates: Candidates, deep: Candidates) -> Candidates:
-    """The candidates [B, N], and then what another, deeper list [B, T] has besides, as long as that one."""
-    ascending = candidates.items.sort(1).values
-    place = torch.searchsorted(ascending, deep.items.contiguous()).clamp_(max=max(ascending.shape[1] - 1, 0))
-    new = deep.mask & (ascending.gather(1, place) != deep.items)
-    items, scores = (
-        torch.cat([first, rest], 1)
-        for first, rest in ((candidates.items, deep.items), (candidates.scores, deep.scores))
-    )
-    there = torch.cat([candidates.mask, new], 1)
-    order = (
-        (~there).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(deep.items.shape[1], candidates.items.shape[1])]
-    )
-    kept = there.gather(1, order)
-    return Candidates(
-        items.gather(1, order).masked_fill(~kept, 0), scores.gather(1, order).masked_fill(~kept, -torch.inf)
-    )
+    """Stage 1's list begins with what the ranker was given; what the longer one has besides stands behind."""
+    lists = scored.candidates, scored.recalled
+    longest = max(one.items.shape[1] for one in lists)
+    merged = merge(lists, longest, ("candidates", "longer"), (lists[0].items.shape[1], 0))
+    first, second = merged.channel_scores.unbind(-1)
+    found = torch.where(first.isnan(), second, first).nan_to_num(nan=-torch.inf)
+    return replace(scored, recalled=Candidates(merged.candidates.items, found))
 
 
 def _same_list(first: Candidates, second: Candidates) -> bool:

@@ -35,13 +35,14 @@ class RandomSelector(nn.Module):
         found = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
         if number := len(self._rows):
             whole, own = placed(len(queries))
-            if number <= _SHUFFLED * (k + 1):
+            shuffled = number <= _SHUFFLED * (k + 1)
+            if shuffled:
                 lots = torch.rand(whole, number, generator=self._generator)[own].argsort(1)
             else:  # of twice as many lots and some more, k differ (but once in a million queries)
                 lots = torch.randint(number, (whole, 2 * k + 8), generator=self._generator)[own]
             drawn = self._rows[lots.to(self._rows.device)].to(queries.device)
             repeated = torch.zeros_like(drawn, dtype=torch.bool)
-            if number > _SHUFFLED * (k + 1):
+            if not shuffled:
                 repeated = (drawn[:, :, None] == drawn[:, None, :]).tril(-1).any(2)
             if exclude is not None:
                 repeated |= drawn == exclude[:, None]

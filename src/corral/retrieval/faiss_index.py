@@ -214,7 +214,7 @@ class FaissIndex:
                 done = rows[settled]
                 items[done, : got.shape[1]], scores[done, : got.shape[1]] = got[settled], got_scores[settled]
                 unsettled.append(rows[~settled])
-            left = torch.cat(unsettled) if unsettled else left
+            left = torch.cat(unsettled)
             if not len(left) or fetch == total:
                 break
             fetch = min(total, 4 * fetch)
