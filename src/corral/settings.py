@@ -272,6 +272,11 @@ def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Se
     return settings
 
 
-def dump_settings(settings: Settings) -> str:
-    """All settings, defaults included, as YAML that :func:`load_settings` reads back."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+def dump_settings(settings: Settings, *, defaults: bool = True) -> str:
+    """Settings as YAML that :func:`load_settings` reads back.
+
+    Args:
+        settings: of a recipe.
+        defaults: those that the recipe does not name too; another kind of model, by an override, has others.
+    """
+    return yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=not defaults), sort_keys=False)

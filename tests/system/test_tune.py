@@ -227,6 +227,31 @@ def test_bad_trials_end_early_and_failed_ones_are_noted(
     assert found["trials"][found["best"]]["state"] == "complete"
 
 
+def test_a_trial_that_had_ended_is_not_pruned_afterwards(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted between the end of its training and the study's note of it, whatever it is worth."""
+    monkeypatch.setattr(corral_study, "STARTUP", 2)
+    search, train_stages = tmp_path / "search.yaml", corral_study.train_stages
+    search.write_text("retriever_training.learning_rate: [1e-6, 1e-7]\nretriever.dropout: {low: 0, high: 0.9}\n")
+    words = ("retriever_training.epochs=1", "--search", search, "--trials", 5)
+
+    def interrupted(experiment: Any) -> Any:
+        """When it trains anything: not where a finished training is loaded."""
+        trained = not (experiment.directory / "retriever" / "best.safetensors").exists()
+        found = train_stages(experiment)
+        if trained:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(corral_study, "train_stages", interrupted)
+    for _ in range(5):
+        tune(folder, tmp_path / "out", *words, code=130)
+    found = tune(folder, tmp_path / "out", *words)
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 5
+    assert min(trial["value"] for trial in found["trials"]) < found["trials"][0]["value"]
+
+
 def test_a_study_with_half_a_last_line_goes_on(
     folder: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

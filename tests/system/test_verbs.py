@@ -10,6 +10,7 @@ import statistics
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich import get_console
 
@@ -18,6 +19,7 @@ from corral.cli.run import open_recommender
 from corral.cli.run_files import only_trainer
 from corral.data.dataset import Dataset
 from corral.data.synthetic import markov_world
+from corral.evaluation.result import Evaluation
 from corral.settings import load_settings, watchable
 
 RECIPE = """
@@ -282,14 +284,57 @@ def test_the_same_seeds_again_are_another_system(
     assert {pair["difference"] for pair in found["differences"]} == {0.0}
 
 
+def judge_by_another_rule(run: Path) -> None:
+    """As if."""
+    file = run / "evaluation" / "evaluation.json"
+    judged = json.loads(file.read_text())
+    judged["protocol"]["history_rule"] = "another"
+    file.write_text(json.dumps(judged))
+
+
+def test_seeds_that_were_judged_otherwise_are_another_system(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One mean over both would be of different queries."""
+    wide = other_system(runs, tmp_path)
+    judge_by_another_rule(wide[1])
+    for order in (wide, [*wide, *runs], [*runs, *wide]):
+        found = json.loads(corral(capsys, "compare", *order, "--json"))
+        assert {"wide-0", "wide-1"} <= {one["system"] for one in found["systems"]}
+        strange = "wide-1" if order[0] != wide[1] else "wide-0"
+        assert found["not_comparable"] == {strange: ["history_rule"]}
+
+
+def test_metrics_with_gaps_say_what_they_are_of(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A metric that a run's data do not define, one that half of the queries have, one of whole runs."""
+    wide = other_system(runs, tmp_path)
+    for run in wide:
+        found = Evaluation.open(run / "evaluation")
+        found.metrics["retriever/recall@10"] = float("nan")
+        found.per_query["recall@10"][::2] = np.nan
+        found.per_query["fused/recall@10"][::2] = np.nan
+        shutil.rmtree(run / "evaluation")
+        found.save(run / "evaluation")
+    metrics = ("retriever/recall@10", "recall@10", "coverage@10")
+    words = [word for name in metrics for word in ("--metric", name)]
+    (told, other) = json.loads(corral(capsys, "compare", *runs, *wide, *words, "--json"))["systems"]
+    assert other["metrics"]["retriever/recall@10"] == {"mean": None, "sd": None}
+    assert told["metrics"]["retriever/recall@10"]["sd"] is not None
+    said = " ".join(corral(capsys, "compare", *runs, *wide, *words).split())
+    queries = len(Evaluation.open(runs[0] / "evaluation").per_query["recall@10"])
+    assert re.search(rf"wide, recall@10: over the {queries // 2} of {queries} queries, of \d+ users, that have", said)
+    assert "coverage@10: known of whole runs alone, so without an interval" in said
+    assert "known of whole runs alone" in corral(capsys, "compare", *runs, *wide, "--metric", "coverage@10")
+
+
 def test_other_rules_are_flagged_and_not_compared(
     runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     wide = other_system(runs, tmp_path)
-    file = wide[1] / "evaluation" / "evaluation.json"  # one seed is enough
-    judged = json.loads(file.read_text())
-    judged["protocol"]["history_rule"] = "another"
-    file.write_text(json.dumps(judged))
+    for run in wide:
+        judge_by_another_rule(run)
     found = json.loads(corral(capsys, "compare", *runs, *wide, "--json"))
     assert (found["differences"], found["not_comparable"]) == ([], {"wide": ["history_rule"]})
     said = " ".join(corral(capsys, "compare", *runs, *wide).split())

@@ -71,7 +71,7 @@ def compare(
 
 @dataclass(frozen=True)
 class System:
-    """Runs that differ by their seed alone.
+    """Runs that differ by their seed alone, and were judged alike.
 
     Attributes:
         name: of the first run's folder, without the seed where there are several.
@@ -91,8 +91,8 @@ class System:
 def find_systems(runs: Sequence[Path]) -> list[System]:
     """The systems of some finished runs, in the order of their first runs.
 
-    A run joins the first system of the same settings that has no run of its seed yet: the same seeds again, as of two
-    versions of the program, are another system.
+    A run joins the first system of the same settings and rules of judging that has no run of its seed yet: the same
+    seeds again, as of two versions of the program, are another system, and so are runs on data that grew.
 
     Raises:
         ValueError: a directory holds no run, or one that is not finished, or is given twice.
@@ -100,20 +100,30 @@ def find_systems(runs: Sequence[Path]) -> list[System]:
     from dataclasses import replace
 
     from corral.cli.run_files import EVALUATION, check_finished, read_settings, run_names
-    from corral.evaluation.result import Evaluation
+    from corral.evaluation.result import Evaluation, differing_rules
 
     found: list[System] = []
     for run, name in zip(runs, run_names(runs), strict=True):
         check_finished(run, EVALUATION)
         settings = read_settings(run)
         alike = settings.model_copy(update={"seed": 0, "description": ""})
-        joined = next((one for one in found if one.settings == alike and settings.seed not in one.seeds), None)
+        evaluation = Evaluation.open(run / EVALUATION)
+        joined = next(
+            (
+                one
+                for one in found
+                if one.settings == alike
+                and settings.seed not in one.seeds
+                and not differing_rules(one.evaluations[0].protocol, evaluation.protocol)
+            ),
+            None,
+        )
         if joined is None:
             joined = System(name, alike)
             found.append(joined)
         joined.runs.append(run)
         joined.seeds.append(settings.seed)
-        joined.evaluations.append(Evaluation.open(run / EVALUATION))
+        joined.evaluations.append(evaluation)
     short = [one.name.removesuffix(f"-{one.seeds[0]}") if len(one.runs) > 1 else one.name for one in found]
     if len(set(short)) < len(short):
         return found
@@ -134,19 +144,20 @@ def _check_metrics(systems: Sequence[System], metrics: Sequence[str]) -> None:
 
 
 def _mean_and_deviation(system: System, metric: str) -> dict[str, float | None]:
-    import statistics
+    import numpy as np
 
-    values = [evaluation.metrics[metric] for evaluation in system.evaluations]
+    values = np.array([evaluation.metrics[metric] for evaluation in system.evaluations])
     # NaN, where the data have nothing that a metric speaks of, is null in JSON.
-    mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": None, "sd": None} if mean != mean else {"mean": mean, "sd": deviation}
+    if np.isnan(values).any():
+        return {"mean": None, "sd": None}
+    return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
 
 
 def _show(systems: Sequence[System], metrics: Sequence[str], found: Comparison, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from corral.report.number_text import decimal, p_value, plain, signed
+    from corral.report.number_text import decimal, plain
 
     if found.warning:
         console.print(f"[bold red]{escape(found.warning)}[/]", highlight=False)
@@ -157,10 +168,10 @@ def _show(systems: Sequence[System], metrics: Sequence[str], found: Comparison, 
                 line = f"  {rule}: {first.name} {plain(first.evaluations[0].protocol.get(rule))}; {other.name} "
                 console.print(f"[red]{escape(line + ' and '.join(sorted(theirs)))}[/]", highlight=False)
     table = Table(title="Served lists on the test part: mean ± standard deviation over seeds", title_justify="left")
-    table.add_column("system")
-    table.add_column("seeds")
+    table.add_column("system", overflow="fold")
+    table.add_column("seeds", overflow="fold")
     for name in metrics:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for system in systems:
         cells = []
         for name in metrics:
@@ -170,8 +181,20 @@ def _show(systems: Sequence[System], metrics: Sequence[str], found: Comparison, 
         name = escape(system.name) + (" (other rules)" if strange else "")
         table.add_row(name, ", ".join(map(str, system.seeds)), *cells, style="red" if strange else None)
     console.print(table)
-    if not found.differences:
-        return
+    if found.differences:
+        _show_differences(found, len(systems[0].evaluations[0].queries["user"]), console)
+    compared = [system for system in systems[1:] if system.name not in found.strange]
+    whole = [metric for metric in metrics if metric not in {known for _, known in found.differences}]
+    if compared and whole:
+        console.print(f"{', '.join(whole)}: known of whole runs alone, so without an interval.", style="dim")
+
+
+def _show_differences(found: Comparison, queries: int, console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from corral.report.number_text import decimal, p_value, signed
+
     one = next(iter(found.differences.values()))
     table = Table(title=f"Differences to {escape(found.first)}", title_justify="left")
     for heading in ("system", "metric", "difference", f"{one.level:.0%} interval", "p", "verdict"):
@@ -181,8 +204,17 @@ def _show(systems: Sequence[System], metrics: Sequence[str], found: Comparison, 
         said = (signed(pair.difference), interval, p_value(pair.p), pair.verdict)
         table.add_row(escape(name), metric, *said, style="bold" if pair.excludes_zero else None)
     console.print(table)
+    users = max(pair.n_clusters for pair in found.differences.values())
     console.print(
-        f"Paired bootstrap over {one.n_clusters:,} users, {one.n_resamples:,} resamples, of the means over seeds: "
-        "what other users would say, not other seeds. p values are not corrected for looking at several.",
+        f"Paired bootstrap over {users:,} users, {one.n_resamples:,} resamples, of the means over seeds: what other "
+        "users would say, not other seeds. p values are not corrected for looking at several.",
         style="dim",
     )
+    for (name, metric), pair in found.differences.items():
+        if pair.n_queries < queries:
+            console.print(
+                f"{escape(name)}, {metric}: over the {pair.n_queries:,} of {queries:,} queries, of "
+                f"{pair.n_clusters:,} users, that have a value in every run ({decimal(pair.first)} and "
+                f"{decimal(pair.second)}), so not the difference of the means above.",
+                style="dim",
+            )

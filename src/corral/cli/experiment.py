@@ -19,7 +19,7 @@ from corral.cli.open_data import open_data
 from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_inputs import RankerInputs
-from corral.cli.target_check import check_targets
+from corral.cli.target_check import check_labels, check_targets
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.sampled_negatives import with_sampled_negatives
@@ -111,7 +111,8 @@ class Experiment:
                 check_targets(settings, dataset, split)
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
         # What is wrong with labels should be known before stage 1 has trained for an hour.
-        _ = experiment.has_clicks
+        if experiment.has_clicks and new:
+            check_labels(settings.data.path or dataset.name, experiment.examples)
         if not (directory / run_files.BUNDLE).exists():
             _ = experiment.earlier
         run_files.begin(directory, settings, dataset.name, dataset.hash)

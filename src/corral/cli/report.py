@@ -112,7 +112,6 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
     from corral.report.example_lists import example_lists
     from corral.report.run_report import RunReport
     from corral.report.stage_probe import stage_probe
-    from corral.retrieval.channels import RetrieverChannel
 
     experiment = Experiment.open(run, quiet=quiet)
     check_finished(run, BUNDLE, EVALUATION, MANIFEST_FILE)
@@ -125,7 +124,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
             experiment.dataset,
             experiment.targets(Part.TEST),
             evaluation,
-            RetrieverChannel(recommender.retriever, recommender.index),
+            recommender.channel,
             recommender.ranker,
             recommender.mixture,
             n=examples,
@@ -135,7 +134,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
         if recommender.ranker is not None:
             probe = stage_probe(
                 experiment.targets(Part.TEST),
-                RetrieverChannel(recommender.retriever, recommender.index),
+                recommender.channel,
                 recommender.ranker,
                 recommender.mixture,
                 evaluation.served,

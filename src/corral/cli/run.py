@@ -31,7 +31,7 @@ from corral.evaluation.evaluate import evaluate
 from corral.evaluation.mixture import Mixture, MixtureTuning
 from corral.evaluation.other_rows import OtherRows, OtherRowsChannel, OtherRowsRanker
 from corral.evaluation.result import Evaluation, Stage
-from corral.retrieval.channels import ColdStartChannel, RecallChannel, RetrieverChannel
+from corral.retrieval.channels import RecallChannel
 from corral.retrieval.index_rule import IndexRule
 from corral.scale.sharded_embedding import unshard_tables
 from corral.serving.bundle import is_bundle, load_bundle, save_bundle
@@ -141,9 +141,9 @@ def judge_earlier(experiment: Experiment, earlier: EarlierRun, part: Part = Part
     served, dataset = earlier.recommender, experiment.dataset
     tables = served.tables
     rows = OtherRows((tables.users, dataset.users), (tables.items, dataset.items), experiment.device)
-    channel = ColdStartChannel(RetrieverChannel(served.retriever, served.index), served.popularity)
     ranker = None if served.ranker is None else OtherRowsRanker(served.ranker, rows)
-    return judge_channel(experiment, OtherRowsChannel(channel, rows), ranker, served.mixture, served.serve_by, part)
+    channel = OtherRowsChannel(served.channel, rows)
+    return judge_channel(experiment, channel, ranker, served.mixture, served.serve_by, part)
 
 
 def new_recommender(experiment: Experiment, models: Models) -> TwoStageRecommender:

@@ -132,7 +132,11 @@ def begin(directory: Path, settings: Settings, data_name: str, data_hash: str) -
     check_settings(directory, settings)
     trained_on = directory / DATA_FILE
     if trained_on.exists() and trained_on.read_text(encoding="utf-8").strip() != data_hash:
-        raise ValueError(f"{directory}: was trained on other data than {data_name} holds now; use another --run")
+        raise ValueError(
+            f"{directory}: was trained on other data than {data_name} holds now (events were added, or it was made "
+            "anew): train another run on them, with --run or --from; what was trained still serves, and its report "
+            "is the one that was written before"
+        )
     if not (directory / SETTINGS_FILE).exists():
         directory.mkdir(parents=True, exist_ok=True)
         _write_first(trained_on, data_hash + "\n")

@@ -134,9 +134,9 @@ def _checked(
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{source}: the recipe has no setting {name!r}{hint}")
-    group, _, rest = name.partition(".")
-    if group not in SEARCHED or rest in RULES:
-        raise ValueError(f"{source}: {name}: trials are compared, so how they are judged stays as the recipe says")
+    judged = f"{source}: {name}: trials are compared, so how they are judged stays as the recipe says"
+    if name.partition(".")[0] not in SEARCHED:
+        raise ValueError(judged)
     if isinstance(one, Range):
         value = known[name]
         if isinstance(value, bool | str | list | dict):
@@ -147,12 +147,20 @@ def _checked(
     tried = one.values if isinstance(one, Choices) else (one.low, one.high)
     taken = []
     for value in tried:
-        changed = load_settings(dump_settings(settings), source, (f"{name}={json.dumps(value)}",))
+        changed = load_settings(dump_settings(settings, defaults=False), source, (f"{name}={json.dumps(value)}",))
+        if _judged_by(changed) != _judged_by(settings):
+            raise ValueError(judged)
         if last_training(changed) != last_training(settings):
             raise ValueError(f"{source}: {name} = {value!r} changes what validation measures, so trials of it differ")
         # YAML takes 1e-4 for a text; the setting knows better.
         taken.append(dict(_values(changed.model_dump(mode="json")))[name] if isinstance(value, str) else value)
     return Choices(values=tuple(taken)) if isinstance(one, Choices) else one
+
+
+def _judged_by(settings: Settings) -> dict[tuple[str, str], Any]:
+    """The RULES of every group, also where a choice is of a whole group."""
+    groups = ((name, getattr(settings, name)) for name in SEARCHED)
+    return {(name, rule): getattr(group, rule, None) for name, group in groups for rule in RULES}
 
 
 def _values(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,7 +26,7 @@ from corral.settings import Settings, dump_settings, last_training, load_setting
 from corral.training.fit import FitState
 
 # Lines of JSON; Optuna pickles snapshots of other journals, not of files.
-NAME, JOURNAL, TRIALS = "tuning", "study.jsonl", "trials"
+NAME, JOURNAL, TRIALS, TRAINED = "tuning", "study.jsonl", "trials", "trained to its end"
 # Trials drawn at random before the sampler follows what was found, and finished before the pruner compares with them.
 STARTUP = 5
 
@@ -165,7 +165,9 @@ class Study:
 
     def trial_settings(self, trial: Trial | FrozenTrial) -> Settings:
         """The recipe with a trial's overrides."""
-        return load_settings(dump_settings(self.settings), f"trial {trial.number}", self.overrides(trial))
+        return load_settings(
+            dump_settings(self.settings, defaults=False), f"trial {trial.number}", self.overrides(trial)
+        )
 
     def best(self) -> FrozenTrial | None:
         """The trial with the highest value among those that were trained to their end; None before the first."""
@@ -206,6 +208,9 @@ class Study:
 
         def on_epoch(training: str, state: FitState) -> None:
             if training == last:
+                if state.finished:
+                    # Before its report: whoever is killed between the two is not to prune what has ended.
+                    trial.set_user_attr(TRAINED, True)
                 report(state.records)
                 if state.finished:
                     return
@@ -214,7 +219,7 @@ class Study:
             if time.monotonic() > deadline:
                 raise _OutOfTime
 
-        if trial.should_prune():  # it was to be, when it was interrupted
+        if TRAINED not in trial.user_attrs and trial.should_prune():  # it was to be, when it was interrupted
             raise optuna.TrialPruned
         settings, place = self.trial_settings(trial), self.place(trial.number)
         self._take_retriever(settings, place)

@@ -1,8 +1,11 @@
-"""check_targets: a split that leaves nothing to judge is refused before anything is trained"""
+"""check_targets, check_labels: a split that leaves nothing to judge or to learn is refused before any training"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from corral.data.dataset import Dataset
+from corral.data.examples import Examples
 from corral.data.split import Part, Split
 from corral.data.targets import has_targets
 from corral.settings import Settings
@@ -30,3 +33,19 @@ def check_targets(settings: Settings, dataset: Dataset, split: Split) -> None:
             f"{source}: all {n} {name} events repeat what their user had before, which is not counted: "
             f"set split.repeats=true{longer}"
         )
+
+
+def check_labels(source: object, examples: Callable[[Part], Examples]) -> None:
+    """Whether clicks and others are both there where a click model needs them: to learn, and to give probabilities.
+
+    Raises:
+        ValueError: a part has labels of one kind; the message names the data and what to set.
+    """
+    for part, name in ((Part.TRAIN, "train"), (Part.VALID, "validation")):
+        labels = examples(part).label
+        clicks = int((labels > 0).sum())
+        if clicks in (0, len(labels)):
+            raise ValueError(
+                f"{source}: {clicks} of the {len(labels)} {name} labels are clicks, and both kinds are needed: choose "
+                "another ranker_training.label_at_least, or another split"
+            )

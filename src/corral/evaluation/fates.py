@@ -34,6 +34,8 @@ def fates(evaluation: Evaluation) -> Fates:
     """What became of the targets of an evaluation."""
     judged = evaluation.targets
     served, recalled = judged[evaluation.served.value], judged[Stage.RETRIEVER.value]
-    found, missed = (served > 0) & (served <= TOP), judged["candidates"] == 0
+    found = (served > 0) & (served <= TOP)
+    # Stage 1, served alone, may show more than it would hand on as candidates.
+    missed = ~found & (judged["candidates"] == 0)
     first = (recalled > 0) & (recalled <= TOP) & ~missed
     return Fates(found, ~found & ~missed, missed, found & ~first, first & ~found)

@@ -141,7 +141,15 @@ INPUT_RULES = frozenset({"as_of_rule", "rar_rule", "behaviour_rule", "similar_ro
 
 
 def differing_rules(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
-    """Names of the rules two protocols do not share; seeds are none, and inputs' are where both have such an input."""
+    """Names of the rules two protocols do not share; seeds are none.
+
+    Inputs' rules are where both have such an input, by their kind: how many blocks of time there are is a setting.
+    """
     both = set(first) & set(second)
     names = sorted((set(first) | set(second)) - {"seed", "seeds"} - (INPUT_RULES - both))
-    return [name for name in names if first.get(name) != second.get(name)]
+    return [name for name in names if _rule(name, first) != _rule(name, second)]
+
+
+def _rule(name: str, protocol: Mapping[str, object]) -> object:
+    said = protocol.get(name)
+    return str(said).split(":")[0] if name in INPUT_RULES else said

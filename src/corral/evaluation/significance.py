@@ -51,8 +51,8 @@ class PairedDifference:
 
     @property
     def verdict(self) -> str:
-        """The interval in words, of the second system."""
-        return "better" if self.low > 0.0 else "worse" if self.high < 0.0 else "not told apart"
+        """The interval in words, of the second system; whether higher is better is for the metric to say."""
+        return "higher" if self.low > 0.0 else "lower" if self.high < 0.0 else "not told apart"
 
 
 def paired_difference(

@@ -25,14 +25,17 @@ def stages_panel(evaluation: Evaluation, probe: StageProbe | None, correction: M
 def _agreement(probe: StageProbe) -> list[Block]:
     known = probe.spearman[np.isfinite(probe.spearman)]
     low, middle, high = np.quantile(known, (0.1, 0.5, 0.9)) if len(known) else (np.nan,) * 3
-    stays, jumps = float(np.trace(probe.places)), float(probe.places[BINS // 2 :, 0].sum()) * BINS
+    # Tenths hold alike many candidates only where a list's length is a multiple of ten.
+    by_first, by_second = (np.maximum(probe.places.sum(axis, keepdims=True), 1e-12) for axis in (1, 0))
+    rows_of = probe.places / by_first
+    stays, jumps = float(np.trace(probe.places)), float((probe.places / by_second)[BINS // 2 :, 0].sum())
     label = (
         f"Where candidates stand by stage 1 and by stage 2, in tenths of the list: {percent(stays)} stay in their "
         f"tenth; {percent(jumps)} of stage 2's first tenth come from the lower half of stage 1's list."
     )
     names = [f"{tenth * 100 // BINS}-{(tenth + 1) * 100 // BINS} %" for tenth in range(BINS)]
     cells = [
-        {"stage 1": names[first], "stage 2": names[second], "share": float(probe.places[first, second]) * BINS}
+        {"stage 1": names[first], "stage 2": names[second], "share": float(rows_of[first, second])}
         for first in range(BINS)
         for second in range(BINS)
     ]

@@ -134,7 +134,7 @@ class TwoStageRecommender:
         self.index_rule = index_rule or IndexRule()
         self.specs = dict(specs or {})
         self._queries = Queries(tables, history_length)
-        self._channel = ColdStartChannel(RetrieverChannel(self._encoder, index), popularity)
+        self.channel = ColdStartChannel(RetrieverChannel(self._encoder, index), popularity)
         self._item_cosines: Cosines | None = None
         self._user_cosines: Cosines | None = None
 
@@ -281,9 +281,9 @@ class TwoStageRecommender:
         hidden = None if exclude is None else exclude.to(self.device)
         with self._encoder.remember(query):
             if slates is None:
-                found = self._channel.recall(query, wide, hidden, mask)
+                found = self.channel.recall(query, wide, hidden, mask)
             else:
-                found = slates.pool(self._channel.recall, query, k, wide, hidden, mask)
+                found = slates.pool(self.channel.recall, query, k, wide, hidden, mask)
             final, logits = self._final_scores(query, found, explain)
         if slates is None:
             order = ranking_order(found.items, final)[:, :k]
@@ -355,7 +355,7 @@ class TwoStageRecommender:
                 query = self._queries.query(rows[block], past, time, own).to(self.device)
                 fallback[block] = ColdStartChannel.cold(query).cpu().numpy()
                 items = torch.from_numpy(given.gather(block, None)).to(self.device)
-                stage1 = self._channel.score(query, items).masked_fill(items == 0, -torch.inf)
+                stage1 = self.channel.score(query, items).masked_fill(items == 0, -torch.inf)
                 found = ranked(items, stage1)
                 final, _ = self._final_scores(query, found, explain=False)
                 lists = ranked(found.items, final).top(width)
@@ -434,7 +434,7 @@ class TwoStageRecommender:
     def _answer(self, query: Query, items: Tensor) -> Tensor:
         """Probabilities, logits or scores [B, N] of item rows [B, N]."""
         if self.ranker is None:
-            return self._channel.channel.score(query, items)
+            return self.channel.channel.score(query, items)
         return self.calibration(self.ranker(query, items))
 
     @torch.no_grad()

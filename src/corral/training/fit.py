@@ -81,7 +81,7 @@ def fit(
         The final state.
 
     Raises:
-        ValueError: the watched metric is missing, or the loss is not finite.
+        ValueError: the watched metric is missing or not a number, or the loss is not finite.
     """
     if checkpoints is None and directory is not None:
         checkpoints = FileCheckpoints(directory, seconds=checkpoint_seconds)
@@ -122,6 +122,11 @@ def fit(
                 metrics = dict(validate())
             if metric not in metrics:
                 raise ValueError(f"validation gives no {metric!r}; it gives {sorted(metrics)}")
+            if math.isnan(metrics[metric]):
+                raise ValueError(
+                    f"{metric} is not defined on this validation part (nan), so no epoch is better than another by it; "
+                    "watch another metric, or split otherwise"
+                )
             record |= metrics
             if metrics[metric] > state.best:
                 state.best, state.best_epoch = metrics[metric], state.epoch - 1

@@ -196,3 +196,18 @@ def test_a_part_without_events_is_refused_before_training(tmp_path: Path) -> Non
     path = Dataset.write(tmp_path / "data", Interactions.of(frame, source="by hand")).path
     with pytest.raises(ValueError, match="the split leave-last-two-out leaves no validation events"):
         Experiment.start(settings(path, "split={rule: leave-last-two-out}"), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(("late", "said"), [(5.0, "60 of the 60"), (1.0, "0 of the 60")])
+def test_labels_of_one_kind_are_refused_before_training(tmp_path: Path, late: float, said: str) -> None:
+    """The last tenths of the log are all clicks, or hold none."""
+    rows = [(user, item, 10 * item + user % 10) for user in range(30) for item in range(20)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").with_columns(
+        pl.when(pl.col("item_id") >= 16).then(late).otherwise(1.0 + pl.col("user_id") % 5).alias("value")
+    )
+    path = Dataset.write(tmp_path / "data", Interactions.of(frame, source="by hand")).path
+    clicks = ("ranker_training.loss=clicks", "ranker_training.label_at_least=4")
+    chosen = settings(path, *clicks, "split.valid_fraction=0.1", "split.test_fraction=0.1")
+    with pytest.raises(ValueError, match=f"{path}: {said} validation labels are clicks, and both kinds are needed"):
+        Experiment.start(chosen, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

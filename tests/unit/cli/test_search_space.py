@@ -62,6 +62,10 @@ def test_a_file_says_ranges_and_lists() -> None:
         ("seed: [1, 2]", "seed: trials are compared"),
         ("ranker_training.metric: [auc, gauc]", "ranker_training.metric: trials are compared"),
         ("ranker_training.sampled_negatives: [1, 4]", "sampled_negatives: trials are compared"),
+        (
+            "ranker_training: [{loss: clicks, label_at_least: 4, metric: auc}, {loss: clicks, sampled_negatives: 8}]",
+            "ranker_training: trials are compared",
+        ),
         ("ranker: [null]", "changes what validation measures"),
         ("[1, 2]", "mine.yaml: a search space is a mapping of settings"),
         ("a: [", "mine.yaml: not valid YAML"),

@@ -295,4 +295,6 @@ def test_to_read_an_input_or_not_is_no_other_rule_but_to_read_it_as_of_another_t
     blocks, folds = {**blocks, "rar_rule": "blocks"}, {**folds, "rar_rule": "folds"}
     assert differing_rules(bare, blocks) == differing_rules(blocks, bare) == []
     assert differing_rules(blocks, folds) == ["rar_rule"]
+    fewer, more = ({**blocks, "rar_rule": f"blocks: {n} blocks of train time"} for n in (2, 8))
+    assert differing_rules(fewer, more) == []  # a setting, which has its curve in the report
     assert differing_rules(bare, {**bare, "split": "b"}) == ["split"]

@@ -22,3 +22,14 @@ def test_fates_by_hand() -> None:
     assert what.missed.tolist() == [False, False, False, False, True, True]
     assert what.promoted.tolist() == [False, True, False, False, False, False]
     assert what.demoted.tolist() == [False, False, True, False, False, False]
+
+
+def test_stage_one_alone_may_show_more_than_its_candidates() -> None:
+    """Five candidates; the third target stands at the eighth place of the list that is shown."""
+    judged = {"retriever": np.array([1, 5, 8, 30]), "candidates": np.array([1, 1, 0, 0])}
+    what = fates(cast(Any, SimpleNamespace(targets=judged, served=Stage.RETRIEVER)))
+    assert what.found.tolist() == [True, True, True, False]
+    assert what.missed.tolist() == [False, False, False, True]
+    assert not what.lost.any()
+    assert not what.promoted.any()
+    assert not what.demoted.any()

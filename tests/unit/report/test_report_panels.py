@@ -257,3 +257,26 @@ def test_places_are_on_the_diagonal_only_where_the_stages_agree(judge: Any, kind
     found = stage_probe(system.targets, system.channel, ranker, None, Stage.RANKER, 10)
     np.testing.assert_allclose(found.places, np.eye(10)[:: int(sign)] / 10)
     assert np.nanmean(found.spearman) == pytest.approx(sign)
+
+
+@pytest.mark.parametrize("n", [5, 10, 15])
+def test_shares_of_the_heat_map_are_of_its_own_rows(full: RunReport, judge: Any, n: int) -> None:
+    """Lists whose length is no multiple of ten fill the tenths unevenly."""
+    ranker: Any = Order("reverse")
+    system = judge(ranker, Stage.RANKER)
+    found = stage_probe(system.targets, system.channel, ranker, None, Stage.RANKER, n)
+    at_n = replace(full.evaluation, system={**full.evaluation.system, "num_candidates": n})
+    found = replace(found, counts=(n,), values=(0.1,), ceilings=(0.2,))
+    panel = stages_panel(at_n, found, {})
+    (heat,) = [
+        block
+        for group in panel.blocks
+        for block in (group, *getattr(group, "blocks", ()))
+        if isinstance(block, Chart) and "Places of candidates" in block.caption
+    ]
+    assert "100.0 % of stage 2's first tenth come from the lower half" in heat.label.replace("100 %", "100.0 %")
+    by_row: dict[str, float] = {}
+    (cells,) = heat.spec["datasets"].values()
+    for cell in cells:
+        by_row[cell["stage 1"]] = by_row.get(cell["stage 1"], 0.0) + cell["share"]
+    assert {round(share, 9) for share in by_row.values()} <= {0.0, 1.0}

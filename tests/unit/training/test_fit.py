@@ -197,7 +197,6 @@ def test_an_interrupted_epoch_logs_all_its_seconds(tmp_path: Path, monkeypatch: 
         ([0.1, 0.3, 0.2, 0.1, 0.9], 2, 2, 10, 8, 3),  # in validations, not in epochs
         ([0.1, 0.3], 5, 2, 3, 3, 2),  # the last epoch is validated, off the beat or not
         ([-5.0, -4.0, -6.0], 5, 1, 3, 3, 1),
-        ([float("nan"), float("nan"), 0.5], 2, 1, 9, 2, -1),
     ],
 )
 def test_patience_and_best_weights(
@@ -230,12 +229,11 @@ def test_patience_and_best_weights(
     )
     assert len(by_epoch) == state.epoch == ran
     assert state.best_epoch == best
-    assert weights(toy) == by_epoch[best]  # -1: none was best, the last ones stay
+    assert weights(toy) == by_epoch[best]
     assert not toy.training
     assert state.finished
-    if best >= 0:
-        assert state.best == state.records[best]["ndcg@10"]
-    if keep and best >= 0:
+    assert state.best == state.records[best]["ndcg@10"]
+    if keep:
         tensors, facts = load_tensors(tmp_path / "best.safetensors")
         assert facts["epoch"] == best
         assert {name: value.flatten().tolist() for name, value in tensors.items()} == dict(
@@ -285,6 +283,12 @@ def test_another_metric() -> None:
 def test_missing_metric() -> None:
     with pytest.raises(ValueError, match=r"validation gives no 'ndcg@10'; it gives \['auc', 'logloss'\]"):
         run(Toy(), validate=lambda: {"logloss": 1.0, "auc": 0.5})
+
+
+def test_a_metric_that_the_data_do_not_define(tmp_path: Path) -> None:
+    """No epoch could be the best by it, and the last weights would stay in silence."""
+    with pytest.raises(ValueError, match=r"ndcg@10 is not defined on this validation part \(nan\)"):
+        run(Toy(), tmp_path, validate=lambda: {"ndcg@10": float("nan")})
 
 
 def test_records() -> None:
