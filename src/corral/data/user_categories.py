@@ -119,6 +119,9 @@ class UserCategories(nn.Module):
 
 
 def _codes(column: FeatureColumn) -> Tensor:
-    """[M, W], int32."""
+    """[M, W], int32; each value of an item once: its events count once, however often the data name it."""
     codes = column.values[:, None] if column.kind is FeatureKind.CATEGORICAL else column.padded(_MOST_VALUES)
-    return torch.from_numpy(np.array(codes, dtype=np.int32))
+    codes = np.array(codes, dtype=np.int32)
+    for place in range(1, codes.shape[1]):
+        codes[(codes[:, :place] == codes[:, place, None]).any(1), place] = 0
+    return torch.from_numpy(codes)

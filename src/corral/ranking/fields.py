@@ -45,6 +45,10 @@ class RequestFields(nn.Module):
         self.biases = nn.Parameter(torch.zeros(len(scales), field_size))
         self.missing_vectors = nn.Parameter(torch.zeros(len(scales), field_size))
 
+    def not_decayed(self) -> list[nn.Parameter]:
+        """Vectors of numbers, a field's each; see ``RowWiseAdam``."""
+        return [self.weights, self.biases, self.missing_vectors]
+
     def forward(self, query: Query) -> Tensor:
         """[B, F, D]."""
         absent = [name for name in self.names if name not in query.features]
@@ -52,7 +56,8 @@ class RequestFields(nn.Module):
             raise ValueError(f"the query lacks the request features {absent}; it has {sorted(query.features)}")
         parts = [table(query.features[name]) for name, table in zip(self.names, self.tables, strict=False)]
         for number, (name, scale) in enumerate(self.scales.items()):
-            values = (query.features[name].to(self.weights.dtype) - scale.shift) / scale.scale
+            # Times in seconds differ by less than float32 can tell.
+            values = ((query.features[name].double() - scale.shift) / scale.scale).to(self.weights.dtype)
             present = torch.isfinite(values).unsqueeze(-1)
             values = torch.where(present, values.unsqueeze(-1), 0.0)
             vectors = torch.addcmul(self.biases[number], values, self.weights[number])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query
+from corral.data.vocabulary import FIRST_ROW
 
 
 class MatrixFactorization(nn.Module):
@@ -35,7 +36,8 @@ class MatrixFactorization(nn.Module):
         for table in (self.user_embedding, self.item_embedding):
             nn.init.normal_(table.weight, std=size**-0.5)
             with torch.no_grad():
-                table.weight[0] = 0
+                # "Unknown" too: untrained, it says nothing, and not what noise says.
+                table.weight[:FIRST_ROW] = 0
 
     def encode_queries(self, query: Query) -> Tensor:
         """User vectors [B, D]."""

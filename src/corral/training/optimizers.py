@@ -91,7 +91,8 @@ class _SparseAdam(torch.optim.SparseAdam):
 class RowWiseAdam:
     """Adam over all parameters of a module; tables with sparse gradients update only the rows in use.
 
-    Weight decay (decoupled) goes to dense matrices only: not to tables, biases or norms.
+    Weight decay (decoupled) goes to dense matrices only: not to tables, biases or norms. Where these are plain
+    parameters with two axes, their module lists them by ``not_decayed()``.
 
     Args:
         module: its parameters are trained; an ``nn.Embedding(sparse=True)`` is a sparse table.
@@ -118,8 +119,9 @@ class RowWiseAdam:
         # From the parameters, which name a table that two modules share once.
         sparse: list[Tensor] = [p for p in module.parameters() if id(p) in sparse_ids]
         dense = [p for p in module.parameters() if p.requires_grad and id(p) not in sparse_ids]
-        decayed = [p for p in dense if p.ndim > 1 and id(p) not in table_ids]
-        plain = [p for p in dense if p.ndim <= 1 or id(p) in table_ids]
+        kept = table_ids | {id(p) for m in module.modules() for p in getattr(m, "not_decayed", list)()}
+        decayed = [p for p in dense if p.ndim > 1 and id(p) not in kept]
+        plain = [p for p in dense if p.ndim <= 1 or id(p) in kept]
         groups = [
             {"params": params, "weight_decay": decay}
             for params, decay in ((decayed, weight_decay), (plain, 0.0))

@@ -185,6 +185,20 @@ def test_codes_looked_up_one_by_one_or_all() -> None:
     torch.testing.assert_close(one_by_one, statistics(user, items, time))
 
 
+def test_a_value_named_twice_counts_its_events_once() -> None:
+    names = pl.Series("item_id", range(ITEMS - 2))
+    once, twice = (
+        FeatureTable.build(pl.DataFrame({"item_id": names, "tags": tags}), "item_id", Vocabulary.of(names))
+        for tags in (
+            [[f"t{row % 2}", "all"] for row in range(ITEMS - 2)],
+            [[f"t{row % 2}", "all", f"t{row % 2}"] for row in range(ITEMS - 2)],
+        )
+    )
+    log, times = Log.random(4), list(range(TIMES + 1))
+    found, expected = (everything(log.statistics(table=table), times) for table in (twice, once))
+    torch.testing.assert_close(found, expected)
+
+
 def test_strictly_before() -> None:
     """Two events at time 5: neither is known at 5, both are at 6."""
     log = Log(torch.tensor([2, 2]), torch.tensor([3, 3]), torch.tensor([5, 5]), torch.tensor([1.0, 1.0]))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
 from corral.data.vocabulary import Vocabulary
-from corral.ranking.fields import Fields
+from corral.ranking.fields import Fields, RequestFields
 from corral.retrieval.feature_fields import NumericScale
 
 
@@ -96,3 +98,11 @@ def test_refuses_what_does_not_fit(item_features: FeatureTable) -> None:
         Fields(4, 9, None, item_features)
     with pytest.raises(ValueError, match=r"id_dropout must be in \[0, 1\), got 1"):
         Fields(4, 6, id_dropout=1)
+
+
+def test_numbers_keep_what_float32_would_lose(query: Query) -> None:
+    """Seconds since 1970, ten apart: float32 tells only every 128 from one another."""
+    fields = RequestFields({}, {"now": NumericScale(1.7e9, 30.0)}, field_size=2, sparse=False, embedding_std=1.0)
+    seconds = 1.7e9 + 10.0 * torch.arange(len(query), dtype=torch.float64)
+    vectors = fields(replace(query, features={"now": seconds})).squeeze(1)
+    torch.testing.assert_close(vectors, (seconds - 1.7e9).float()[:, None] / 30.0 * fields.weights)

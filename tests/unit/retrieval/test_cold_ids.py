@@ -32,3 +32,10 @@ def test_a_cold_item_in_a_history_says_only_that_something_was_there() -> None:
     one, two, unknown = model.encode_queries(query)
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(one, unknown)
+
+
+def test_an_unknown_that_nothing_trained_says_nothing() -> None:
+    """Noise would give cold items scores, and users one taste."""
+    for table in (table for tables in MatrixFactorization(8, 9, size=4).id_tables() for table in tables):
+        assert not table.weight[:2].any()
+        assert table.weight[2:].any(1).all()

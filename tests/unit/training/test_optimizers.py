@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from corral.ranking.ctr.bst import BST
+from corral.ranking.ctr.masknet import MaskNet
 from corral.training.optimizers import RowWiseAdam, clip_gradients, warmup_constant, warmup_cosine
 
 
@@ -251,3 +253,33 @@ def test_a_sparse_table_of_two_modules_is_updated_once() -> None:
     (tied, norm), (alone, other_norm) = trained(True), trained(False)
     torch.testing.assert_close(tied, alone, rtol=0, atol=0)
     assert norm == other_norm
+
+
+def test_a_module_names_what_is_not_decayed() -> None:
+    """Norms and tables that are plain matrices: without a gradient they stand still."""
+
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain, self.matrix = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+
+        def not_decayed(self) -> list[nn.Parameter]:
+            return [self.gain]
+
+    inner = Norm()
+    optimizer = RowWiseAdam(nn.Sequential(inner), learning_rate=0.1, weight_decay=0.5)
+    for parameter in inner.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert (inner.gain == 1).all()
+    assert (inner.matrix < 1).all()
+
+
+@pytest.mark.parametrize("kind", [MaskNet, BST])
+def test_norms_and_positions_of_rankers_are_named(kind: type) -> None:
+    model = kind(4, 3, 2)
+    named = {id(p) for p in model.not_decayed()}
+    others = [p for name, p in model.named_parameters() if id(p) not in named and p.ndim > 1]
+    of_layers = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    assert named
+    assert {id(p) for p in others} <= of_layers

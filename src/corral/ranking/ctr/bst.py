@@ -78,6 +78,10 @@ class BST(nn.Module):
         self.output = nn.Linear(self.mlp.output_size, 1)
         self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
 
+    def not_decayed(self) -> list[nn.Parameter]:
+        """The table of positions; see ``RowWiseAdam``."""
+        return [self.positions]
+
     def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """See ``CtrModel``."""
         check_extra(extra, self.num_extra)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,9 @@ class FiBiNET(nn.Module):
     """First-order weights + MLP over the bilinear pairs of the fields and of the SENET-weighed fields.
 
     As in ``FM``, a field of size D is one first-order weight and D - 1 factors. SENET squeezes each field to
-    its mean z_f and weighs it by a = ReLU(W2 ReLU(W1 z)); with biases, which are ours: fields start near 0,
-    and weights made of them alone would too. Both sets of pairs share their matrices (ours), so that weighed
+    its mean z_f and weighs it by a = ReLU(W2 ReLU(W1 z) + b2); with biases, which are ours, and b2 = 1 at the start:
+    fields start near 0, so every field counts alike at first, and none is behind a ReLU that lets no gradient through.
+    Both sets of pairs share their matrices (ours), so that weighed
     pairs are a_i a_j p_ij and no product is made twice. ``reduction`` is that of W1's width.
 
     The MLP's first layer is most of the cost: it reads F (F - 1) (D - 1) inputs a row; pairs within the
@@ -113,6 +114,9 @@ class FiBiNET(nn.Module):
             raise ValueError(f"FiBiNET needs two fields and reduction >= 1, got {num_fields} and {reduction}")
         self.num_extra = num_extra
         self.senet = SplitMlp(num_context_fields, num_item_fields, (max(1, num_fields // reduction), num_fields))
+        squeeze, excite = self.senet.layers
+        nn.init.zeros_(cast(nn.Linear, squeeze).bias)
+        nn.init.ones_(cast(nn.Linear, excite).bias)
         self.pairs = BilinearPairs(factors, num_context_fields, num_item_fields, bilinear)
         context_pairs, item_pairs = self.pairs.num_context_pairs, self.pairs.num_item_pairs
         self.mlp = SplitMlp(

@@ -98,6 +98,10 @@ class MaskNet(nn.Module):
         self.output = nn.Linear(self.mlp.output_size if self.mlp is not None else block_size, 1)
         self.extra = nn.Linear(num_extra, 1, bias=False) if num_extra else None
 
+    def not_decayed(self) -> list[nn.Parameter]:
+        """The norms of the fields; see ``RowWiseAdam``."""
+        return [self.norm_weight, self.norm_bias]
+
     def forward(self, fields: FieldVectors, history: Tensor, mask: Tensor, extra: Tensor | None = None) -> Tensor:
         """See ``CtrModel``."""
         check_extra(extra, self.num_extra)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from corral.ranking.ctr.interest_model import InterestModel
 from corral.ranking.history_hash import HistoryHash
@@ -14,6 +13,8 @@ from corral.ranking.history_pooling import TargetAttention
 
 # A group's buckets are all made: 2 to the power of this.
 _MAX_WIDTH = 10
+# Sums of slots below this length are no direction yet; embeddings of some fields start out ten times as long.
+_SHORTEST = 0.03
 
 
 class SDIM(InterestModel):
@@ -24,9 +25,9 @@ class SDIM(InterestModel):
 
         buckets(t) = (1 / G) sum over groups g of unit(sum over j in t's bucket of g of s_j),
 
-    unit(0) = 0: a slot at the angle a shares a bucket with probability (1 - a / pi)^width, a weight that no parameter
-    makes. Where a query has as many targets as a group has buckets, all G 2^width bucket sums are made once, and L is
-    in no target's cost.
+    unit(v) = v / sqrt(|v|^2 + .03^2), 0 for 0: a slot at the angle a shares a bucket with probability (1 - a /
+    pi)^width, a weight that no parameter makes. Where a query has as many targets as a group has buckets, all G
+    2^width bucket sums are made once, and L is in no target's cost.
 
     Args:
         num_history_fields: see ``InterestModel``.
@@ -85,9 +86,9 @@ class SDIM(InterestModel):
         if not torch.compiler.is_compiling() and target.shape[1] < 1 << self.width:
             shared = (own[:, :, :, None] == others.transpose(1, 2)[:, None]) & mask[:, None, None]
             sums = torch.bmm(shared.flatten(1, 2).to(slots.dtype), slots).unflatten(1, own.shape[1:])
-            return functional.normalize(sums, dim=3).mean(2)
+            return _unit(sums).mean(2)
         inside = (self._one_hot(others) & mask[:, :, None]).to(slots.dtype)
-        sums = functional.normalize(torch.bmm(inside.transpose(1, 2), slots), dim=2)
+        sums = _unit(torch.bmm(inside.transpose(1, 2), slots))
         return torch.bmm(self._one_hot(own).to(sums.dtype), sums) / own.shape[2]
 
     def _bucket_numbers(self, vectors: Tensor) -> Tensor:
@@ -98,3 +99,9 @@ class SDIM(InterestModel):
     def _one_hot(self, numbers: Tensor) -> Tensor:
         """[B, n, G] -> bool [B, n, G 2^width]."""
         return (numbers.unsqueeze(3) == torch.arange(1 << self.width, device=numbers.device)).flatten(2)
+
+
+def _unit(sums: Tensor) -> Tensor:
+    """Sums of buckets [..., S] at length 1, all but the shortest: a bucket of items that are zero still (UNKNOWN's row
+    at the start) has no direction, and the gradient of one would have no bounds."""
+    return sums * (sums.square().sum(-1, keepdim=True) + _SHORTEST**2).rsqrt()

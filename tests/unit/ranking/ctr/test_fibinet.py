@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from corral.ranking.ctr.ctr_model import FieldVectors
 from corral.ranking.ctr.fibinet import BilinearPairs, FiBiNET
 
 
@@ -56,3 +57,15 @@ def test_refuses_nonsense() -> None:
         FiBiNET(1, 2, 3)
     with pytest.raises(ValueError, match="two fields"):
         FiBiNET(5, 0, 1)
+
+
+def test_every_field_has_a_weight_that_learns() -> None:
+    """At the usual small embeddings no field is shut off by the last ReLU of SENET, and all weights have gradients."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model = FiBiNET(8, 5, 4, hidden=(8,))
+        fields = FieldVectors(torch.randn(64, 1, 5, 8) * 0.05, torch.randn(64, 3, 4, 8) * 0.05)
+        importance = model.senet(fields.context[..., 1:].mean(-1), fields.items[..., 1:].mean(-1))
+        assert (importance.amax((0, 1)) > 0).all()
+        model(fields, torch.zeros(64, 0, 4, 8), torch.zeros(64, 0, dtype=torch.bool)).square().sum().backward()
+        assert (model.senet.layers[1].weight.grad.abs().sum(1) > 0).all()

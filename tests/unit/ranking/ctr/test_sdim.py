@@ -20,8 +20,7 @@ def buckets_by_hand(model: SDIM, target: np.ndarray, slots: list[np.ndarray]) ->
         for slot in slots:
             if bucket_by_hand(model, slot, group) == bucket_by_hand(model, target, group):
                 inside = inside + slot
-        length = np.linalg.norm(inside)
-        total = total + (inside / length if length > 0 else inside)
+        total = total + inside / np.sqrt(np.sum(inside**2) + 0.03**2)
     return total / groups
 
 
@@ -104,3 +103,17 @@ def test_groups_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
 def test_no_latest_slots_are_refused() -> None:
     with pytest.raises(ValueError, match="recent=0"):
         SDIM(4, 1, 1, recent=0)
+
+
+def test_items_that_are_zero_still_have_gradients_like_others(vectors) -> None:
+    """ "Unknown" starts at zero; divided by its length its gradient was some 1e8 times the others'."""
+    fields, history, mask = vectors(length=12)
+    history[:, :6] = 0.0
+    norms = []
+    for zero in (True, False):
+        torch.manual_seed(0)
+        model = SDIM(5, 2, 3, bits=12, width=3, recent=2, hidden=(8,)).double()
+        slots = (history if zero else torch.randn_like(history)).requires_grad_()
+        model(fields, slots, mask).sum().backward()
+        norms.append(float(slots.grad.norm()))
+    assert norms[0] < 100 * norms[1]
