@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from results import ROOT, Row, result_row, table, write_results
+from results import ROOT, Row, result_row, table, with_published, write_results
 
 from corral.cli import run as run_module
 from corral.cli.continued_settings import continued_settings
@@ -41,6 +41,8 @@ from corral.evaluation.result import Evaluation
 from corral.settings import DataSettings, load_settings
 
 DAY = 86_400
+# The last weeks of online-retail; fixed, so that a step is the same weeks however many steps a call measures.
+WEEKS = 3
 RECIPES = {
     "ml-1m": """
 threads: 1
@@ -82,12 +84,17 @@ class Steps:
 
     @classmethod
     def of(cls, name: str, count: int, folder: Path) -> Steps:
-        """Days from the 30th on, or the last weeks."""
+        """Days from the 30th on, or the last weeks: at most ``WEEKS`` of these."""
         times = np.asarray(open_data(DataSettings(name=name)).events.time)
         if name == "ml-1m":
             return cls(name, tuple(int(times.min()) + DAY * (29 + k) for k in range(count + 3)), folder)
-        week, end = 7 * 24 * 60, int(times.max()) + 1
-        return cls(name, tuple(end - week * (count + 2 - k) for k in range(count + 3)), folder)
+        week, end, count = 7 * 24 * 60, int(times.max()) + 1, min(count, WEEKS)
+        return cls(name, tuple(end - week * (WEEKS + 2 - k) for k in range(count + 3)), folder)
+
+    @property
+    def count(self) -> int:
+        """How many steps."""
+        return len(self.edges) - 3
 
     def dataset(self, step: int) -> Path:
         """The data of a step, appended to those of the step before."""
@@ -239,21 +246,28 @@ def main() -> None:
     rows: list[Row] = []
     for name in options.datasets:
         if name == "ml-1m" and "CORRAL_DATA" not in os.environ:
+            print("ml-1m: not measured, CORRAL_DATA is not set; its published rows stay", flush=True)
             continue
         for seed in options.seeds:
-            measured = Measured(Steps.of(name, options.steps, options.runs), seed)
+            steps = Steps.of(name, options.steps, options.runs)
+            measured = Measured(steps, seed)
             measured.run("anew", 0, options.finished)
-            for step in range(1, options.steps + 1):
+            for step in range(1, steps.count + 1):
                 for system in SYSTEMS:
                     measured.run(system, step, options.finished)
             rows += measured.rows
     told = "Means over the steps; `new_items` are targets whose items this step's training knows and the first did not."
-    done = {name: max((row["step"] for row in rows if row["dataset"] == name), default=0) for name in options.datasets}
+    rows = with_published("continue", rows, options.folder, within="step")
+    rows.sort(key=lambda row: (row["dataset"], row["seed"], row["step"], SYSTEMS.index(row["system"])))
+    done = {
+        name: max(row["step"] for row in rows if row["dataset"] == name)
+        for name in dict.fromkeys(row["dataset"] for row in rows)
+    }
     lines = [f"{told} Steps measured: {', '.join(f'{name} {count}' for name, count in done.items())}.", ""]
     lines += table(means(rows), METRICS)
-    for name in options.datasets:
-        steps = [row for row in rows if row["dataset"] == name and row["step"]]
-        named = [row | {"dataset": f"{name}, step {row['step']}"} for row in steps]
+    for name in done:
+        later = [row for row in rows if row["dataset"] == name and row["step"]]
+        named = [row | {"dataset": f"{name}, step {row['step']}"} for row in later]
         lines += ["", *table(named, METRICS)]
     protocol = {
         "threads": 1,

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from results import Row, result_row, table, write_results
+from results import Row, refuse_quick_look, result_row, table, with_published, write_results
 from torch import Tensor, nn
 
 from corral.corr.multi_index_sampler import MultiIndexSampler
@@ -591,6 +591,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", default="", help="part steps: only those whose name contains this")
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
+    refuse_quick_look(parser, options, "steps")
     torch.set_num_threads(1)
     steps_of = partial(steps_part, wanted=options.shapes)
     work = {"steps": steps_of, "growth": growth_part, "profile": profile_part, "sampler": sampler_part}
@@ -598,6 +599,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         for part in options.parts:
             rows += work[part](seed, options.steps)
+    rows = with_published("cooperation", rows, options.folder, within="part")
     protocol = {
         "threads": 1,
         "time": "CPU time of the process, median over steps",

@@ -307,7 +307,7 @@ def write_pages(folder: Path) -> None:
     shown += ["", "## What each stage loses: shares of the test part's targets", "", *diagnosis(rows)]
     shown += ["", "Head, mid and tail items each got a third of the train events."]
     protocol = {"threads": 1, "num_candidates": 100, "comparisons": pairs}
-    write_results("corr", rows, protocol, shown, command="python benchmarks/bench_corr.py")
+    write_results("corr", rows, protocol, shown)
     fill_readme("corr", readme_table(rows, pairs))
     print("\n".join(shown))
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from results import ROOT, Row, result_row, write_results
+from results import Row, published, result_row, run_key, with_published, write_results
 
 USERS, ITEMS = 200_000, 100_000
 SECONDS = 2 * 365 * 86_400
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=ID_KINDS, default=list(ID_KINDS), help="kinds of ids")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--work", type=Path, help="where the files go, and stay; by default a temporary directory")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="where data.json goes")
+    parser.add_argument("--results", type=Path, help="where data.json goes (docs/results)")
     parser.add_argument("--again", action="store_true", help="measure again what is there")
     parser.add_argument("--one", nargs=4, metavar=("SYSTEM", "PARQUET", "DATASET", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -205,8 +205,8 @@ def main() -> None:
             print(json.dumps(run_system(system, Path(parquet), Path(dataset), int(seed))))
         return
 
-    path = options.results / "data.json"
-    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() and not options.again else []
+    rows: list[Row] = published("data", options.results)["rows"]
+    done = set() if options.again else {run_key(row) for row in rows}
     work = options.work or Path(tempfile.mkdtemp(prefix="corral-bench-data-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -215,18 +215,18 @@ def main() -> None:
                 name = f"synthetic-{options.events / 1e6:g}m-{ids}"
                 parquet, dataset = work / f"{name}-{seed}.parquet", work / f"{name}-{seed}"
                 for system in options.systems:
-                    key = {"dataset": name, "system": system, "seed": seed}
                     if system == "corral-history" and ids != "dense":
                         continue  # Histories do not depend on the ids.
-                    if any({k: row[k] for k in key} == key for row in rows):
+                    if (name, system, seed) in done:
                         continue
                     if not parquet.exists():
                         in_subprocess(f"generate:{ids}:{options.events}", parquet, dataset, seed)
                     if system in ("corral-open", "corral-history") and not dataset.exists():
                         in_subprocess("corral", parquet, dataset, seed)
                     metrics = in_subprocess(system, parquet, dataset, seed)
-                    rows.append(result_row(name, system, seed, {k: round(value, 4) for k, value in metrics.items()}))
-                    print(name, system, seed, rows[-1]["metrics"], flush=True)
+                    row = result_row(name, system, seed, {k: round(value, 4) for k, value in metrics.items()})
+                    print(name, system, seed, row["metrics"], flush=True)
+                    rows = with_published("data", [row], options.results)
                     write_results("data", rows, {"rules": PROTOCOL}, markdown(rows), options.results)
                 if options.work is None:
                     parquet.unlink(missing_ok=True)

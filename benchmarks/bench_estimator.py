@@ -6,7 +6,7 @@ queries of validation; false negatives and effective sample size of every sample
 stages with and without cooperation, from all finished runs on the same data.
 
     python benchmarks/bench_estimator.py
-    python benchmarks/bench_estimator.py --run runs/corr/amazon-beauty-7core-corr-plain-0
+    python benchmarks/bench_estimator.py --run runs/corr/amazon-beauty-7core-corr-plain-0 --folder runs
     python benchmarks/bench_estimator.py --parts toy --draws 100000 --folder runs            # a quick look
 
 Part ``trained`` needs CORRAL_DATA. Writes docs/results/estimator.json and estimator.md. One thread.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from results import ROOT, Row, result_row, table, write_results
+from results import ROOT, Row, refuse_quick_look, result_row, table, with_published, write_results
 from torch import Tensor
 
 from corral.cli.experiment import Experiment
@@ -354,10 +354,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
+    refuse_quick_look(parser, options, "draws", "queries", "run")
     torch.set_num_threads(1)
     rows: list[Row] = []
     for part in options.parts:
         rows += {"toy": toy_part, "trained": trained_part}[part](options)
+    rows = with_published("estimator", rows, options.folder, within="part")
     protocol = {
         "threads": 1,
         "draws": options.draws,

@@ -4,7 +4,7 @@ Random vectors of ml-1m's size: 6,040 queries, 3,416 items, d = 64, up to 200 se
 each. The ranker is an inner product, so that its line shows what judging costs, not what a model costs.
 
     python benchmarks/bench_evaluation.py              # the published figures: 2 threads, 3 seeds
-    python benchmarks/bench_evaluation.py --threads 1 --seeds 0
+    python benchmarks/bench_evaluation.py --threads 1 --seeds 0 --folder runs    # a quick look
 
 Prints a table and writes docs/results/evaluation.json and evaluation.md.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from results import result_row, write_results
+from results import Row, refuse_quick_look, result_row, with_published, write_results
 from torch import Tensor
 
 from corral.data.batches import Query
@@ -120,13 +120,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     arguments = parser.parse_args()
+    refuse_quick_look(parser, arguments, "threads", "repeats")
     torch.set_num_threads(arguments.threads)
-    rows = []
+    rows: list[Row] = []
     for seed in arguments.seeds:
         for system, metrics in measure(seed, arguments.repeats).items():
             rows.append(result_row("random-ml-1m-size", system, seed, metrics))
             spent = f"{metrics['seconds']:6.2f} s wall {metrics['cpu_seconds']:6.2f} s CPU"
             print(f"seed {seed}  {system:10} {spent}  {SYSTEMS[system]}", flush=True)
+    rows = with_published("evaluation", rows, arguments.folder)
     protocol = {
         "queries": QUERIES,
         "items": ITEMS,

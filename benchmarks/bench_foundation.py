@@ -107,7 +107,7 @@ def main() -> None:
             facts = "; ".join(f"{key} {value}" for key, value in first["protocol"].items() if key != "seed")
             shown.append(f"- {dataset}: {facts}.")
     protocol = {"threads": arguments.threads, "public": PUBLIC}
-    write_results("foundation", rows, protocol, shown, command="python benchmarks/bench_foundation.py")
+    write_results("foundation", rows, protocol, shown)
     fill_readme("foundation", table(rows, ("ndcg@10", "recall@10", "mrr@10", "retriever/recall@100")))
     print("\n".join(shown))
 

@@ -98,7 +98,7 @@ def main() -> None:
                 **pair
             )
         )
-    write_results("funnel", rows, {"comparisons": pairs}, shown, command="python benchmarks/bench_funnel.py")
+    write_results("funnel", rows, {"comparisons": pairs}, shown)
     print("\n".join(shown))
 
 

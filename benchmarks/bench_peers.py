@@ -183,7 +183,7 @@ def write_page(folder: Path) -> None:
     failed = [row for row in rows if "failed" in row]
     shown += ["", "## Did not run", ""] if failed else []
     shown += [f"- {row['dataset']}, {row['system']}, seed {row['seed']}: {row['failed']}" for row in failed]
-    write_results("peers", rows, PROTOCOL, shown, command="python benchmarks/bench_peers.py")
+    write_results("peers", rows, PROTOCOL, shown)
     print("\n".join(shown))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from results import Row, result_row, table, write_results
+from results import Row, refuse_quick_look, result_row, table, with_published, write_results
 from torch import Tensor, nn
 
 from corral.data.batches import Query
@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--systems", default="", help="only those whose name contains this")
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
+    refuse_quick_look(parser, options, "steps")
     torch.set_num_threads(1)
     rows: list[Row] = []
     for dataset, features in (("ids", None), ("ids + 4 item features", item_features())):
@@ -168,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     {key: round(value, 1) for key, value in metrics.items()},
                     flush=True,
                 )
+    rows = with_published("ranking", rows, options.folder)
     shown = [*(f"- {key}: {value}" for key, value in PROTOCOL.items()), "", *table(rows, COLUMNS, digits=1)]
     print("\n".join(shown))
     write_results("ranking", rows, PROTOCOL, shown, options.folder)

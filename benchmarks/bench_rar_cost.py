@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 import torch
 from bench_cooperation import peak_megabytes
-from results import Row, result_row, table, write_results
+from results import Row, published, refuse_quick_look, result_row, table, with_published, write_results
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -544,9 +544,9 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def profile_part(options: argparse.Namespace, shapes: Sequence[Shape]) -> list[str]:
-    """The floor, and where the time goes."""
-    world, some = World.make(0), [shape for shape in shapes if shape[0] == "dcnv2" and shape[2] == SHAPES[0][1]]
+def profile_part(steps: int) -> list[str]:
+    """The floor, and where the time goes; whole or not at all, as its lines are no rows that could be merged."""
+    world, some = World.make(0), [("dcnv2", *shape) for shape in SHAPES if shape[1] == SHAPES[0][1]]
     shown = [
         "",
         "## The floor",
@@ -559,8 +559,22 @@ def profile_part(options: argparse.Namespace, shapes: Sequence[Shape]) -> list[s
     ]
     shown += [line for shape in some for line in floors(world, shape)]
     shown += ["", "## Where the time goes", "", "| shape | part of a click batch, forward | ms |", "|---|---|---|"]
-    shown += [line for shape in some for line in stages(world, shape, options.steps)]
+    shown += [line for shape in some for line in stages(world, shape, steps)]
     return shown + [line for shape in some for line in profiled(world, shape)]
+
+
+def page(rows: Sequence[Row], profile: Sequence[str]) -> list[str]:
+    """The lines of rar_cost.md."""
+    shown = [f"- {key}: {value}" for key, value in PROTOCOL.items()]
+    rar, evidence = ([row for row in rows if row["protocol"]["part"] == part] for part in ("rar", "evidence"))
+    if rar:
+        columns = [f"{kind}_{unit}" for kind in GOALS for unit in ("ms", "ratio")]
+        shown += ["", "## RAR", "", *table(rar, [*columns, "tables_ms", "peak_mb"], digits=2)]
+        shown += ["", "## Goals", "", *verdicts(rar), *WHY.splitlines()]
+    if evidence:
+        columns = ["click_ms", "click_ratio", "serve_ms", "serve_ratio", "once_us", "peak_mb"]
+        shown += ["", "## Evidence", "", *table(evidence, columns, digits=2)]
+    return [*shown, *profile]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -570,29 +584,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=9)
     parts = ("rar", "evidence", "profile")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--systems", default="", help="only shapes whose title contains this")
+    parser.add_argument("--systems", default="", help="parts rar and evidence: only shapes whose title contains this")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
+    refuse_quick_look(parser, options, "steps", "memory")
+    known = published("rar_cost", options.folder)
+    if known["rows"] and "profile" not in (*known["protocol"], *options.parts):
+        parser.error(
+            "rar_cost.json holds no profile, so that the one on the page would be lost: measure it too, "
+            "--parts with profile, or write elsewhere, with --folder"
+        )
     torch.set_num_threads(1)
     every = [(backbone, *shape) for backbone in BACKBONES for shape in SHAPES]
     shapes = [shape for shape in every if options.systems in title(shape)]
     rows: list[Row] = []
-    shown = [f"- {key}: {value}" for key, value in PROTOCOL.items()]
     if "rar" in options.parts:
-        rows = rar_part(options, shapes)
-        columns = [f"{kind}_{unit}" for kind in GOALS for unit in ("ms", "ratio")]
-        shown += ["", "## RAR", "", *table(rows, [*columns, "tables_ms", "peak_mb"], digits=2)]
-        shown += ["", "## Goals", "", *verdicts(rows), *WHY.splitlines()]
+        rows += rar_part(options, shapes)
     if "evidence" in options.parts:
-        found = evidence_part(options, shapes)
-        columns = ["click_ms", "click_ratio", "serve_ms", "serve_ratio", "once_us", "peak_mb"]
-        shown += ["", "## Evidence", "", *table(found, columns, digits=2)]
-        rows += found
-    if "profile" in options.parts:
-        shown += profile_part(options, shapes)
+        rows += evidence_part(options, shapes)
+    profile = profile_part(options.steps) if "profile" in options.parts else known["protocol"].get("profile", [])
+    rows = with_published("rar_cost", rows, options.folder, within="part")
+    shown = page(rows, profile)
     print("\n".join(shown))
-    write_results("rar_cost", rows, PROTOCOL, shown, options.folder)
+    write_results("rar_cost", rows, {**PROTOCOL, "profile": profile}, shown, options.folder)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from results import Row, result_row, table, write_results
+from results import Row, result_row, table, with_published, write_results
 
 from corral.data.batches import Batch
 from corral.data.taste_world import LabelledPairs, TasteWorld, taste_world
@@ -157,10 +157,11 @@ def main() -> None:
             found = run(system, seed)
             rows.append(result_row("taste-world", system, seed, found))
             print(system, seed, {name: round(value, 4) for name, value in found.items()}, flush=True)
+    rows = with_published("rar_world", rows, arguments.folder)
     rows.sort(key=lambda row: (SYSTEMS.index(row["system"]), row["seed"]))
     protocol = {"neighbours": NEIGHBOURS, "bits": BITS, "alpha": 0.9, "field_size": SIZE, "id_dropout": 0.3}
     shown = table(rows, COLUMNS)
-    write_results("rar_world", rows, protocol, shown, arguments.folder, command="python benchmarks/bench_rar_world.py")
+    write_results("rar_world", rows, protocol, shown, arguments.folder)
     print("\n".join(shown))
 
 

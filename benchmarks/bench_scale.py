@@ -98,8 +98,7 @@ def main() -> None:
         return json.loads(path.read_text())["rows"] if path.exists() else []
 
     def write(rows: list[Row]) -> None:
-        command = "python benchmarks/bench_scale.py"
-        write_results("scale", rows, {"rules": SECTIONS}, lines_of(rows), options.folder, command)
+        write_results("scale", rows, {"rules": SECTIONS}, lines_of(rows), options.folder)
 
     rows = stored()
     done = set() if options.again else {(row["dataset"], row["system"]) for row in rows}

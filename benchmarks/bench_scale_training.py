@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import torch._dynamo  # every optimizer imports it
 import torch.distributed as dist
-from results import ROOT, Row, result_row, write_results
+from results import Row, published, refuse_quick_look, result_row, with_published, write_results
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,7 +55,6 @@ from corral.training.retrieval_objectives import FullSoftmaxObjective, SampledSo
 SIZE, LENGTH, HISTORY, POSITIONS, FIELD = 64, 50, 20, 4, 16
 NEGATIVES = {"sampled softmax": 100, "CoRR": 20}
 WARM = 2
-COMMAND = "python benchmarks/bench_scale_training.py"
 
 
 @dataclass(frozen=True)
@@ -420,13 +419,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="small sizes, 1 and 2 workers")
     parser.add_argument("--again", action="store_true", help="measure all cells again")
-    parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "results", help="where to write")
+    parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
+    refuse_quick_look(parser, options, "quick", "steps")
     systems = QUICK if options.quick else SYSTEMS
     numbers, steps = ([1, 2], 2) if options.quick else (options.workers, options.steps)
-    file = options.folder / "scale_training.json"
-    rows: list[Row] = json.loads(file.read_text())["rows"] if file.exists() and not options.again else []
-    done = {(row["dataset"], row["system"]) for row in rows}
+    rows: list[Row] = published("scale_training", options.folder)["rows"]
+    done = set() if options.again else {(row["dataset"], row["system"]) for row in rows}
     alone = own_network()
     protocol = {
         "model": f"SASRec, D = {SIZE}, 2 blocks, sequences of {LENGTH}; CoRR: DIN at {POSITIONS} of them, MIDX",
@@ -438,10 +437,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number in numbers:
             if (system.label, f"{number} workers") in done:
                 continue
-            rows.append(cell(system, number, steps, alone))
-            print(rows[-1]["dataset"], rows[-1]["system"], rows[-1]["metrics"], flush=True)
-            write_results("scale_training", rows, protocol, page(rows, systems), options.folder, COMMAND)
-    write_results("scale_training", rows, protocol, page(rows, systems), options.folder, COMMAND)
+            row = cell(system, number, steps, alone)
+            print(row["dataset"], row["system"], row["metrics"], flush=True)
+            rows = with_published("scale_training", [row], options.folder)
+            write_results("scale_training", rows, protocol, page(rows, systems), options.folder)
+    write_results("scale_training", rows, protocol, page(rows, systems), options.folder)
     print("\n".join(page(rows, systems)))
 
 

@@ -15,7 +15,6 @@ Needs CORRAL_DATA. Writes docs/results/selection.json and selection.md. One thre
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from results import ROOT, Row, result_row, table, write_results
+from results import Row, published, refuse_quick_look, result_row, table, with_published, write_results
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -420,16 +419,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one data set, n = 10,000, one seed")
     parser.add_argument("--again", action="store_true", help="measure all cells again")
     parser.add_argument("--page", action="store_true", help="only write the page again")
-    parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "results", help="where to write")
+    parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args(arguments)
+    refuse_quick_look(parser, options, "quick")
     if options.quick:
         options.datasets, options.sizes, options.seeds, options.largest = options.datasets[:1], [10_000], [0], False
     torch.set_num_threads(1)
     import_faiss().omp_set_num_threads(1)
     options.bandwidth = bandwidth()
-    file = options.folder / "selection.json"
-    rows: list[Row] = json.loads(file.read_text())["rows"] if file.exists() and not options.again else []
-    done = {cell(row["dataset"], row["system"], row["seed"]) for row in rows}
+    rows: list[Row] = published("selection", options.folder)["rows"]
+    done = set() if options.again else {cell(row["dataset"], row["system"], row["seed"]) for row in rows}
     protocol = {
         "threads": 1,
         "k": K,
@@ -440,12 +439,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measure = {"learned": learned_part, "speed": speed_part, "table": table_part, "codes": codes_part}
     for part in [] if options.page else options.parts:
         for row in measure[part](options, done):
-            rows.append(row)
+            rows = with_published("selection", [row], options.folder)
             print(row["dataset"], row["system"], {k: round(v, 4) for k, v in row["metrics"].items()}, flush=True)
-            write_results(
-                "selection", rows, protocol, page(rows), options.folder, "python benchmarks/bench_selection.py"
-            )
-    write_results("selection", rows, protocol, page(rows), options.folder, "python benchmarks/bench_selection.py")
+            write_results("selection", rows, protocol, page(rows), options.folder)
+    write_results("selection", rows, protocol, page(rows), options.folder)
     print("\n".join(page(rows)))
 
 

@@ -9,10 +9,11 @@ acknowledged when it is on the disk. The models are not trained, and RAR's neigh
 is worthless, what they cost is not. The made-up items lie around centres, as trained ones do; without any order no
 index could leave items out.
 
-    python benchmarks/bench_serving.py --folder runs/serving
-    python benchmarks/bench_serving.py --folder /tmp/small --worlds small --requests 200 --clients 1 8    # a quick look
+    python benchmarks/bench_serving.py
+    python benchmarks/bench_serving.py --folder runs/small --worlds small --requests 200 --clients 1 8    # a quick look
 
-Prints a table and writes docs/results/serving.json and serving.md (a quick look: into its folder).
+Prints a table and writes docs/results/serving.json and serving.md; a quick look, of another world or number of requests
+than by default, into its folder.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 import torch
-from results import Row, result_row, write_results
+from results import ROOT, Row, result_row, with_published, write_results
 
 from corral.cli.experiment import Experiment
 from corral.cli.ranker_stage import new_ranker
@@ -64,6 +65,7 @@ ranker: {kind: din, field_size: 16, history_length: 50, hidden: [128, 64]}
 evaluation: {num_candidates: 200, serve_by: ranker}
 """
 K, HISTORY = 10, 50
+WORLDS, REQUESTS = ("ml-1m", "million"), 400
 # Connections of the fixed rate: more than can be under way.
 RATE_CLIENTS = 64
 # Made-up worlds by name: users, each with HISTORY events, no item twice.
@@ -396,17 +398,18 @@ def goals(means: Mapping[tuple[str, str, str], Mapping[str, float]]) -> list[str
 def main() -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where data and bundles go")
-    parser.add_argument("--worlds", nargs="+", default=["ml-1m", "million"])
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "serving", help="where data and bundles go")
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS))
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second of the fixed load")
-    parser.add_argument("--requests", type=int, default=2_000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    rows, began = [], os.getloadavg()[0]
+    rows: list[Row] = []
+    began = os.getloadavg()[0]
     for name in arguments.worlds:
         world = make_world(name, folder, arguments.systems)
         for seed in arguments.seeds:
@@ -415,6 +418,9 @@ def main() -> None:
                     rows.append(row)
                     figures = "  ".join(f"{key} {value:.2f}" for key, value in row["metrics"].items())
                     print(f"{name} seed {seed} {system} {row['protocol']['load']}: {figures}", flush=True)
+    quick = not set(arguments.worlds) <= set(WORLDS) or arguments.requests != REQUESTS
+    target = folder if quick else None
+    rows = with_published("serving", rows, target, within="load")
     searched = [row for row in rows if "index" in row["protocol"]]
     indexes = dict.fromkeys(f"{row['dataset']} {row['protocol']['index']}" for row in searched)
     protocol = {
@@ -429,9 +435,8 @@ def main() -> None:
         "candidates": 200,
         "one core": "requests by the CPU seconds of the server's process",
     }
-    quick = set(arguments.worlds) != {"ml-1m", "million"}
     lines = ["; ".join(f"{key}: {value}" for key, value in protocol.items()) + ".", "", *page(rows)]
-    write_results("serving", rows, protocol, lines, folder if quick else None)
+    write_results("serving", rows, protocol, lines, target)
     print("\n".join(page(rows)))
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from results import Row, result_row, table, write_results
+from results import Row, refuse_quick_look, result_row, table, with_published, write_results
 
 from corral.cli.experiment import Experiment
 from corral.cli.ranker_stage import new_ranker
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="rows of each table, part tables")
     parser.add_argument("--folder", type=Path, help="where to write (docs/results)")
     options = parser.parse_args()
+    refuse_quick_look(parser, options, "steps")
     torch.set_num_threads(1)
     rows: list[Row] = []
     for seed in options.seeds:
@@ -131,6 +132,7 @@ def main() -> None:
             found, data_hash = epoch_and_funnel(seed, options.steps)
             rows.append(result_row("ml-1m", "sasrec + din", seed, found, data_hash=data_hash))
             print(rows[-1], flush=True)
+    rows = with_published("training", rows, options.folder)
     steps = [row for row in rows if row["system"] in ("sparse", "dense")]
     funnel = [row for row in rows if row["dataset"] == "ml-1m"]
     lines = table(steps, ("milliseconds", "floor_megabytes", "table_megabytes"), digits=1)

@@ -8,7 +8,7 @@ import platform
 import shutil
 import statistics
 import subprocess
-import sys
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -73,9 +73,9 @@ def result_row(
     return row if protocol is None else {**row, "protocol": dict(protocol)}
 
 
-def published(name: str) -> dict[str, Any]:
-    """What docs/results/NAME.json holds; no rows where there is none yet."""
-    path = ROOT / "docs" / "results" / f"{name}.json"
+def published(name: str, folder: Path | None = None) -> dict[str, Any]:
+    """What NAME.json in docs/results, or in ``folder``, holds; no rows where there is none yet."""
+    path = (folder or ROOT / "docs" / "results") / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": [], "protocol": {}}
 
 
@@ -84,10 +84,37 @@ def run_key(row: Row) -> tuple[str, str, int]:
     return row["dataset"], row["system"], row["seed"]
 
 
-def with_published(name: str, made: Sequence[Row]) -> list[Row]:
-    """Rows that were made here, and the published ones of other runs: runs are not kept for ever, results are."""
-    rows = {run_key(row): row for row in (*published(name)["rows"], *made)}
+def with_published(name: str, made: Sequence[Row], folder: Path | None = None, within: str = "") -> list[Row]:
+    """Rows that were made here, and the published ones of other runs: runs are not kept for ever, results are.
+
+    Args:
+        name: of the benchmark.
+        made: rows of this call, perhaps of a part of the benchmark.
+        folder: where the page is; docs/results by default.
+        within: what else tells rows apart where a run has several: a name in the row or in its protocol.
+    """
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return *run_key(row), {**row, **(row.get("protocol") or {})}.get(within)
+
+    rows = {key(row): row for row in (*published(name, folder)["rows"], *made)}
     return list(rows.values())
+
+
+def refuse_quick_look(parser: ArgumentParser, options: Namespace, *effort: str) -> None:
+    """Ends a call that would publish rows made with another effort than the page's: no row says how much went into it.
+
+    Args:
+        parser: of the call.
+        options: of the call; where ``folder`` is None, its rows are to be published.
+        effort: names in ``options`` that change how well a row is measured, not which row it is.
+    """
+    changed = [name for name in effort if getattr(options, name) != parser.get_default(name)]
+    if changed and options.folder is None:
+        parser.error(
+            f"{', '.join(changed)}: not the default, so that these rows do not belong in docs/results; "
+            "with --folder their page is written elsewhere"
+        )
 
 
 def made_at(rows: Sequence[Row]) -> str:
@@ -96,7 +123,10 @@ def made_at(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row], metrics: Sequence[str], digits: int = 4) -> list[str]:
-    """A Markdown table: one line a (dataset, system), mean ± standard deviation over seeds."""
+    """A Markdown table: one line a (dataset, system), mean ± standard deviation over seeds.
+
+    A cell that fewer rows have a value for than its line has seeds says how many: ``0.8593 ± 0.0028 (3)``.
+    """
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["dataset"], row["system"]].append(row)
@@ -111,7 +141,8 @@ def table(rows: Sequence[Row], metrics: Sequence[str], digits: int = 4) -> list[
             # Quality lies in [0, 1]; what is larger is a count or a time.
             places = digits if max(map(abs, values)) <= 1 else min(digits, 1)
             spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{places}f}{spread}")
+            fewer = f" ({len(values)})" if len(values) < len(members) else ""
+            cells.append(f"{statistics.mean(values):.{places}f}{spread}{fewer}")
         lines.append(f"| {dataset} | {system} | {len(members)} | " + " | ".join(cells) + " |")
     return lines
 
@@ -135,9 +166,10 @@ def write_results(
     protocol: Mapping[str, Any],
     markdown: Sequence[str],
     folder: Path | None = None,
-    command: str = "",
 ) -> None:
     """Writes both files, each whole or not at all.
+
+    The page names the command that makes all rows: the present call may have made some of them.
 
     Args:
         name: of the benchmark.
@@ -145,21 +177,24 @@ def write_results(
         protocol: the rules that all rows share.
         markdown: the lines of NAME.md below the title and the command.
         folder: where to; docs/results by default.
-        command: what makes all rows, where several calls made them; by default the present call.
+
+    Raises:
+        ValueError: there are no rows.
     """
+    if not rows:
+        raise ValueError(f"{name}: nothing was measured, and nothing is published: no page is written")
     folder = folder or ROOT / "docs" / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    command = command or " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     result = {
         "name": name,
-        "command": command,
+        "command": f"python benchmarks/bench_{name}.py",
         "commit": commit(),
         "versions": versions(),
         "protocol": dict(protocol),
         "rows": list(rows),
     }
     facts = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-    made = f"Made by `{command}` at commit {result['commit']} ({facts})."
+    made = f"Made by `{result['command']}` at commit {result['commit']} ({facts})."
     if made_at(rows) != result["commit"]:
         made += f" Rows were made at: {made_at(rows)}."
     page = [f"# {name}", "", made, "", *markdown, ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,14 @@ def test_a_published_number_that_is_not_what_the_program_computes_is_told(tmp_pa
     told = quick("estimator", "--results", str(tmp_path))
     assert (told.returncode, told.stdout.count(": agrees")) == (1, 2)
     assert "DIFFERS by -0.0020" in told.stdout
+
+
+def test_a_check_that_cannot_be_made_does_not_end_the_others(tmp_path: Path) -> None:
+    shutil.copy(RESULTS / "funnel.json", tmp_path)
+    (tmp_path / "rar_world.json").write_text(json.dumps({"rows": []}))
+    told = quick("rar_world", "funnel", "--results", str(tmp_path))
+    assert (told.returncode, told.stdout.count(": agrees")) == (1, 2)
+    assert "rar_world: FAILS, ValueError: rar_world.json has no row ('taste-world', 'bare', 0)" in told.stdout
 
 
 def test_what_needs_data_that_are_not_there_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from corral.evaluation.fates import fates
 from corral.evaluation.result import Evaluation
@@ -94,7 +95,10 @@ def test_other_rules_and_several_targets_are_refused(modules: SimpleNamespace) -
 
 
 def test_an_interval_over_seeds_by_hand(modules: SimpleNamespace) -> None:
-    """Users' variance is the seeds' mean, (.01^2 + .02^2) / 2; the seeds' is that of .02 and .06, halved."""
+    """Users' variance is the seeds' mean, (.01^2 + .02^2) / 2; the seeds' is that of .02 and .06, halved.
+
+    The latter alone is uncertain: by Satterthwaite (.00025 + .0004)^2 / .0004^2 = 2.640625 degrees of freedom.
+    """
     bench = importlib.import_module("bench_rar")
     aucs = {("fm", 0): 0.70, ("fm", 1): 0.70, ("fm+rar", 0): 0.72, ("fm+rar", 1): 0.76, ("fm+rar", 2): 0.9}
     errors = {0: 0.01, 1: 0.02, 2: 9.0}
@@ -106,10 +110,40 @@ def test_an_interval_over_seeds_by_hand(modules: SimpleNamespace) -> None:
     (found,) = bench.gaps(rows)  # seed 2 has no bare model beside it
     assert (found["system"], found["against"], found["seeds"]) == ("fm+rar", "fm", 2)
     assert found["difference"] == pytest.approx(0.04)
-    reach = 1.96 * (0.00025 + 0.0008 / 2) ** 0.5
+    reach = stats.t.ppf(0.975, 2.640625) * (0.00025 + 0.0008 / 2) ** 0.5
     assert (found["low"], found["high"]) == pytest.approx((0.04 - reach, 0.04 + reach))
+    assert reach > 1.7 * 1.96 * (0.00025 + 0.0008 / 2) ** 0.5
+    assert bench.interval(found) == f"{0.04 - reach:+.4f} to {0.04 + reach:+.4f}"
     assert found["ri"] == pytest.approx(0.74 / 0.70 - 1)
     assert found["ri_above_half"] == pytest.approx(0.24 / 0.20 - 1)
+
+
+@pytest.mark.parametrize(("of_users", "by_normal"), [(0.0, 0.75), (0.5, 0.89), (2.0, 0.96)])
+def test_intervals_cover_what_they_say(modules: SimpleNamespace, of_users: float, by_normal: float) -> None:
+    """Of two seeds whose training spreads by 1: nine tenths at least, where 1.96 errors cover as few as seven."""
+    bench, random = importlib.import_module("bench_rar"), np.random.default_rng(0)
+    draws, seeds = 4_000, 2
+    each = random.normal(size=(draws, 1)) * of_users + random.normal(size=(draws, seeds))
+    of_seeds, missed = each.var(1, ddof=1) / seeds, np.abs(each.mean(1))
+    error = np.sqrt(of_users**2 + of_seeds)
+    reach = np.array([bench.quantile(of_users**2, one, seeds) for one in of_seeds]) * error
+    assert 0.9 < (missed < reach).mean() < 0.96
+    assert (missed < 1.96 * error).mean() < by_normal
+    assert bench.quantile(0.01, 0.0, 1) == pytest.approx(1.96, abs=1e-3)
+
+
+def test_one_seed_is_not_counted_among_several(modules: SimpleNamespace) -> None:
+    bench = importlib.import_module("bench_rar")
+
+    def pair(backbone: str, seeds: int, low: float) -> dict[str, object]:
+        ends = {"difference": low + 0.01, "low": low, "high": low + 0.02}
+        return {"dataset": "ml-100k", "system": f"{backbone}+rar", "seeds": seeds, **ends}
+
+    pairs = [pair("fm", 2, 0.01), pair("lr", 5, -0.03), pair("din", 1, 0.02), pair("lightgbm", 5, 0.01)]
+    head, _, line = bench.counts_of_gains(pairs)
+    assert "| interval above 0, several seeds | of users alone above 0, one seed |" in head
+    assert line == "| ml-100k | rar | 3 | 2 | 1 of 2 | 1 of 1 | +0.0200 |"
+    assert bench.interval(pairs[2]) == "+0.0200 to +0.0400, users alone"
 
 
 def test_an_error_is_that_of_users(modules: SimpleNamespace, tmp_path: Path) -> None:
@@ -155,3 +189,8 @@ def test_published_rows_stay_where_no_run_replaces_them(modules: SimpleNamespace
     again = row_of("a", 1) | {"served": "fused"}
     assert modules.results.with_published("corr", [again, row_of("b", 0)]) == [row_of("a", 0), again, row_of("b", 0)]
     assert modules.results.with_published("other", [again]) == [again]
+    # Elsewhere, and where a run has several rows.
+    first, second = ({**row_of("a", 0), "step": step} for step in (1, 2))
+    (tmp_path / "steps.json").write_text(json.dumps({"rows": [first, second], "protocol": {}}))
+    again = {**second, "metrics": {"ndcg@10": 0.5}}
+    assert modules.results.with_published("steps", [again], tmp_path, within="step") == [first, again]

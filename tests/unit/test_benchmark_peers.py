@@ -64,7 +64,7 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
             "user_id": user,
             "item_id": item,
             "timestamp": [0, 1, 2, 3, 8, 0, 1, 4, 9, 7, 10, 11],
-            "value": [5.0, 1.0, 4.0, 2.0, 5.0, 4.0, 1.0, 5.0, 1.0, 4.0, 2.0, 5.0],
+            "value": [5.0, 1.0, 4.0, 2.0, 5.0, 4.0, 1.0, 5.0, 1.0, 2.0, 2.0, 5.0],
         }
     )
     cut = ("split.valid_from=7", "split.test_from=9")

@@ -48,6 +48,19 @@ def test_rows_of_this_commit_need_no_word(results: ModuleType, tmp_path: Path) -
     assert "Rows were made at" not in (tmp_path / "speed.md").read_text()
 
 
+def test_a_page_without_rows_is_not_written(results: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="speed: nothing was measured"):
+        results.write_results("speed", [], {}, [], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_of_fewer_values_than_rows_says_so(results: ModuleType) -> None:
+    values: tuple[dict[str, float], ...] = ({"auc": 0.5, "ndcg@10": 0.25}, {"auc": 0.5}, {"auc": 0.5, "ndcg@10": 0.75})
+    rows = [results.result_row("ml-1m", "mf", seed, metrics) for seed, metrics in enumerate(values)]
+    line = results.table(rows, ["auc", "ndcg@10", "mrr@10"])[-1]
+    assert line == "| ml-1m | mf | 3 | 0.5000 ± 0.0000 | 0.5000 ± 0.3536 (2) | - |"
+
+
 def test_the_readme_has_a_place_for_each_table_that_benchmarks_put_there() -> None:
     readme = (FILE.parents[1] / "README.md").read_text("utf-8")
     scripts = [path.read_text("utf-8") for path in FILE.parent.glob("bench_*.py")]
