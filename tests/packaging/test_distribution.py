@@ -60,7 +60,9 @@ def environment(folder: Path, *visible: str) -> Path:
 
 
 def install(scripts: Path, *what: str | Path) -> None:
-    run([sys.executable, "-m", "pip", "--python", scripts / "python", "install", "--quiet", *what])
+    """Without compiling every module of every package, which takes longer than all the rest."""
+    pip = [sys.executable, "-m", "pip", "--python", scripts / "python"]
+    run([*pip, "install", "--quiet", "--no-compile", *what])
 
 
 def doctor(scripts: Path, folder: Path) -> dict[str, dict[str, str]]:
