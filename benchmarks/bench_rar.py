@@ -26,7 +26,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from rar_systems import AS_OF, BACKBONES, CONTROLS, DATASETS, GBDT, RECIPE, SWEEPS, TRIALS, VARIANTS
+from rar_systems import AS_OF, BACKBONES, CONTROLS, DATASETS, GBDT, PATIENT, RECIPE, SWEEPS, TRIALS, VARIANTS
 from results import ROOT, Row, fill_readme, published, result_row, run_key, table, with_published, write_results
 from scipy import stats
 from torch import nn
@@ -56,7 +56,8 @@ def tuned(backbone: str) -> tuple[str, ...]:
 
 def train(dataset: str, backbone: str, seed: int, folder: Path, more: Sequence[str]) -> tuple[Experiment, nn.Module]:
     """One training on labels; no retriever is needed."""
-    chosen = (*DATASETS[dataset].overrides, f"ranker.kind={backbone}", *more, f"seed={seed}", "threads=1")
+    fixed = (*PATIENT, f"ranker.kind={backbone}", f"seed={seed}", "threads=1")
+    chosen = (*DATASETS[dataset].overrides, *fixed, *more)
     settings = read_recipe(RECIPE, (*chosen, "evaluation.correction=true"))  # fitted when training is over
     experiment = Experiment.start(settings, folder, quiet=True)
     return experiment, train_ranker(experiment, nn.Module())

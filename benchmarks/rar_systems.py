@@ -19,6 +19,9 @@ BACKBONES = (
     "dien",
     "bst",
 )
+# Patience ends a training, not this number: bare rankers that learn from ids alone take longest, and one that is cut
+# short loses to its own evidence.
+PATIENT = ("ranker_training.epochs=60",)
 RANDOM = ("split={rule: random}",)
 SAMPLED = ("ranker_training.label_at_least=null", "ranker_training.sampled_negatives=4")
 
