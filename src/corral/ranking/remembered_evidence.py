@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,8 +57,9 @@ class RememberedEvidence:
 
 def _moment(query: Query) -> Tensor:
     """The time of each request and all that its history holds, hashed [B], int64."""
-    length = query.history.shape[1]
-    factors = torch.randint(1 << 62, (length + 1,), generator=torch.Generator().manual_seed(0)).to(query.time.device)
+    # numpy's generator: what torch draws beside other workers is cut into their shares.
+    drawn = np.random.default_rng(0).integers(1 << 62, size=query.history.shape[1] + 1)
+    factors = torch.from_numpy(drawn).to(query.time.device)
     # The latest item has the first factor: padding in front, which is 0, changes nothing. int64 wraps around.
     return query.time * factors[0] + (query.history.flip(1) * factors[1:]).sum(1)
 

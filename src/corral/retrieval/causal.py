@@ -42,35 +42,48 @@ def unpack(hidden: Tensor, pad: Tensor, empty: Tensor) -> Tensor:
     return states.gather(1, seen[:, :, None].expand(-1, -1, size))
 
 
-def last_queries(history: Tensor, encode: Callable[[Tensor, Tensor | None], Tensor], empty: Tensor) -> Tensor:
-    """The query after the whole of each history, without work on padding.
+def last_queries(
+    history: Tensor,
+    look_up: Callable[[Tensor], Tensor],
+    encode: Callable[[Tensor, Tensor | None], Tensor],
+    empty: Tensor,
+) -> Tensor:
+    """The query after the whole of each history, hardly any work on padding.
+
+    Items are looked up once, whatever the histories are, and every query hangs on what was found: where a table is cut
+    over several workers they look up together, and so do its gradients go back, but each has other histories.
 
     Args:
         history: item rows [B, L], 0-padded at the front.
-        encode: (packed items [b, l], their number [b], at least 1; None: all l are real) -> queries [b, D].
+        look_up: item rows [...] -> vectors [..., D].
+        encode: (vectors of packed items [b, l, D], their number [b], at least 1; None: all l are real) -> queries
+            [b, D].
         empty: query of an empty history [D].
 
     Returns:
         [B, D].
     """
-    if history.numel() == 0:
+    length = history.shape[1]
+    if length == 0:
         return empty.expand(len(history), -1)
     lengths = (history != 0).sum(1)
     if torch.compiler.is_compiling():  # lengths are not static: padding is computed too
-        queries = encode(pack(history)[0], lengths.clamp(min=1))
-        return torch.where(lengths[:, None] > 0, queries, empty.to(queries.dtype))
+        return _or_empty(encode(look_up(pack(history)[0]), lengths.clamp(min=1)), lengths, empty)
     if len(history) == 1 and not torch.is_grad_enabled():  # a request: all that orders and pads would only cost
         number = int(lengths)
-        return encode(history[:, -number:], None) if number else empty.expand(1, -1)
-    order = lengths.argsort(stable=True)
+        vectors = look_up(history[:, length - number :])
+        return encode(vectors, None) if number else empty.expand(1, -1)
+    lengths, order = lengths.sort(stable=True)
+    packed, _ = pack(history.index_select(0, order))
     parts = []
-    for rows in order.split(_ROWS_PER_CHUNK):
-        length = lengths[rows]
-        longest = int(length[-1])
-        if longest == 0:
-            parts.append(empty.expand(len(rows), -1))
-            continue
-        packed, _ = pack(history[rows, -longest:])
-        queries = encode(packed, length.clamp(min=1))
-        parts.append(torch.where(length[:, None] > 0, queries, empty.to(queries.dtype)))
+    # A chunk bounds what the encoder makes of its vectors, attention above all.
+    for some, vectors in zip(lengths.split(_ROWS_PER_CHUNK), look_up(packed).split(_ROWS_PER_CHUNK), strict=True):
+        number = some.clamp(min=1)
+        longest = max(number.tolist(), default=1)  # of none where this worker has no row of the batch
+        parts.append(_or_empty(encode(vectors[:, :longest], number), some, empty))
     return torch.cat(parts)[order.argsort()]
+
+
+def _or_empty(queries: Tensor, lengths: Tensor, empty: Tensor) -> Tensor:
+    """Queries [B, D], but ``empty`` [D] where the history has no items (lengths [B])."""
+    return torch.where(lengths[:, None] > 0, queries, empty.to(queries.dtype))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
-from corral.retrieval.index import ItemIndex, allowed
+from corral.retrieval.index import ItemIndex
 from corral.retrieval.popularity import PopularityChannel
 from corral.retrieval.retriever import Retriever
 
@@ -76,9 +76,7 @@ class ColdStartChannel:
     def __init__(self, channel: RetrieverChannel, popularity: PopularityChannel) -> None:
         self.channel, self.popularity = channel, popularity
         self.name, self.retriever = channel.name, channel.retriever
-        items = channel.index.items
-        self._indexed = torch.zeros(len(popularity.counts), dtype=torch.bool, device=items.device)
-        self._indexed[items] = True
+        self._indexed = popularity.among(channel.index.items)
 
     @staticmethod
     def cold(query: Query) -> Tensor:
@@ -93,11 +91,8 @@ class ColdStartChannel:
         cold = self.cold(query)
         if not cold.any():
             return self.channel.recall(query, k, exclude, allow)
-        mask = self._indexed
-        if allow is not None:
-            mask = mask & allowed(torch.arange(len(mask), device=mask.device), allow)
         hidden = None if exclude is None else exclude[cold]
-        popular = self.popularity.most_popular(int(cold.sum()), k, hidden, mask)
+        popular = self._indexed.most_popular(int(cold.sum()), k, hidden, allow)
         items = torch.zeros(len(query), k, dtype=torch.int64, device=query.user.device)
         scores = torch.full((len(query), k), -torch.inf, device=query.user.device)
         items[cold], scores[cold] = popular.items.to(items.device), popular.scores.to(scores.device)
@@ -110,7 +105,8 @@ class ColdStartChannel:
     @torch.no_grad()
     def score(self, query: Query, items: Tensor) -> Tensor:
         """As ``RetrieverChannel.score``; for queries without any history the items' train counts."""
-        counts = self.popularity.counts.to(items.device)[items]
+        known = self._indexed.counts
+        counts = known[items.to(known.device)].to(items.device)
         return torch.where(self.cold(query)[:, None], counts, self.channel.score(query, items))
 
 

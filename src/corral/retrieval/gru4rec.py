@@ -47,25 +47,26 @@ class GRU4Rec(nn.Module):
             # Padding, and unknown: an item of which nothing is known.
             self.item_embedding.weight[:FIRST_ROW] = 0
 
-    def _states(self, packed: Tensor) -> Tensor:
-        """The GRU's state after each packed item [B, L, H]."""
-        states, _ = self.gru(self.dropout(self.item_embedding(packed)))
+    def _states(self, vectors: Tensor) -> Tensor:
+        """The GRU's state after each packed item's vector: [B, L, D] -> [B, L, H]."""
+        states, _ = self.gru(self.dropout(vectors))
         return states
 
-    def _encode_last(self, packed: Tensor, number: Tensor | None) -> Tensor:
-        """The query after the last of ``number`` [B] packed items [B, L] (None: of all L): [B, D]."""
-        rows = torch.arange(len(packed), device=packed.device)
+    def _encode_last(self, vectors: Tensor, number: Tensor | None) -> Tensor:
+        """The query after the last of ``number`` [B] packed items' vectors [B, L, D] (None: of all L): [B, D]."""
+        rows = torch.arange(len(vectors), device=vectors.device)
         place = -1 if number is None else number - 1
-        return self.output(self.dropout(self._states(packed)[rows, place]))
+        return self.output(self.dropout(self._states(vectors)[rows, place]))
 
     def encode_positions(self, sequence: SequenceBatch) -> Tensor:
         """Query vectors at every position [B, L + 1, D]."""
         packed, pad = pack(sequence.items)
-        return unpack(self.output(self.dropout(self._states(packed))), pad, self.empty_query)
+        return unpack(self.output(self.dropout(self._states(self.item_embedding(packed)))), pad, self.empty_query)
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
-        return last_queries(query.recent(self.max_length).history, self._encode_last, self.empty_query)
+        history = query.recent(self.max_length).history
+        return last_queries(history, self.item_embedding, self._encode_last, self.empty_query)
 
     def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
         """No table of users; the table of items."""

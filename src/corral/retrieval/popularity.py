@@ -5,6 +5,8 @@ Shape letters: B queries, E exclusions per query.
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,15 @@ class PopularityChannel:
         """Count the item rows of train events ([n], int64) in a catalogue of ``rows`` item rows."""
         return cls(torch.bincount(items.reshape(-1), minlength=rows)[:rows], name=name)
 
+    def among(self, items: Tensor) -> PopularityChannel:
+        """The same channel of these item rows [m] alone, on their device."""
+        found = copy(self)
+        found.counts, order = self.counts.to(items.device), self._order.to(items.device)
+        among = torch.zeros(len(found.counts), dtype=torch.bool, device=items.device)
+        among[items] = True
+        found._order = order[among[order]]
+        return found
+
     def recall(self, query: Query, k: int, exclude: Tensor | None = None, allow: Tensor | None = None) -> Candidates:
         """The k most popular items for each query; score = number of train events. See ``RecallChannel``."""
         return self.most_popular(len(query), k, exclude, allow)
@@ -56,40 +67,35 @@ class PopularityChannel:
             raise ValueError(f"k must be at least 1, got {k}")
         if exclude is not None and (exclude.ndim != 2 or len(exclude) != n_queries):
             raise ValueError(f"need exclude [{n_queries}, E], got {list(exclude.shape)}")
+        order = self._order if allow is None else self._order[allowed(self._order, allow)]
+        width = 0 if exclude is None else exclude.shape[1]
         device = self.counts.device if exclude is None else exclude.device
-        order, counts = self._order.to(device), self.counts.to(device)
-        if allow is not None:
-            order = order[allowed(order, allow)]
+        # the first k + E of the order hold k that are not excluded, if there are that many: no more of it is read
+        head = order[: k + width].to(device)
         items = torch.zeros((n_queries, k), dtype=torch.int64, device=device)
-        if exclude is None or exclude.shape[1] == 0:
-            items[:, : len(order)] = order[:k]
+        if exclude is None or width == 0 or len(head) == 0:
+            items[:, : len(head)] = head
         else:
-            rank = torch.full((len(counts),), -1, dtype=torch.int64, device=device)
-            rank[order] = torch.arange(len(order), device=device)
-            # the first k + E of the order hold k that are not excluded, if there are that many
-            reach = min(k + exclude.shape[1], len(order))
-            rows = max(1, self.block_bytes // (10 * max(reach, 1)))
-            for start in range(0, n_queries, rows):
-                block = slice(start, start + rows)
-                items[block] = _first_left(order[:reach], rank, exclude[block], k)
-        scores = torch.where(items != 0, counts[items], -torch.inf)
-        return Candidates(items, scores)
+            rows = max(1, self.block_bytes // (10 * len(head)))
+            items = torch.cat([_first_left(head, some, k) for some in exclude.split(rows)])
+        scores = self.counts[items.to(self.counts.device)].to(device)
+        return Candidates(items, scores.where(items != 0, -torch.inf))
 
 
-def _first_left(order: Tensor, rank: Tensor, exclude: Tensor, k: int) -> Tensor:
-    """The first k of ``order`` [R] left by ``exclude`` [b, E], for each row; [b, k], 0 at the end."""
-    reach = len(order)
-    known = (exclude >= 0) & (exclude < len(rank))
-    place = torch.where(known, rank[torch.where(known, exclude, 0)], -1)
-    # one column more takes what is not among the first R
-    place = torch.where((place >= 0) & (place < reach), place, reach)
-    left = torch.ones((len(exclude), reach + 1), dtype=torch.bool, device=order.device)
+def _first_left(head: Tensor, exclude: Tensor, k: int) -> Tensor:
+    """The first k of the item rows ``head`` [R] left by ``exclude`` [b, E], for each row; [b, k], 0 at the end."""
+    reach = len(head)
+    rows, order = head.sort()
+    near = torch.searchsorted(rows, exclude.contiguous()).clamp(max=reach - 1)
+    # one column more takes what is not among the R
+    place = torch.where(rows[near] == exclude, order[near], reach)
+    left = torch.ones((len(exclude), reach + 1), dtype=torch.bool, device=head.device)
     left.scatter_(1, place, False)
     left = left[:, :reach]
     target = left.cumsum(dim=1) - 1
     target = torch.where(left & (target < k), target, k)
-    found = torch.zeros((len(exclude), k + 1), dtype=torch.int64, device=order.device)
-    found.scatter_(1, target, order.expand(len(exclude), -1))
+    found = torch.zeros((len(exclude), k + 1), dtype=torch.int64, device=head.device)
+    found.scatter_(1, target, head.expand(len(exclude), -1))
     return found[:, :k]
 
 

@@ -49,13 +49,13 @@ class _Block(nn.Module):
         keys, values = functional.linear(normed, weight[size:], bias[size:]).chunk(2, dim=-1)
 
         def by_head(vectors: Tensor) -> Tensor:
-            return vectors.view(batch, -1, self.heads, size // self.heads).transpose(1, 2)
+            return vectors.unflatten(-1, (self.heads, size // self.heads)).transpose(1, 2)
 
         seen = None
         if number is not None:
             seen = (torch.arange(length, device=x.device) < number[:, None])[:, None, None, :]
         attended = functional.scaled_dot_product_attention(
-            by_head(query), by_head(keys), by_head(values), attn_mask=seen
+            by_head(query[:, None]), by_head(keys), by_head(values), attn_mask=seen
         )
         here = x[rows, place] + self.dropout(self.attention_out(attended.reshape(batch, size)))
         return self._feed(here)
@@ -105,14 +105,15 @@ class SASRec(nn.Module):
             # Padding, and unknown: an item of which only its place in the history says something.
             self.item_embedding.weight[:FIRST_ROW] = 0
 
-    def _embed(self, packed: Tensor) -> Tensor:
-        positions = self.position_embedding.weight[: packed.shape[1]]
+    def _placed(self, vectors: Tensor) -> Tensor:
+        """Vectors of packed items [B, L, D] with their places, as the first block reads them."""
+        positions = self.position_embedding.weight[: vectors.shape[1]]
         # Embeddings have norm about 1; scaled up as in the paper so that positions do not drown items.
-        return self.dropout(self.item_embedding(packed) * self.item_embedding.embedding_dim**0.5 + positions)
+        return self.dropout(vectors * self.item_embedding.embedding_dim**0.5 + positions)
 
-    def _encode_last(self, packed: Tensor, number: Tensor | None) -> Tensor:
-        """The query after the last of ``number`` [B] packed items [B, L] (None: of all L): [B, D]."""
-        x = self._embed(packed)
+    def _encode_last(self, vectors: Tensor, number: Tensor | None) -> Tensor:
+        """The query after the last of ``number`` [B] packed items' vectors [B, L, D] (None: of all L): [B, D]."""
+        x = self._placed(vectors)
         for block in self.blocks[:-1]:
             x = block(x)
         return self.norm(cast(_Block, self.blocks[-1]).last(x, number))
@@ -122,14 +123,15 @@ class SASRec(nn.Module):
         if sequence.items.shape[1] > self.max_length:
             raise ValueError(f"sequences of {sequence.items.shape[1]} items, but max_length={self.max_length}")
         packed, pad = pack(sequence.items)
-        x = self._embed(packed)
+        x = self._placed(self.item_embedding(packed))
         for block in self.blocks:
             x = block(x)
         return unpack(self.norm(x), pad, self.empty_query)
 
     def encode_queries(self, query: Query) -> Tensor:
         """Query vectors [B, D] from the last ``max_length`` items of each history."""
-        return last_queries(query.recent(self.max_length).history, self._encode_last, self.empty_query)
+        history = query.recent(self.max_length).history
+        return last_queries(history, self.item_embedding, self._encode_last, self.empty_query)
 
     def id_tables(self) -> tuple[list[nn.Embedding], list[nn.Embedding]]:
         """No table of users; the table of items."""

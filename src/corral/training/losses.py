@@ -7,6 +7,7 @@ Gradients flow to query and item vectors, never through sampling probabilities.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,8 +42,11 @@ def click_loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> T
     return weighted_mean(losses, weight)
 
 
-class _FullSoftmax(torch.autograd.Function):
+class _ChunkedSoftmax(torch.autograd.Function):
     """Cross entropy over all items, in chunks of queries: memory chunk x M instead of P x M.
+
+    The sum of losses, each times its weight, times ``scale``. ``changed``: what becomes of the logits [p, M] of some
+    rows of the queries before the softmax, without gradient of its own.
 
     The gradients are made in the forward pass, while a chunk's probabilities are at hand: three matrix
     products in all, instead of four with recomputation. The products run in ``dtype``; the softmax, the loss
@@ -59,22 +63,24 @@ class _FullSoftmax(torch.autograd.Function):
         smoothing: float,
         dtype: torch.dtype,
         weight: Tensor | None,
+        scale: Tensor | float,
+        changed: Callable[[Tensor, slice], Tensor] | None,
     ) -> Tensor:
         exact = queries.dtype
         low_queries, low_items = queries.to(dtype), item_vectors.to(dtype)
         loss = torch.zeros((), dtype=torch.float64, device=queries.device)
         query_grad, item_grad = torch.empty_like(queries), torch.zeros_like(item_vectors)
-        scale: Tensor | float = 1.0 / max(len(queries), 1)
-        if weight is not None:
-            scale = 1.0 / total_weight(weight)
         for start in range(0, len(queries), chunk):
-            part, right = low_queries[start : start + chunk], target[start : start + chunk, None]
+            rows = slice(start, start + chunk)
+            part, right = low_queries[rows], target[rows, None]
             logits = (part @ low_items.T).to(exact)
+            if changed is not None:
+                logits = changed(logits, rows)
             grad = torch.softmax(logits, 1)
             # log of the normaliser, from the largest logit and its probability: no second pass of exponentials
             log_mass = logits.amax(1, keepdim=True) - grad.amax(1, keepdim=True).log()
             losses = log_mass - (1 - smoothing) * logits.gather(1, right)
-            mine = None if weight is None else weight[start : start + chunk, None]
+            mine = None if weight is None else weight[rows, None]
             loss += losses.sum() if mine is None else (mine * losses).sum()
             if smoothing:
                 loss -= smoothing / len(item_vectors) * (logits if mine is None else mine * logits).sum()
@@ -83,16 +89,37 @@ class _FullSoftmax(torch.autograd.Function):
             if mine is not None:
                 grad *= mine
             low_grad = grad.to(dtype)
-            query_grad[start : start + chunk] = low_grad @ low_items
+            query_grad[rows] = low_grad @ low_items
             item_grad += low_grad.T @ part
         ctx.save_for_backward(query_grad.mul_(scale), item_grad.mul_(scale))
         return (loss * scale).to(exact)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query_grad, item_grad = ctx.saved_tensors
-        return query_grad * grads[0], item_grad * grads[0], None, None, None, None, None
+        return query_grad * grads[0], item_grad * grads[0], *(None,) * 7
+
+
+def _chunked_softmax(
+    queries: Tensor,
+    item_vectors: Tensor,
+    target: Tensor,
+    scale: Tensor | float,
+    *,
+    chunk: int,
+    label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
+    changed: Callable[[Tensor, slice], Tensor] | None = None,
+) -> Tensor:
+    """``_ChunkedSoftmax`` in the precision of the moment."""
+    device = queries.device.type
+    # Under autocast the queries may come in half precision; the softmax itself never runs in it.
+    exact = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else exact
+    return _ChunkedSoftmax.apply(
+        queries.to(exact), item_vectors.to(exact), target, chunk, label_smoothing, low, weight, scale, changed
+    )
 
 
 def full_softmax(
@@ -119,18 +146,9 @@ def full_softmax(
     Returns:
         Scalar, mean over P; 0 for P = 0.
     """
-    device = queries.device.type
-    low = torch.is_autocast_enabled(device)
-    # Under autocast the queries may come in half precision; the softmax itself never runs in it.
-    exact = torch.float64 if queries.dtype == torch.float64 else torch.float32
-    return _FullSoftmax.apply(
-        queries.to(exact),
-        item_vectors.to(exact),
-        target,
-        chunk,
-        label_smoothing,
-        torch.get_autocast_dtype(device) if low else exact,
-        weight,
+    scale = 1.0 / max(len(queries), 1) if weight is None else 1.0 / total_weight(weight)
+    return _chunked_softmax(
+        queries, item_vectors, target, scale, chunk=chunk, label_smoothing=label_smoothing, weight=weight
     )
 
 
@@ -165,7 +183,13 @@ def sampled_softmax(
 
 
 def in_batch_softmax(
-    queries: Tensor, positives: Tensor, item: Tensor, log_share: Tensor, weight: Tensor | None = None
+    queries: Tensor,
+    positives: Tensor,
+    item: Tensor,
+    log_share: Tensor,
+    weight: Tensor | None = None,
+    *,
+    chunk: int = 256,
 ) -> Tensor:
     """Cross entropy against the other examples' items, corrected by their frequency.
 
@@ -178,18 +202,24 @@ def in_batch_softmax(
         item: their rows [P], int64; other examples with the same item are masked.
         log_share: log of each clicked item's share of train events [P].
         weight: of each example as a positive [P]; as a negative of others it counts as often as it is there.
+        chunk: queries per chunk; memory is chunk x P floats.
 
-    Where this process holds a share of the batch, the other shares' items are gathered: P x all of them.
+    Where this process holds a share of the batch, the other shares' items are gathered: chunk x all of them.
 
     Returns:
         Scalar, mean over P; 0 for P = 0.
     """
     own = placed(len(queries))[1]
-    logits = queries @ gathered(full_precision(positives)).T - gathered(log_share)
-    same = item[:, None] == gathered(item)
-    same[:, own].fill_diagonal_(False)
-    losses = logits.masked_fill(same, -torch.inf).logsumexp(1) - logits[:, own].diagonal()
-    return weighted_mean(losses, weight)
+    place = torch.arange(own.start, own.stop, device=queries.device)
+    items, log_shares = gathered(item), gathered(log_share)
+
+    def corrected(logits: Tensor, rows: slice) -> Tensor:
+        same = (item[rows, None] == items).scatter_(1, place[rows, None], False)
+        return logits.sub_(log_shares).masked_fill_(same, -torch.inf)
+
+    scale = 1.0 / max(total(len(queries)), 1) if weight is None else 1.0 / total_weight(weight)
+    every = gathered(full_precision(positives))
+    return _chunked_softmax(queries, every, place, scale, chunk=chunk, weight=weight, changed=corrected)
 
 
 def binary_loss(logits: Tensor, hit: Tensor, weight: Tensor | None = None) -> Tensor:

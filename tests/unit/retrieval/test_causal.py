@@ -1,4 +1,5 @@
-"""A request encodes one history alone, by a shorter way than a batch: the query must be the same."""
+"""A request encodes one history alone, by a shorter way than a batch: the query must be the same. Items are looked up
+once whatever the histories are: workers, each with other histories, look up together."""
 
 from __future__ import annotations
 
@@ -33,3 +34,23 @@ def test_a_history_alone_is_encoded_as_in_a_batch(name: str) -> None:
         for number in range(LENGTH + 1):
             alone = model.encode_queries(query.where(some.index_fill(0, torch.tensor(number), 1).bool()))
             torch.testing.assert_close(alone, together[number : number + 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize(("number", "empty"), [(0, 0), (1, 0), (1, 1), (64, 64), (65, 0), (130, 70)])
+def test_items_are_looked_up_once_whatever_the_histories(name: str, learning: bool, number: int, empty: int) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    history = torch.randint(2, ROWS, (number, LENGTH))
+    history[:empty] = 0
+    looked_up: list[torch.Tensor] = []
+    model.item_embedding.register_forward_hook(lambda module, given, found: looked_up.append(found))
+    some = torch.zeros(number, dtype=torch.int64)
+    with torch.set_grad_enabled(learning):
+        queries = model.encode_queries(Query(some, some, history, some))
+    assert queries.shape == (number, 8)
+    assert len(looked_up) == 1
+    if learning:  # gradients go back together, too
+        queries.sum().backward()
+        assert model.item_embedding.weight.grad is not None

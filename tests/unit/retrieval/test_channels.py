@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from corral.data.batches import Query
 from corral.data.candidates import Candidates
@@ -57,6 +59,67 @@ def test_rows_beyond_the_end_of_allow_are_not_allowed() -> None:
     ):
         found = channel.recall(some, 3, None, torch.tensor(allow, dtype=torch.bool)).items
         assert found.tolist() == [wanted[0], wanted[1], wanted[1]]
+
+
+class Constant:
+    """The same vector for everybody and everything."""
+
+    def encode_queries(self, query: Query) -> Tensor:
+        return torch.zeros(len(query), 2)
+
+    def encode_items(self, items: Tensor) -> Tensor:
+        return torch.zeros(*items.shape, 2)
+
+
+def cold_channel(counts: Tensor, indexed: Tensor) -> ColdStartChannel:
+    index = ExactIndex(torch.zeros(len(indexed), 2), indexed)
+    return ColdStartChannel(RetrieverChannel(Constant(), index), PopularityChannel(counts))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_newcomers_get_the_most_clicked_items_of_the_index(data: st.DataObject) -> None:
+    n, k, width = (data.draw(st.integers(low, 20)) for low in (1, 1, 0))
+    counts = [0, 0, *data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))]
+    indexed = sorted(data.draw(st.sets(st.integers(2, n + 1), min_size=1)))
+    row = st.integers(-1, n + 3)
+    excluded = data.draw(st.lists(st.lists(row, min_size=width, max_size=width), min_size=2, max_size=2))
+    allow = data.draw(st.none() | st.lists(st.booleans(), max_size=n + 3))
+    found = cold_channel(torch.tensor(counts), torch.tensor(indexed)).recall(
+        query([0, 0]),
+        k,
+        torch.tensor(excluded, dtype=torch.int64).view(2, width),
+        None if allow is None else torch.tensor(allow, dtype=torch.bool),
+    )
+    for place, gone in enumerate(excluded):
+        left = {item for item in indexed if allow is None or (item < len(allow) and allow[item])} - set(gone)
+        wanted = sorted(left, key=lambda item: (-counts[item], item))[:k]
+        missing = k - len(wanted)
+        assert found.items[place].tolist() == wanted + [0] * missing
+        assert found.scores[place].tolist() == [counts[item] for item in wanted] + [-math.inf] * missing
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor of any operation's result."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize("exclude", [None, torch.tensor([[5, 9, 9, 0]])])
+def test_a_newcomer_costs_as_much_as_the_list_is_long(exclude: Tensor | None) -> None:
+    rows = 5_000
+    channel = cold_channel(torch.arange(rows), torch.arange(2, rows))
+    with Largest() as largest:
+        channel.recall(query([0]), 10, exclude)
+        channel.score(query([0]), torch.tensor([[3, 4]]))
+    assert 0 < largest.elements < 20
 
 
 def candidates(lists: list[list[int]], width: int) -> Candidates:

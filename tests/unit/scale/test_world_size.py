@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("trained_alike.py")
-QUICK = ("full-softmax", "sampled-softmax", "gru", "corr", "corr-rar", "rar")
+QUICK = ("full-softmax", "sampled-softmax", "gru", "corr", "corr-rar", "rar", "clicks-score")
 SYSTEMS = (
     *QUICK,
     "two-tower",

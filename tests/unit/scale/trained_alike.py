@@ -33,6 +33,7 @@ from corral.data.targets import targets
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.turns import by_turns
 from corral.ranking.ctr.din import DIN
+from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 from corral.retrieval.channels import RetrieverChannel
@@ -53,6 +54,7 @@ from corral.scale.shared_batches import SharedBatches
 from corral.scale.workers import Workers
 from corral.training.objective import Objective
 from corral.training.optimizers import RowWiseAdam
+from corral.training.ranking_objectives import ClickObjective
 from corral.training.retrieval_objectives import FullSoftmaxObjective, SampledSoftmaxObjective
 
 STEPS = 6
@@ -78,7 +80,7 @@ class World:
         self.sharded(model)
         return model
 
-    def ranker(self) -> nn.Module:
+    def ranker(self, num_extra: int = 0) -> FieldRanker:
         fields = Fields(
             self.data.n_users,
             self.data.n_items,
@@ -88,7 +90,7 @@ class World:
             id_dropout=0.2,
             sparse=True,
         )
-        din = DIN(4, fields.num_context_fields, fields.num_item_fields, hidden=(5,), dropout=0.2)
+        din = DIN(4, fields.num_context_fields, fields.num_item_fields, hidden=(5,), dropout=0.2, num_extra=num_extra)
         model = FieldRanker(fields, din, embedding_dropout=0.2, history_length=4)
         self.sharded(model)
         return model
@@ -107,8 +109,9 @@ class World:
         # The last batch has one row: fewer than there are workers.
         return SequenceLoader(self.data, self.split, length=6, batch_size=17, seed=2)
 
-    def events(self) -> Any:
-        return EventLoader(Examples.of(self.data, self.split, Part.TRAIN), history_length=4, batch_size=60, seed=2)
+    def events(self, batch_size: int = 60) -> Any:
+        examples = Examples.of(self.data, self.split, Part.TRAIN)
+        return EventLoader(examples, history_length=4, batch_size=batch_size, seed=2)
 
 
 def full_softmax(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
@@ -173,6 +176,15 @@ def corr_events(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
     ), world.events()
 
 
+def clicks_score(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
+    """A click ranker that reads the score of SASRec, which encodes 64 histories at once: two workers have 64 and 65."""
+    world = World(folder, "markov", workers)
+    ranker = EvidenceRanker(world.ranker(num_extra=1), None, score=True)
+    retriever: Any = world.sasrec(False).eval()
+    ranker.connect(retriever)
+    return ClickObjective(ranker), world.events(batch_size=129)
+
+
 SYSTEMS: dict[str, Callable[[Path, Workers | None], tuple[nn.Module, Any]]] = {
     "full-softmax": full_softmax,
     "sampled-softmax": sampled_softmax,
@@ -181,6 +193,7 @@ SYSTEMS: dict[str, Callable[[Path, Workers | None], tuple[nn.Module, Any]]] = {
     "corr": corr,
     "corr-large": corr_large,
     "corr-events": corr_events,
+    "clicks-score": clicks_score,
     **RECIPE_SYSTEMS,
 }
 

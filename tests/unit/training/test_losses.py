@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from corral.sampling.popularity import PopularitySampler
 from corral.sampling.sampler import Sampler
 from corral.sampling.uniform import UniformSampler
-from corral.training.losses import full_softmax, in_batch_softmax, sampled_softmax
+from corral.training.losses import full_softmax, in_batch_softmax, sampled_softmax, weighted_mean
 
 
 def some(queries: int, items: int, size: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,6 +239,55 @@ def test_in_batch_by_hand() -> None:
         others = [column for column in range(4) if column == row or item[column] != item[row]]
         losses.append(-math.log(math.exp(scores[row]) / sum(math.exp(scores[column]) for column in others)))
     assert float(in_batch_softmax(q, v, item, log_share).detach()) == pytest.approx(sum(losses) / 4, rel=1e-12)
+
+
+def whole_in_batch(q: Tensor, v: Tensor, item: Tensor, log_share: Tensor, weight: Tensor | None) -> Tensor:
+    """All logits at once, [P, P]."""
+    other = ~torch.eye(len(q), dtype=torch.bool)
+    logits = (q @ v.T - log_share).masked_fill((item[:, None] == item) & other, -torch.inf)
+    return weighted_mean(cross_entropy(logits, torch.arange(len(q)), reduction="none"), weight)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("chunk", [1, 5, 13, 256])
+def test_in_batch_in_chunks_as_at_once(chunk: int, weighted: bool) -> None:
+    q, v, item = some(13, 13)
+    item = item // 2  # several clicked the same
+    log_share = torch.rand(7, dtype=torch.float64).log()[item]
+    weight = torch.rand(13, dtype=torch.float64) if weighted else None
+    loss = in_batch_softmax(q, v, item, log_share, weight, chunk=chunk)
+    exact = whole_in_batch(q, v, item, log_share, weight)
+    torch.testing.assert_close(loss, exact, rtol=1e-12, atol=1e-12)
+    for found, wanted in zip(gradients(3 * loss, q, v), gradients(3 * exact, q, v), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_in_batch_holds_a_chunk_of_logits_at_a_time() -> None:
+    """Forward and backward, and keeps none of them in between."""
+    number, chunk = 60, 4
+    q, v, item = some(number, number)
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with Largest() as largest, saved_tensors_hooks(keep, lambda tensor: tensor):
+        in_batch_softmax(q, v, item, torch.zeros(number, dtype=torch.float64), chunk=chunk).backward()
+    assert chunk * number <= largest.elements < number * number / 4
+    assert sum(kept) < number * number / 4
 
 
 def test_in_batch_correction_has_the_right_sign() -> None:
