@@ -56,7 +56,7 @@ def fit(
     best epoch's weights in all the rest, is then higher than at the best epoch.
 
     Where ``directory`` holds a checkpoint of this training, it goes on from there, with the same result as
-    without the interruption (same threads, same versions).
+    without the interruption (same threads, same versions); also where it had ended, and ``epochs`` is more now.
 
     Args:
         objective: an :class:`~corral.training.objective.Objective` module.
@@ -87,6 +87,13 @@ def fit(
         checkpoints = FileCheckpoints(directory, seconds=checkpoint_seconds)
     state = (checkpoints.resume(objective, optimizer) if checkpoints else None) or FitState()
     best_weights: dict[str, Tensor] = {}
+
+    def impatient() -> bool:
+        """Patience counts validations, not epochs."""
+        return bool(validate and patience) and (state.epoch - 1 - state.best_epoch) // validate_every >= patience
+
+    if state.epoch < epochs:  # a finished training that is given more epochs goes on
+        state.finished = state.finished and impatient()
     while not state.finished and state.epoch < epochs:
         began = time.monotonic() - state.seconds
         objective.train()
@@ -133,9 +140,7 @@ def fit(
                 best_weights = _copy(objective)
                 if checkpoints:
                     checkpoints.save_best(objective, {"epoch": state.best_epoch, "metric": metric})
-            # Patience counts validations, not epochs.
-            waited = (state.epoch - 1 - state.best_epoch) // validate_every
-            state.finished = bool(patience) and waited >= patience
+            state.finished = impatient()
         state.finished = state.finished or state.epoch >= epochs
         state.records.append(record)
         if checkpoints:

@@ -169,6 +169,20 @@ def test_a_finished_training_is_loaded(tmp_path: Path) -> None:
     assert len(log_of(tmp_path)) == 3
 
 
+def test_more_epochs_go_on_where_fewer_had_ended(tmp_path: Path) -> None:
+    """As if they had been asked for at once; a training that patience had ended stays as it is."""
+    run(Toy(), tmp_path / "twice", epochs=1)
+    twice, once = Toy(), Toy()
+    assert run(twice, tmp_path / "twice", epochs=3).step == run(once, epochs=3).step
+    assert weights(twice) == weights(once)
+
+    def never_better() -> Mapping[str, float]:
+        return {"ndcg@10": 0.5}
+
+    ended = run(Toy(), tmp_path / "ended", epochs=9, patience=2, validate=never_better)
+    assert run(Toy(), tmp_path / "ended", epochs=20, patience=2, validate=never_better).step == ended.step
+
+
 def test_an_interrupted_epoch_logs_all_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves by 1 s a batch and 1000 s between the two processes: 4 batches an epoch are 4 s."""
     clock = [0.0]
