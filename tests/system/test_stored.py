@@ -30,6 +30,16 @@ def test_a_bundle_of_before_answers_as_it_did(example: Path) -> None:
     np.testing.assert_allclose(values, then["predictions"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_lists_of_items_that_nobody_knows_stay_as_they_came(example: Path) -> None:
+    """One user a call is how a service asks; with evidence by category the ranker had no item to look at."""
+    then = json.loads((example / "answers.json").read_text())
+    recommender = open_recommender(example / "bundle", "cpu")
+    user, strange = then["users"][0], [-1, -2] if isinstance(then["items"][0][0], int) else ["-1", "-2"]
+    assert recommender.rerank([user], [strange]).item_ids == [strange]
+    assert recommender.rerank([user], [[]]).item_ids == [[]]
+
+
 @pytest.mark.parametrize("example", [path for path in EXAMPLES if (path / "data").is_dir()], ids=lambda path: path.name)
 def test_a_data_set_of_before_is_whole(example: Path) -> None:
     dataset = Dataset.open(example / "data")

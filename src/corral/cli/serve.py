@@ -195,7 +195,7 @@ def service_app(
     Args:
         bundle: what is served.
         store: where live events are kept.
-        tokens: who may ask; see ``make_app``.
+        tokens: who may ask; see ``make_app``. None: whoever addresses this machine by its own names, see ``OwnNames``.
         limits: likewise.
         device: where the models run.
         beside: bundles that the studio may compare with; asked for, the studio is not optional.
@@ -213,6 +213,7 @@ def service_app(
     from corral.cli.run_files import run_names
     from corral.serving.http.app import make_app
     from corral.serving.http.bundle_watch import BundleWatch
+    from corral.serving.http.own_names import OwnNames
     from corral.serving.http.served_bundle import ServedBundle
     from corral.serving.manifest import read_manifest
     from corral.studio.routes import mount_studio
@@ -225,6 +226,8 @@ def service_app(
 
     following = None if watch is None else BundleWatch(published, watch)
     app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits, impressions=impressions, watch=following)
+    if not tokens:
+        app.add_middleware(OwnNames)
     if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):
         name, *others = run_names([bundle, *beside])
         mount_studio(app, name, {other: served(path) for other, path in zip(others, beside, strict=True)})

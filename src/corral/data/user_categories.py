@@ -95,9 +95,9 @@ class UserCategories(nn.Module):
             every = torch.arange(self.cardinality, device=codes.device).expand(batch, -1)
             table = self._of(user, every, moment, smoothing)
             at = codes.view(batch, wide, 1).expand(-1, -1, table.shape[2])
-            found = table.gather(1, at).view(*codes.shape, -1)
+            found = table.gather(1, at).unflatten(1, codes.shape[1:])
         else:
-            found = self._of(user, codes.view(batch, wide), moment, smoothing).view(*codes.shape, -1)
+            found = self._of(user, codes.view(batch, wide), moment, smoothing).unflatten(1, codes.shape[1:])
         there = (codes >= FIRST_ROW)[..., None]
         mean = found.masked_fill(~there, 0.0).sum(2) / there.sum(2).clamp(min=1)
         most = found.masked_fill(~there, -torch.inf).amax(2).masked_fill(~there.any(2), 0.0)

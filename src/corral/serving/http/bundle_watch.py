@@ -48,3 +48,6 @@ class BundleWatch:
             except BundleRefusedError as error:
                 refused = published
                 LOGGER.error("bundle refused: %s", error)
+            except Exception:  # nothing ends the watch: the next bundle may be a good one
+                refused = published
+                LOGGER.exception("bundle not loaded")

@@ -100,8 +100,8 @@ class ServedBundle:
             raise BeingLoadedError
         try:
             self.current = self._loaded()
-        except (ValueError, OSError) as error:
-            raise BundleRefusedError(str(error)) from error
+        except Exception as error:  # whatever a bundle of another version, or a full memory, may raise
+            raise BundleRefusedError(str(error) or type(error).__name__) from error
         finally:
             self._loading.release()
         return self.current

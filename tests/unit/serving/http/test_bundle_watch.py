@@ -58,6 +58,20 @@ def test_what_is_refused_is_not_tried_again_and_what_cannot_be_read_is_waited_fo
         assert client.get("/v1/bundle").json()["version"] == first
 
 
+@pytest.mark.parametrize("failure", [TypeError("unexpected keyword 'later'"), RuntimeError("out of memory")])
+def test_no_failure_ends_the_watch(service: SmallService, failure: Exception) -> None:
+    """A bundle of another version may fail in any way; the good one after it is served."""
+    published = [service.bundles.current.version]
+    with watched(service, lambda: published[0]) as client:
+        service.failure = failure
+        published[0] = "one that fails"
+        until(lambda: reloads(client, "refused") == 1)
+        assert client.post("/v1/reload").status_code == 409
+        service.failure, service.seed = None, 1
+        published[0] = service._load().version
+        until(lambda: client.get("/v1/bundle").json()["version"] == published[0])
+
+
 def test_an_interval_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="must be positive, got 0"):
         BundleWatch(lambda: "one", 0)
