@@ -17,6 +17,7 @@ from corral.cli.run import judge, open_models, open_recommender
 from corral.cli.serve import service_app
 from corral.cli.traces import traces
 from corral.data.dataset import Dataset
+from corral.data.dataset_interactions import interactions_of
 from corral.data.forget import forget_user
 from corral.data.interactions import Interactions
 from corral.data.served_lists import forget_lists
@@ -147,6 +148,40 @@ def test_a_data_set_is_as_if_the_user_had_never_been(tmp_path: Path) -> None:
     Dataset.open(path).verify()
     with pytest.raises(ValueError, match="is the only one with events"):
         forget_user(Dataset.write(tmp_path / "one", Interactions.of(events.head(1), source="x")).path, "user-1")
+
+
+@pytest.mark.parametrize("iterate", [False, True])
+def test_nobody_else_loses_an_event_where_filters_were_applied(tmp_path: Path, iterate: bool) -> None:
+    """Applied again, they would find items that came to be rare with the user, and users with those."""
+    rng = np.random.default_rng(0)
+    items = (rng.pareto(0.8, 1500) * 20).astype(int).clip(0, 400)
+    events = pl.DataFrame({"user_id": rng.integers(0, 300, 1500), "item_id": items, "timestamp": np.arange(1500)})
+    events = events.with_columns(value=pl.col("timestamp") / 4)
+    made = Interactions.of(events, impressions=events.drop("value").head(400), source="made up")
+    old = Dataset.write(tmp_path / "data", made, min_user_events=5, min_item_events=4, iterate=iterate)
+    user, before = old.users.external([2])[0], interactions_of(old)
+    found = forget_user(old.path, user)
+    new = Dataset.open(old.path)
+    after = interactions_of(new)
+    assert after.events.equals(before.events.filter(pl.col("user_id") != user))
+    assert before.impressions is not None
+    assert after.impressions is not None
+    assert after.impressions.equals(before.impressions.filter(pl.col("user_id") != user))
+    assert found.events == len(before.events) - len(after.events)
+    new.verify()
+    for name in ("min_user_events", "min_item_events", "iterate"):
+        assert getattr(new.header, name) == getattr(old.header, name)
+    for name in ("filtered_events", "filtered_impressions"):
+        assert getattr(new.header.counts, name) == getattr(old.header.counts, name) > 0
+    never = Dataset.write(tmp_path / "never", after)
+    assert new.hash == never.hash
+
+
+def test_filters_keep_nobody_from_being_forgotten(tmp_path: Path) -> None:
+    events = pl.DataFrame({"user_id": ["a", "a", "b", "b"], "item_id": [1, 2, 1, 2], "timestamp": [1, 2, 3, 4]})
+    path = Dataset.write(tmp_path / "data", Interactions.of(events, source="x"), min_item_events=2).path
+    assert forget_user(path, "a").events == 2
+    assert interactions_of(Dataset.open(path)).events.equals(events[2:])
 
 
 def test_refusals_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

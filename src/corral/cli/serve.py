@@ -116,6 +116,7 @@ def serve(
     store = event_store(events, bundle, timeout)
     try:
         app = service_app(bundle, store, known, limits, device, onnx=onnx, impressions=shown, watch=watch)
+        guard(app, known)
         listen(app, host, port, timeout)
     finally:
         store.close()
@@ -137,6 +138,7 @@ def _replica(
 
     store = event_store(events, bundle, limits.seconds)
     app = service_app(bundle, store, tokens, limits, device, onnx=onnx, watch=watch)
+    guard(app, tokens)
     settle_memory()
     return app
 
@@ -157,6 +159,14 @@ def _serve_replicas(make: Callable[[], FastAPI], replicas: int, host: str, port:
             threading.Event().wait()
         except KeyboardInterrupt:
             print("stopping", file=sys.stderr, flush=True)
+
+
+def guard(app: FastAPI, tokens: tuple[str, ...] = ()) -> None:
+    """Keeps the pages of others out of a service that needs no tokens; see ``OwnNames``."""
+    from corral.serving.http.own_names import OwnNames
+
+    if not tokens:
+        app.add_middleware(OwnNames)
 
 
 def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:
@@ -195,7 +205,7 @@ def service_app(
     Args:
         bundle: what is served.
         store: where live events are kept.
-        tokens: who may ask; see ``make_app``. None: whoever addresses this machine by its own names, see ``OwnNames``.
+        tokens: who may ask; see ``make_app``.
         limits: likewise.
         device: where the models run.
         beside: bundles that the studio may compare with; asked for, the studio is not optional.
@@ -213,7 +223,6 @@ def service_app(
     from corral.cli.run_files import run_names
     from corral.serving.http.app import make_app
     from corral.serving.http.bundle_watch import BundleWatch
-    from corral.serving.http.own_names import OwnNames
     from corral.serving.http.served_bundle import ServedBundle
     from corral.serving.manifest import read_manifest
     from corral.studio.routes import mount_studio
@@ -226,8 +235,6 @@ def service_app(
 
     following = None if watch is None else BundleWatch(published, watch)
     app = make_app(served(bundle, onnx), store, tokens=tokens, limits=limits, impressions=impressions, watch=following)
-    if not tokens:
-        app.add_middleware(OwnNames)
     if beside or (find_spec("altair") is not None and find_spec("vl_convert") is not None):
         name, *others = run_names([bundle, *beside])
         mount_studio(app, name, {other: served(path) for other, path in zip(others, beside, strict=True)})

@@ -37,7 +37,7 @@ def studio(
     """
     import torch
 
-    from corral.cli.serve import LOOPBACK, event_store, listen, service_app
+    from corral.cli.serve import LOOPBACK, event_store, guard, listen, service_app
     from corral.report.page import chart_library
     from corral.serving.http.limits import Limits
     from corral.serving.http.request_log import log_to_stderr
@@ -47,6 +47,7 @@ def studio(
     store = event_store(events, runs[0], timeout)
     try:
         app = service_app(runs[0], store, limits=Limits(seconds=timeout), device=device, beside=runs[1:])
+        guard(app)
         # A person waits for the first page: what takes seconds is made before.
         chart_library()
         if port:

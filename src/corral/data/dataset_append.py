@@ -12,7 +12,7 @@ import polars as pl
 from corral.data.dataset import Dataset
 from corral.data.dataset_interactions import interactions_of
 from corral.data.dataset_write import Progress
-from corral.data.event_check import ID_COLUMNS, check_events, require_columns
+from corral.data.event_check import ID_COLUMNS, check_rows, require_columns
 from corral.data.feature_rows import feature_frame, refuse_without_row, with_new_rows
 from corral.data.id_check import check_ids_like
 from corral.data.interactions import ColumnMap
@@ -23,7 +23,7 @@ from corral.data.time_check import refuse_unlike
 
 
 class AlreadyThereError(ValueError):
-    """All events that were to be appended are in the Dataset."""
+    """All events that were to be appended are in the Dataset; where there were impressions alone, all of those."""
 
 
 def append_events(
@@ -54,7 +54,7 @@ def append_events(
         The new Dataset.
 
     Raises:
-        AlreadyThereError: the Dataset holds all of the events.
+        AlreadyThereError: the Dataset holds all of the events, or of impressions that came without events.
         ValueError: naming file, line, column, value and what to do: the Dataset was made with filters or has no
             times; the table has other columns than it, ids or features of another type, or times of another unit; a
             feature row is there already, or that of a new user or item is missing; or another append is under way.
@@ -69,7 +69,10 @@ def append_events(
         clicked, shown = (new.filter(labels == label).drop("label", strict=False) for label in (1, 0))
         old = interactions_of(dataset)
         # Before features: of a table that was appended before, they are there too.
-        _refuse_repeated(path, old.events, clicked)
+        if len(clicked):
+            _refuse_repeated(path, old.events, clicked, "events")
+        elif old.impressions is not None:
+            _refuse_repeated(path, old.impressions, shown, "impressions")
         features: dict[str, pl.DataFrame | None] = {}
         for key, name, vocabulary, block, given in (
             ("user_id", columns.user, dataset.users, dataset.user_features, user_features),
@@ -127,17 +130,10 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     require_columns(loaded.frame.columns, list(names.values()), loaded.source)
     raw = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
     unit = dataset.header.time_unit
-    events, _ = check_events(
-        raw,
-        source=loaded.source,
-        line_offset=loaded.line_of,
-        text=loaded.is_text,
-        names=names,
-        event_weights=weights,
-        time_unit=unit,
-        fixed_unit=True,
-    )
-    problems = Problems(loaded.source, loaded.line_of, names)
+    if raw.is_empty():
+        raise ValueError(f"{loaded.source}: no events: the table has no rows")
+    problems = Problems(loaded.source, loaded.line_of, names, may_skip=False)
+    events, _ = check_rows(raw, problems, False, loaded.is_text, weights, unit, fixed_unit=True)
     refuse_unlike(events["timestamp"], dataset.events.time, unit, problems)
     ids = [
         check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text, may_be_new=True)
@@ -155,11 +151,11 @@ def below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([old, new.select(old.columns)])
 
 
-def _refuse_repeated(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> None:
-    """Raises AlreadyThereError where every new event is there: a command given twice would double them."""
+def _refuse_repeated(path: Path, old: pl.DataFrame, new: pl.DataFrame, what: str) -> None:
+    """Raises AlreadyThereError where every new row is there: a command given twice would double them."""
     same_times = old.filter(pl.col("timestamp").is_between(new["timestamp"].min(), new["timestamp"].max()))
-    if len(new) and new.join(same_times, on=[*ID_COLUMNS, "timestamp"], how="anti").is_empty():
-        raise AlreadyThereError(f"{path}: holds all {len(new)} of the new events already: were they appended before?")
+    if new.join(same_times, on=[*ID_COLUMNS, "timestamp"], how="anti").is_empty():
+        raise AlreadyThereError(f"{path}: holds all {len(new)} of the new {what} already: were they appended before?")
 
 
 def only_writer(path: Path) -> AbstractContextManager[None]:

@@ -40,12 +40,24 @@ def write_directory(
     filters: Filters,
     overwrite: bool,
     progress: Progress | None,
+    filtered: Counts | None = None,
 ) -> DatasetHeader:
-    """Writes ``interactions`` as a Dataset directory; see ``Dataset.write``."""
+    """Writes ``interactions`` as a Dataset directory; see ``Dataset.write``.
+
+    Args:
+        path: as there.
+        interactions: as there.
+        name: as there.
+        filters: as there.
+        overwrite: as there.
+        progress: as there.
+        filtered: of the Dataset that the events are taken from, where its filters are not to be applied again: the
+            header says which they were, and what they left out then.
+    """
     report = progress or silent
     with atomic_directory(path, overwrite=overwrite, marker=HEADER_FILE) as files:
         report("numbering ids", 0.0)
-        numbered = _number(interactions, filters)
+        numbered = _number(interactions, Filters() if filtered else filters)
         report("writing ids", 0.3)
         files.arrow("users.arrow", "id", numbered.users.ids)
         files.arrow("items.arrow", "id", numbered.items.ids)
@@ -56,12 +68,12 @@ def write_directory(
         _write_log(files, "events", events)
         n_events = len(events.item)
         del events
-        n_impressions = 0
+        n_shown = n_impressions = 0
         if interactions.impressions is not None:
             report("sorting impressions", 0.75)
             assert numbered.impressions is not None
             shown = _sort(interactions.impressions, numbered.impressions, len(numbered.users))
-            n_impressions = len(shown.item)
+            n_shown, n_impressions = len(interactions.impressions), len(shown.item)
             _write_log(files, "impressions", shown)
             del shown
         report("writing features", 0.85)
@@ -69,10 +81,8 @@ def write_directory(
             events=n_events,
             impressions=n_impressions,
             tied_events=tied,
-            filtered_events=len(interactions.events) - n_events,
-            filtered_impressions=0
-            if interactions.impressions is None
-            else len(interactions.impressions) - n_impressions,
+            filtered_events=filtered.filtered_events if filtered else len(interactions.events) - n_events,
+            filtered_impressions=filtered.filtered_impressions if filtered else n_shown - n_impressions,
         )
         header = write_header(
             files,

@@ -8,6 +8,7 @@ from typing import Protocol
 import polars as pl
 
 from corral.data.dataset_header import Counts
+from corral.data.id_check import whole_numbers
 
 
 class FeatureTables(Protocol):
@@ -46,8 +47,10 @@ def keyed_like(frame: pl.DataFrame, key: str, dtype: pl.DataType) -> pl.DataFram
     """A feature table with ids of the events' type; rows whose key is no integer cannot belong to an integer id."""
     if frame[key].dtype == dtype:
         return frame
-    frame = frame.with_columns(pl.col(key).cast(dtype, strict=False))
-    return frame.filter(pl.col(key).is_not_null()).unique(key, keep="first", maintain_order=True)
+    # Not every text of digits is one: 007 is not user 7.
+    text = frame[key].dtype == pl.String
+    ids = whole_numbers(frame[key]) if text and dtype == pl.Int64 else frame[key].cast(dtype, strict=False)
+    return frame.with_columns(ids).drop_nulls(key)
 
 
 def unrelated(source: str, key: str, rows: int, theirs: object, ours: object) -> ValueError:

@@ -72,7 +72,7 @@ def with_new_rows(
             f"{loaded.source}: column {strange[0]!r}: no such {key[:4]} feature in the data set; it has "
             f"{', '.join(table.columns)}: leave the column out"
         )
-    problems = Problems(loaded.source, loaded.line_of, {key: name})
+    problems = Problems(loaded.source, loaded.line_of, {key: name}, may_skip=False)
     ids = check_ids_like(rows[key], key, problems, vocabulary.id_type, loaded.is_text)
     there = pl.Series(vocabulary.rows(ids) != UNKNOWN) & ids.is_not_null()
     problems.add(there, key, rows[key], "is in the data set already, whose features stay: leave the row out")
@@ -93,7 +93,7 @@ def refuse_without_row(frame: pl.DataFrame, key: str, ids: pl.Series, loaded: Lo
 
     Left out when the Dataset was made, or never there: nobody can tell, so nobody guesses.
     """
-    problems = Problems(loaded.source, loaded.line_of, {key: name})
+    problems = Problems(loaded.source, loaded.line_of, {key: name}, may_skip=False)
     reason = (
         f"is new, and the data set has {key[:4]} features: give its row with {key[:4]}_features (--{key[:4]}-features)"
     )

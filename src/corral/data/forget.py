@@ -10,7 +10,8 @@ import polars as pl
 from corral.data.dataset import Dataset
 from corral.data.dataset_append import only_writer
 from corral.data.dataset_interactions import interactions_of
-from corral.data.dataset_write import Progress
+from corral.data.dataset_write import Progress, write_directory
+from corral.data.rare_filter import Filters
 from corral.data.vocabulary import UNKNOWN
 
 
@@ -32,9 +33,10 @@ class Forgotten:
 def forget_user(path: str | Path, user: int | str, *, progress: Progress | None = None) -> Forgotten:
     """Removes a user's events, impressions, features and id from a Dataset, in its place; whole or not at all.
 
-    It is the Dataset of everybody else's rows, made with the same filters: items that only this user had are gone too,
-    rows of users and items move, and so does the hash. Texts of bad rows that were skipped when it was first read are
-    dropped.
+    It is the Dataset of everybody else's rows, all of them: items that only this user had are gone too, rows of users
+    and items move, and so does the hash. Filters are not applied again, as they would take others' events, who are
+    still there to be served: the header keeps them and what they left out when the Dataset was made. Texts of bad rows
+    that were skipped when it was first read are dropped.
 
     Args:
         path: the Dataset directory.
@@ -57,15 +59,15 @@ def forget_user(path: str | Path, user: int | str, *, progress: Progress | None 
             raise ValueError(f"{path}: user {user!r} is the only one with events: delete the data set")
         impressions = None if old.impressions is None else old.impressions.filter(others)
         features = None if old.user_features is None else old.user_features.filter(others)
-        Dataset.write(
+        header = dataset.header
+        write_directory(
             path,
             replace(old, events=events, impressions=impressions, user_features=features),
             name=dataset.name,
-            min_user_events=dataset.header.min_user_events,
-            min_item_events=dataset.header.min_item_events,
-            iterate=dataset.header.iterate,
+            filters=Filters(header.min_user_events, header.min_item_events, header.iterate),
             overwrite=True,
             progress=progress,
+            filtered=header.counts,
         )
         shown = 0 if old.impressions is None or impressions is None else len(old.impressions) - len(impressions)
         return Forgotten(len(old.events) - len(events), shown, features is not None)

@@ -9,6 +9,7 @@ from corral.data.skipped_rows import Problems
 
 MAX_EXACT_FLOAT = 2**53
 _PLAIN_INTEGER = r"^(-?[1-9]\d{0,17}|0)$"
+_UP_TO_19_DIGITS = r"^(-?[1-9][0-9]{0,18}|0)$"
 
 
 def check_ids(values: pl.Series, column: str, problems: Problems, text: bool = False) -> pl.Series:
@@ -71,18 +72,41 @@ def check_ids_like(
     ids = check_ids(values, column, problems, text)
     if ids.dtype != pl.String:
         return ids
-    plain = ids.str.contains(_PLAIN_INTEGER)
-    problems.add(ids.is_not_null() & ~plain, column, values, "the ids of this data set are whole numbers")
-    return ids.set(~plain, None).cast(pl.Int64)
+    numbers = whole_numbers(ids)
+    reason = "the ids of this data set are whole numbers below 2^63"
+    problems.add(ids.is_not_null() & numbers.is_null(), column, values, reason)
+    return numbers
+
+
+def whole_numbers(texts: pl.Series) -> pl.Series:
+    """Int64 of texts that are written as whole numbers are (17850, not 007); null for others and what int64 lacks.
+
+    For ids that are known to be int64. Where that is still to be decided, 19 digits stay text: later ones may not fit.
+    """
+    return texts.set(~texts.str.contains(_UP_TO_19_DIGITS), None).cast(pl.Int64, strict=False)
 
 
 def _whole_floats(values: pl.Series, column: str, problems: Problems) -> pl.Series:
     """Float ids (a column of ints that once had gaps) as ints, if every one is whole."""
+    limit = exact_limit(values.dtype)
     values = values.cast(pl.Float64).fill_nan(None)
-    good = values.is_finite() & (values == values.floor()) & (values.abs() <= MAX_EXACT_FLOAT)
-    reason = "ids must be integers or strings: a float id is accepted only if it is whole and at most 2^53"
+    good = values.is_finite() & (values == values.floor()) & (values.abs() < limit)
+    below = f"whole and below 2^{limit.bit_length() - 1}"
+    reason = f"ids must be integers or strings: a float id is accepted only if it is {below}"
     problems.add(values.is_not_null() & ~good, column, values, reason)
     return values.set(~good, None).cast(pl.Int64)
+
+
+def exact_limit(dtype: pl.DataType) -> int:
+    """The first whole number that a column of floats does not tell from the next."""
+    if dtype == pl.Float16:
+        return 2**11
+    return 2**24 if dtype == pl.Float32 else MAX_EXACT_FLOAT
+
+
+def plain_integers(text: pl.Series) -> pl.Series:
+    """Which of the texts are integers that come back from int64 as they were: 7, not 007."""
+    return text.str.contains(_PLAIN_INTEGER)
 
 
 def _ids_of_text(ids: pl.Series) -> pl.Series:
@@ -112,7 +136,11 @@ def _from_objects(values: pl.Series, column: str, problems: Problems) -> pl.Seri
         v if kind == main and main in ("integer", "string") else None for v, kind in zip(objects, kinds, strict=True)
     ]
     if main == "integer":
-        return pl.Series(values.name, [None if v is None else int(v) for v in good], dtype=pl.Int64)
+        numbers = [None if v is None else int(v) for v in good]
+        fits = [v is None or -(2**63) <= v < 2**63 for v in numbers]
+        problems.add(~pl.Series(fits), column, values, "does not fit into int64; use strings")
+        numbers = [v if fit else None for v, fit in zip(numbers, fits, strict=True)]
+        return pl.Series(values.name, numbers, dtype=pl.Int64)
     return pl.Series(values.name, [None if v is None else str(v) for v in good], dtype=pl.String)
 
 

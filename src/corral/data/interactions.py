@@ -11,6 +11,7 @@ import polars as pl
 
 from corral.data.event_check import check_events, check_features, require_columns
 from corral.data.feature_fit import keyed_like, unrelated
+from corral.data.id_check import plain_integers
 from corral.data.skipped_rows import LineOf, SkippedRow, SkippedRows
 from corral.data.table_files import load_table
 from corral.data.time_units import require_unit
@@ -24,6 +25,9 @@ __all__ = [
     "check_features",
     "read_table",
 ]
+
+# Digits that are no quantity: a leading zero, or more of them than a float holds.
+_CODE = r"^-?(0\d+|\d{16,})$"
 
 
 @dataclass(frozen=True)
@@ -347,15 +351,17 @@ def read_features(
 
 
 def _type_text_features(frame: pl.DataFrame, key: str, text_columns: frozenset[str]) -> pl.DataFrame:
-    """Feature columns of a text file: ints where all are ints, floats where all are numbers, else strings."""
+    """Feature columns of a text file: ints where all are plain ints, floats where all are numbers, else strings.
+
+    A column with codes (02134, a barcode of 20 digits) is text: as numbers, 02134 would be 2134 and barcodes rounded.
+    """
     typed = []
     for column in frame.iter_columns():
         if column.name != key and column.name not in text_columns and column.dtype == pl.String:
-            for dtype in (pl.Int64, pl.Float64):
+            dtype = pl.Int64 if plain_integers(column).all() else pl.Float64
+            if dtype == pl.Int64 or not column.str.contains(_CODE).any():
                 cast = column.cast(dtype, strict=False)
-                if cast.null_count() == column.null_count():
-                    column = cast
-                    break
+                column = cast if cast.null_count() == column.null_count() else column
         typed.append(column)
     return pl.DataFrame(typed)
 

@@ -117,6 +117,9 @@ class ParquetInteractions:
         events = _numbered(files, list(columns.present().values()), columns, kinds)
         if not any(file.rows for file in events):
             raise ValueError(f"{source}: no events: the files have no rows")
+        for key, name in zip(ID_COLUMNS, (columns.user, columns.item), strict=True):
+            if key not in kinds:
+                raise ValueError(f"{source}: column {name!r} is empty in all files: every event needs an id")
         shown_columns = [name for name in columns.present().values() if name not in (columns.value, columns.label)]
         of_shown = _numbered(shown, shown_columns, columns, kinds)
         skipped, features, unfit = SkippedRows(), [], []
@@ -206,7 +209,7 @@ def parquet_files(source: str | Path) -> tuple[Path, ...] | None:
 def _numbered(
     files: Iterable[str | Path], wanted: list[str], columns: ColumnMap, kinds: dict[str, tuple[str, Path]]
 ) -> tuple[ParquetFile, ...]:
-    """The files with their places, their columns looked at; ``kinds``: type of the ids, and the first file's name."""
+    """The files with their places, their columns looked at; ``kinds``: type of the ids, and a file that has some."""
     numbered: list[ParquetFile] = []
     first = 0
     for path in map(Path, files):
@@ -218,6 +221,8 @@ def _numbered(
             raise _damaged(path, error) from error
         require_columns(list(schema), wanted, str(path))
         for key, name in zip(ID_COLUMNS, (columns.user, columns.item), strict=True):
+            if not rows or schema[name] == pl.Null:
+                continue  # nobody is named: an empty frame of pandas, say, whose columns have no type
             kind = _id_type(schema[name])
             known, where = kinds.setdefault(key, (kind, path))
             if kind != known:

@@ -59,6 +59,7 @@ class Problems:
         names: the columns' names in the file.
         found: (rows, column, raw values, reason).
         first_row: where there are no lines, the row of the source that is row 0 here.
+        may_skip: who reads the table can have bad rows dropped: the error says how.
     """
 
     source: str
@@ -66,6 +67,7 @@ class Problems:
     names: dict[str, str]
     found: list[tuple[np.ndarray, str, pl.Series, str]] = field(default_factory=list)
     first_row: int = 0
+    may_skip: bool = True
 
     def add(self, bad: pl.Series, column: str, raw: pl.Series, reason: str) -> None:
         rows = bad.fill_null(False).arg_true().to_numpy()
@@ -92,10 +94,10 @@ class Problems:
             where = "row" if self.line_of is None else "line"
             origin = " (from 0)" if self.line_of is None else ""
             more = f" {len(bad)} rows are bad in all." if len(bad) > 1 else ""
+            way_out = ", or pass skip_bad_rows=True (--skip-bad-rows) to drop and list such rows"
             raise ValueError(
                 f"{self.source}, {where} {one.row}{origin}, column {one.column!r}: {one.value}: {one.reason}."
-                f"{more} Correct the data, or pass skip_bad_rows=True (--skip-bad-rows) to drop and list "
-                "such rows"
+                f"{more} Correct the data{way_out if self.may_skip else ''}"
             )
         keep = np.ones(len(frame), dtype=bool)
         keep[bad] = False

@@ -55,7 +55,8 @@ def load_table(
         FileNotFoundError: there is no such file.
     """
     if not isinstance(table, str | Path):
-        return LoadedTable(_frame_of(table), f"{type(table).__module__.split('.')[0]} table")
+        source = f"{type(table).__module__.split('.')[0]} table"
+        return LoadedTable(_frame_of(table, source), source)
     path = Path(table)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -108,9 +109,7 @@ def _load_text(
         header = next(csv.reader(stream, delimiter=separator), None)
     if not header:
         raise ValueError(f"{path}: the file has no header line")
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise ValueError(f"{path}, line 1: column {twice!r} appears twice: rename one of them")
+    _refuse_repeated(header, f"{path}, line 1")
     skipped = SkippedRows()
     try:
         frame = _read_csv(source, separator)
@@ -194,17 +193,25 @@ class _Text:
         return row + 2
 
 
-def _frame_of(table: Any) -> pl.DataFrame:
+def _refuse_repeated(names: list[str], place: str) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{place}: column {twice!r} appears twice: rename one of them")
+
+
+def _frame_of(table: Any, source: str) -> pl.DataFrame:
     """A polars frame of a polars, pyarrow or pandas table; columns of mixed Python objects stay objects."""
     if isinstance(table, pl.LazyFrame):
         return table.collect()
     if isinstance(table, pl.DataFrame):
         return table
     if isinstance(table, pa.Table | pa.RecordBatch):
+        _refuse_repeated(table.schema.names, source)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
         return frame
     if hasattr(table, "columns") and hasattr(table, "dtypes") and hasattr(table, "iloc"):
+        _refuse_repeated([str(name) for name in table.columns], source)
         return pl.DataFrame([_pandas_column(str(name), table[name]) for name in table.columns])
     raise ValueError(f"a {type(table).__name__} is no table: give a path, or a polars, pandas or pyarrow table")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import polars as pl
 
-from corral.data.id_check import is_missing
+from corral.data.id_check import exact_limit, is_missing
 from corral.data.skipped_rows import Problems
 from corral.data.time_units import SECONDS, require_unit
 
@@ -14,6 +16,11 @@ LAST_YEAR, FIRST_YEAR = 3000, 1980
 # Where a unit is guessed from a time. The quotient of the ends of 1990 to 2100 is below that of any two units.
 _LIKELY_YEARS = (1990, 2100)
 _FINER = {"microseconds": 1e-6, "nanoseconds": 1e-9}
+# Text that may be a date: the year comes first. Where it comes last, 03/04/2011 is the fourth of March to some.
+_YEAR_FIRST = r"^\s*\d{4}[-/]\d"
+_ZONE = r":\d.*(Z|[+-]\d{2}:?(\d{2})?)\s*$"
+_YEAR_LAST = r"^\s*\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}\b"
+_UNCLEAR = "which number is the day and which the month cannot be told: write dates as 2011-12-31"
 # Further back, or on, than a log that counts from a start of its own may go between two files.
 _FAR_BACK, _FAR_ON = 20, 100
 
@@ -22,7 +29,8 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
     """Times as Int64 >= 0 in ``time_unit``, null where bad (and then noted in ``problems``).
 
     Whole numbers stay as they are, fractions are rounded down, dates (UTC where they name no zone) become what
-    passed since 1970, rounded down to whole units.
+    passed since 1970, rounded down to whole units. Text is what most of its cells are, numbers or dates (year first).
+    Times of the year 3000 or later are bad where most are not: another unit, or a mark for "never".
 
     Args:
         values: numbers, dates, or text of either.
@@ -31,29 +39,28 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
         fixed_unit: it is that of a data set which is there already, and cannot be chosen.
 
     Raises:
-        ValueError: the column is neither; dates where the unit is "order"; or most of the numbers are, in that unit,
-            of the year 3000 or later.
+        ValueError: the column is neither; dates where the unit is "order"; most dates have the year last; or most of
+            the numbers are, in that unit, of the year 3000 or later.
     """
     require_unit(time_unit)
     dtype = values.dtype
     if dtype == pl.Object:
         values = pl.Series(values.name, [None if is_missing(v) else str(v) for v in values], dtype=pl.String)
         dtype = values.dtype
-    reason = "not a time: expected a number, or a date such as 2011-12-09 12:50:00"
+    reason = "not a time: expected a number"
     dates = None
     if dtype.is_integer():
         times = values if dtype == pl.Int64 else values.cast(pl.Int64, strict=False)
     elif dtype.is_float() or dtype.is_decimal():
         times = _floor(values)
         reason = "not a finite time"
+        limit = exact_limit(dtype)
+        inexact = times.is_not_null() & (times.abs() >= limit)
+        problems.add(inexact, "timestamp", values, f"{dtype} holds no exact times from {limit:,} on: give integers")
     elif isinstance(dtype, pl.Datetime | pl.Date):
         dates = values.cast(pl.Datetime("us")) if dtype == pl.Date else values
     elif dtype == pl.String:
-        times = values.cast(pl.Int64, strict=False)
-        if times.null_count():
-            times = times.zip_with(times.is_not_null(), _floor(values.cast(pl.Float64, strict=False)))
-        if times.null_count() == len(times):
-            dates = values.str.to_datetime(strict=False, time_unit="us", time_zone="UTC")
+        times, dates, reason = _of_text(values, problems)
     elif dtype == pl.Null:
         times = values.cast(pl.Int64)
     else:
@@ -66,8 +73,11 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
     lowest = times.min()
     if lowest is not None and lowest < 0:  # type: ignore[operator]
         problems.add(times < 0, "timestamp", values, "negative time: times count from 1970 (or any start) upwards")
-    if dates is None and time_unit in SECONDS:
-        _refuse_far(times, time_unit, problems, fixed_unit)
+    if time_unit in SECONDS:
+        if dates is None:
+            _refuse_far(times, time_unit, problems, fixed_unit)
+        far = times >= math.ceil(_start_of(LAST_YEAR) / SECONDS[time_unit])
+        problems.add(far, "timestamp", values, f"in {time_unit} since 1970 this is the year {LAST_YEAR} or later")
     return times.alias("timestamp")
 
 
@@ -122,6 +132,40 @@ def _refuse_far(times: pl.Series, time_unit: str, problems: Problems, fixed_unit
     else:
         advice = f"say {_option(likely)}"
     raise ValueError(f"{_place(problems)}: {middle} {time_unit} is the year {_year(middle * scale)}: {advice}")
+
+
+def _of_text(text: pl.Series, problems: Problems) -> tuple[pl.Series, pl.Series | None, str]:
+    """What most cells are: numbers, or else dates.
+
+    Returns:
+        The numbers; the dates, None where the column is one of numbers; and what is wrong with a cell that is null.
+    """
+    numbers = text.cast(pl.Int64, strict=False)
+    if numbers.null_count():
+        numbers = numbers.zip_with(numbers.is_not_null(), _floor(text.cast(pl.Float64, strict=False)))
+    count = numbers.count()
+    if 2 * count >= text.count() > 0:
+        return numbers, None, "not a time: expected a number, as most are; dates are read where most are dates"
+    # Elsewhere polars takes the day to come before the month.
+    year_first = text.str.contains(_YEAR_FIRST)
+    dates = _dates_of_text(text.set(~year_first, None))
+    unclear = text.str.contains(_YEAR_LAST).fill_null(False)
+    if unclear.sum() > max(count, dates.count()):
+        raise ValueError(f"{_place(problems)}: {text.filter(unclear)[0]!r}: {_UNCLEAR}")
+    problems.add(unclear, "timestamp", text, _UNCLEAR)
+    if dates.count() > count:
+        return numbers, dates, "not a time: expected a date such as 2011-12-09 12:50:00, as most are"
+    return numbers, None, "not a time: expected a number, or a date such as 2011-12-09 12:50:00"
+
+
+def _dates_of_text(text: pl.Series) -> pl.Series:
+    """As UTC; those with a zone and those without apart, for polars takes no other than the first is."""
+    zoned = text.str.contains(_ZONE)
+    without, with_zone = (
+        text.set(other, None).str.to_datetime(strict=False, time_unit="us", time_zone="UTC")
+        for other in (zoned, ~zoned)
+    )
+    return without.zip_with(without.is_not_null(), with_zone)
 
 
 def _since_1970(dates: pl.Series, time_unit: str, problems: Problems) -> pl.Series:

@@ -66,8 +66,14 @@ class Queries:
             history: item rows [b, L].
             time: of the request; None = just after the export's latest event, so that it has happened.
             features: of the request, by name, each [b, ...].
+
+        Raises:
+            ValueError: the time does not fit into int64.
         """
         moment = self.tables.histories.as_of + 1 if time is None else int(time)
+        if not -(2**63) <= moment < 2**63:
+            told = "" if time is not None else ", just after the latest stored event: that one's time is wrong"
+            raise ValueError(f"time {moment} does not fit into int64{told}")
         return Query(
             user=torch.from_numpy(rows),
             event=torch.full((len(rows),), -1),

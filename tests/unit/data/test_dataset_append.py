@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from corral.data import dataset_append
 from corral.data.dataset import Dataset
-from corral.data.dataset_append import append_events
+from corral.data.dataset_append import AlreadyThereError, append_events
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.readers import tabular
 
@@ -84,7 +84,7 @@ def test_as_all_at_once_whatever_the_events(data: st.DataObject, tmp_path_factor
     whole = Dataset.write(folder / "whole", tabular.read(frame))
     Dataset.write(folder / "grown", tabular.read(frame[:cut]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset_append, "_refuse_repeated", lambda path, old, new: None)
+        patch.setattr(dataset_append, "_refuse_repeated", lambda *_: None)
         assert_same_columns(append_events(folder / "grown", frame[cut:]), whole)
 
 
@@ -122,9 +122,11 @@ def test_what_does_not_fit_is_refused_with_its_place(tmp_path: Path) -> None:
         (["1,7,soon"], "new.csv, line 2, column 'timestamp': 'soon'"),
         (["1,7,9", "1,9,9"], "new.csv, line 3, column 'item_id': 9: is new, and the data set has item features"),
         (["2,8,4"], "holds all 1 of the new events already"),
+        ([], "no events: the table has no rows"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as refusal:
             append_events(path, new_file(tmp_path / "new.csv", *rows))
+        assert "skip" not in str(refusal.value)  # an append is whole or not at all
     new_file(events, "1,7,9", "3,9,10")
     side = tmp_path / "items.csv"
     for header, row, message in (
@@ -134,8 +136,9 @@ def test_what_does_not_fit_is_refused_with_its_place(tmp_path: Path) -> None:
         ("item_id,colour", "9,red", "items.csv: column 'colour': no such item feature in the data set"),
         ("item_id,size", "9,1\n9,2", "items.csv, line 3, column 'item_id': '9': duplicate key"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as refusal:
             append_events(path, events, item_features=new_file(side, row, header=header))
+        assert "skip" not in str(refusal.value)
     with pytest.raises(ValueError, match="no user features"):
         append_events(path, events, user_features=side)
     with pytest.raises(ValueError, match="its events have no value: leave --value out"):
@@ -226,6 +229,35 @@ def test_whole_numbers_are_not_strings(tmp_path: Path) -> None:
             append_events(tmp_path / "data", table)
     assert Dataset.open(tmp_path / "data").hash == written.hash
     assert append_events(tmp_path / "data", tmp_path / "new.csv").users.ids.to_pylist() == ["7", "9", "u8"]
+
+
+def test_ids_of_19_digits(tmp_path: Path) -> None:
+    first, largest = 1_800_000_000_000_000_001, 2**63 - 1
+    old = pl.DataFrame({"user_id": [first, -first], "item_id": [1, 2], "timestamp": [1, 2]})
+    Dataset.write(tmp_path / "data", tabular.read(old, item_features=pl.DataFrame({"item_id": [1, 2], "size": [1, 2]})))
+    new = new_file(tmp_path / "new.csv", f"{first},{largest},3", f"{largest},{largest},4", f"{-first},1,5")
+    side = new_file(tmp_path / "items.csv", f"{largest},3", header="item_id,size")
+    grown = append_events(tmp_path / "data", new, item_features=side)
+    assert grown.users.ids.to_pylist() == [-first, first, largest]
+    assert grown.items.ids.to_pylist() == [1, 2, largest]
+    for bad in (str(2**63), str(-(2**63) - 1), "9" * 40, "0" + str(first), f"{first}.0"):
+        with pytest.raises(ValueError, match=rf"new.csv, line 3, column 'user_id': '{bad}': .* whole numbers below 2"):
+            append_events(tmp_path / "data", new_file(new, "1,1,6", f"{bad},1,7"))
+
+
+def test_impressions_alone_are_added_once(tmp_path: Path) -> None:
+    """Shown and not clicked: such a file has no events by which it would be known again."""
+    columns = ColumnMap(label="clicked")
+    old = pl.DataFrame({"user_id": [1, 2], "item_id": [1, 3], "timestamp": [1, 3], "clicked": [1, 1]})
+    Dataset.write(tmp_path / "data", tabular.read(old, columns=columns))
+    shown = pl.DataFrame({"user_id": [1, 2], "item_id": [3, 1], "timestamp": [4, 5], "clicked": [0, 0]})
+    first = append_events(tmp_path / "data", shown, columns)
+    assert first.header.counts.impressions == 2
+    with pytest.raises(AlreadyThereError, match="holds all 2 of the new impressions already"):
+        append_events(tmp_path / "data", shown, columns)
+    assert Dataset.open(tmp_path / "data").hash == first.hash
+    more = pl.concat([shown, shown.with_columns(timestamp=pl.col("timestamp") + 9)])
+    assert append_events(tmp_path / "data", more, columns).header.counts.impressions == 6
 
 
 def test_datasets_that_cannot_grow(tmp_path: Path) -> None:

@@ -244,6 +244,28 @@ def test_what_cannot_be_read_is_refused_before_the_work(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize("ids", ["text", "numbers"])
+def test_files_without_ids_do_not_say_what_ids_are(tmp_path: Path, ids: str) -> None:
+    """Columns of an empty pandas frame have no type, nor has one whose ids are all missing: those rows are bad."""
+    frame = log(60)
+    if ids == "numbers":
+        frame = frame.with_columns(pl.col("who", "what").str.slice(1).cast(pl.Int64))
+    folder = write_files(tmp_path / "many", frame, 20)
+    nobody = frame.with_columns(who=None)
+    for name, empty in (("00.parquet", nobody[:0]), ("03.parquet", frame.clear().cast({"who": pl.String}))):
+        empty.write_parquet(folder / name)
+    wanted = Dataset.write(tmp_path / "one", tabular.read(frame, columns=COLUMNS))
+    assert prepare_dataset(tmp_path / "d", parts(folder)).hash == wanted.hash
+    nobody[:5].write_parquet(folder / "0.parquet")
+    with pytest.raises(ValueError, match=r"0\.parquet, row 0 \(from 0\), column 'who': None: missing id"):
+        prepare_dataset(tmp_path / "e", parts(folder))
+    found = prepare_dataset(tmp_path / "e", parts(folder, skip_bad_rows=True), writers=3)
+    assert found.header.counts.skipped_rows == 5
+    assert found.header.files == wanted.header.files
+    with pytest.raises(ValueError, match="nobody: column 'who' is empty in all files"):
+        parts(write_files(tmp_path / "nobody", nobody))
+
+
 def test_damage_within_a_file_is_named(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "many", log(3000))
     file = folder / "000.parquet"

@@ -42,6 +42,14 @@ def test_ids_get_the_type_of_the_data_set(tmp_path: Path) -> None:
     assert lists_of(read_lists(frame, NUMBERS, NAMES)) == {2: ["1", "2"]}
 
 
+def test_ids_of_19_digits(tmp_path: Path) -> None:
+    snowflake = 1_800_000_000_000_000_001
+    text = f"user_id,item_id\n2,{snowflake}\n2,1\n2,{2**63}\n"
+    with pytest.raises(ValueError, match=rf"line 4, column 'item_id': '{2**63}': .* whole numbers.*--skip-bad-rows"):
+        read(tmp_path, text)
+    assert lists_of(read(tmp_path, text, skip_bad_rows=True)) == {2: [snowflake, 1]}
+
+
 def test_bad_rows_are_named_or_dropped(tmp_path: Path) -> None:
     for text, message in (
         ("user_id,item_id\n2,3\n2,1\n2,3\n", "line 4, column 'item_id': '3': stands twice in the list of its user"),

@@ -179,6 +179,35 @@ def test_features_of_files(tmp_path: Path) -> None:
     assert read.text_columns == {"title"}
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["701", "2134", "-5", ""], [701, 2134, -5, None]),
+        (["02134", "2134", "701"], ["02134", "2134", "701"]),
+        (["02134", "2.5", "701"], ["02134", "2.5", "701"]),
+        (["10000012345678901234", "10000012345678901235"], ["10000012345678901234", "10000012345678901235"]),
+        (["1234567890123456", "1.5"], ["1234567890123456", "1.5"]),
+        (["1234567890123456", "1"], [1234567890123456, 1]),
+        (["0.5", "1e3", "0", "123456789012345"], [0.5, 1000.0, 0.0, 123456789012345.0]),
+    ],
+)
+def test_codes_of_feature_files_stay_text(tmp_path: Path, values: list[str], expected: list) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,code\n" + "".join(f"{item},{value}\n" for item, value in enumerate(values, 7)))
+    features = read_table(EVENTS.with_columns(item_id=7), item_features=path).item_features
+    assert features is not None
+    assert features["code"].to_list() == expected
+    assert [type(one) for one in features["code"]] == [type(one) for one in expected]
+
+
+def test_007_is_not_user_7() -> None:
+    features = pl.DataFrame({"user_id": ["007", "7", "+7", "A1"], "age": [1.0, 2.0, 3.0, 4.0]})
+    read = Interactions.of(EVENTS.with_columns(user_id=7), user_features=features, source="here")
+    assert read.user_features is not None
+    assert read.user_features.rows() == [(7, 2.0)]
+    assert read.unfit_features == (3, 0)
+
+
 def test_integer_keys_of_features_meet_string_ids_of_events() -> None:
     items = pl.DataFrame({"item_id": [1, 2], "x": ["p", "q"]})
     events = EVENTS.with_columns(item_id=pl.Series(["1", "b", "2"]))
@@ -274,7 +303,7 @@ def test_mapped_names_are_the_ones_in_messages(tmp_path: Path) -> None:
             r"row 0 \(from 0\), column 'user_id': 1\.5: ids must be integers or strings",
         ),
         ({"user_id": [1.0, float("nan"), 3.0]}, r"row 1 .*column 'user_id': nan: missing id"),
-        ({"user_id": [1.0, 2.0, 2.0**60]}, r"row 2 .*whole and at most 2\^53"),
+        ({"user_id": [1.0, 2.0, 2.0**60]}, r"row 2 .*whole and below 2\^53"),
         ({"user_id": [1, None, 3]}, r"row 1 .*column 'user_id': None: missing id"),
         ({"item_id": ["a", "", "b"]}, r"row 1 .*column 'item_id': '': missing id"),
         ({"timestamp": [1.0, 2.0, float("nan")]}, r"row 2 .*column 'timestamp': nan: not a finite time"),
@@ -313,6 +342,32 @@ def test_large_unsigned_ids() -> None:
     frame = EVENTS.with_columns(pl.Series("user_id", [1, 2, 2**64 - 1], dtype=pl.UInt64))
     with pytest.raises(ValueError, match=r"row 2 .*does not fit into int64"):
         check_events(frame, source="here")
+
+
+@pytest.mark.parametrize("values", [[1, 2**63, 2], [1, 1e30, 2], [1, -(2**63) - 1, 2]])
+def test_objects_that_int64_does_not_hold(values: list) -> None:
+    frame = EVENTS.with_columns(pl.Series("user_id", values, dtype=pl.Object))
+    with pytest.raises(ValueError, match=r"row 1 .*column 'user_id': .*: does not fit into int64; use strings"):
+        read_table(frame)
+    read = read_table(frame, skip_bad_rows=True)
+    assert (read.skipped.count, read.events["user_id"].to_list()) == (1, [1, 2])
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(pl.Float32, 24), (pl.Float64, 53)])
+def test_floats_that_are_not_exact_are_no_ids(dtype: pl.DataType, bits: int) -> None:
+    frame = EVENTS.with_columns(pl.Series("user_id", [1, 2**bits + 1, 2**bits - 1]).cast(dtype))
+    with pytest.raises(ValueError, match=rf"row 1 .*column 'user_id': .*whole and below 2\^{bits}"):
+        read_table(frame)
+    assert read_table(frame, skip_bad_rows=True).events["user_id"].to_list() == [1, 2**bits - 1]
+
+
+def test_frames_with_a_column_twice() -> None:
+    pandas = pytest.importorskip("pandas")
+    names = ["user_id", "item_id", "timestamp", "timestamp"]
+    arrow = pa.table([pa.array([1])] * 4, names=names)
+    for table, kind in ((pandas.DataFrame([[1, 2, 3, 4]], columns=names), "pandas"), (arrow, "pyarrow")):
+        with pytest.raises(ValueError, match=f"{kind} table: column 'timestamp' appears twice"):
+            read_table(table)
 
 
 @pytest.mark.parametrize("column", ["user_id", "timestamp"])

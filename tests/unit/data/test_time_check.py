@@ -87,7 +87,80 @@ def test_numbers_of_another_unit_are_refused(unit: str, time: int, message: str)
                 )
 
 
-@pytest.mark.parametrize("times", [[0, 1, 2], [5, 10**9, 10**10], [1, 2, 10**13], [1_700_000_000] * 3])
+@pytest.mark.parametrize("times", [[0, 1, 2], [5, 10**9, 10**10], [1_700_000_000] * 3])
 def test_small_numbers_count_from_any_start(times: list[int]) -> None:
     checked, _ = check_events(events(times), source="here")
     assert checked["timestamp"].to_list() == times
+
+
+@pytest.mark.parametrize("date", ["03/04/2011", "1/5/2011 8:26", "28.02.2011", "01-05-2011", "3/4/11"])
+@pytest.mark.parametrize("skip_bad_rows", [False, True])
+def test_dates_with_the_year_last_are_refused(date: str, skip_bad_rows: bool) -> None:
+    for times in ([date] * 3, [date, date, "2011-12-09"], ["0", date, date]):
+        with pytest.raises(ValueError, match=rf"column 'timestamp': '{date}': which number is the day .*as 2011-12-31"):
+            read_table(events(times), skip_bad_rows=skip_bad_rows)
+
+
+def test_one_date_with_the_year_last_is_a_bad_row() -> None:
+    times = ["2011-12-09", "03/04/2011", "2011/12/09"]
+    with pytest.raises(ValueError, match=r"row 1 .*'03/04/2011': which number is the day"):
+        read_table(events(times))
+    read = read_table(events(times), skip_bad_rows=True)
+    assert (read.skipped.count, read.events["user_id"].to_list()) == (1, [1, 3])
+
+
+def test_dates_of_many_forms_with_the_year_first() -> None:
+    times = ["2011-12-09 12:00:00", "2011-12-09T12:00Z", "2011/12/09 13:00:00.25+01:00", None]
+    for rows in ([0, 1, 2], [1, 0, 2], [2, 1, 0]):
+        read = read_table(events([times[row] for row in rows]))
+        assert read.events["timestamp"].to_list() == [SECONDS] * 3
+        half = read_table(events([times[rows[0]], None, times[rows[2]]]), skip_bad_rows=True)
+        assert half.events["timestamp"].to_list() == [SECONDS] * 2
+
+
+@pytest.mark.parametrize(
+    ("times", "row", "message"),
+    [
+        (["2011-12-09", "0", "2011-12-09"], 1, r"'0': not a time: expected a date such as"),
+        (["7", "8", "2011-12-09"], 2, r"'2011-12-09': not a time: expected a number, as most are"),
+        (["noon", "7", "2011-12-09"], 0, r"'noon': not a time"),
+    ],
+)
+def test_text_is_what_most_of_it_is(times: list[str], row: int, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"row {row} .*{message}"):
+        read_table(events(times))
+    kept = read_table(events(times), skip_bad_rows=True)
+    assert row + 1 not in kept.events["user_id"].to_list()
+    if "noon" not in times:
+        assert kept.skipped.count == 1
+
+
+FAR = datetime.datetime(9999, 12, 31)
+
+
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        ([1_600_000_000, 1_700_000_000_000, 1_600_000_001], "seconds"),
+        ([1, 2**63 - 1, 2], "milliseconds"),
+        ([1.0, 4e10, 2.0], "seconds"),
+        (["1", "99999999999", "2"], "seconds"),
+        ([NOON, FAR, NOON], "days"),
+        (["2011-12-09", "9999-12-31", "2011-12-09"], "milliseconds"),
+        ([NOON.date(), FAR.date(), NOON.date()], "seconds"),
+    ],
+)
+def test_some_far_times_are_bad_rows(times: list, unit: str) -> None:
+    with pytest.raises(ValueError, match=rf"row 1 .*in {unit} since 1970 this is the year 3000 or later"):
+        read_table(events(times), time_unit=unit)
+    read = read_table(events(times), time_unit=unit, skip_bad_rows=True)
+    assert (read.skipped.count, read.events["user_id"].to_list()) == (1, [1, 3])
+
+
+def test_float32_does_not_tell_seconds_apart() -> None:
+    times = pl.Series([1.0, 2.0**24 + 1, 2.0**24 - 1], dtype=pl.Float32)
+    with pytest.raises(
+        ValueError, match=r"row 1 .*'timestamp': 16777216.0: Float32 holds no exact times from 16,777,216 on"
+    ):
+        read_table(events(times))
+    assert read_table(events(times), skip_bad_rows=True).events["timestamp"].to_list() == [1, 2**24 - 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -392,6 +394,15 @@ def test_the_query_is_what_the_models_are_asked(system: SmallSystem) -> None:
     assert query.history.tolist() == [[*kept, 9], [0, 0, 4, 7], [0, 0, 0, 0]]
     assert query.time.tolist() == [9, 9, 9]
     assert query.event.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("time", [2**63, -(2**63) - 1])
+def test_a_time_that_int64_does_not_hold_is_refused(system: SmallSystem, time: int) -> None:
+    with pytest.raises(ValueError, match=f"time {time} does not fit into int64$"):
+        system.recommender().recommend(["u03"], 3, time=time)
+    late = replace(system.tables, histories=replace(system.tables.histories, as_of=2**63 - 1))
+    with pytest.raises(ValueError, match="latest stored event: that one's time is wrong"):
+        replace(system, tables=late).recommender().recommend(["u03"], 3)
 
 
 def test_a_varied_recommender_has_the_same_parts(system: SmallSystem) -> None:
