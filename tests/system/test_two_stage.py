@@ -190,7 +190,7 @@ def test_what_a_notebook_shows(fitted: TwoStage) -> None:
     assert str(found.item_ids[0][0]) in found._repr_html_()
     assert "1 without history" in found._repr_html_()
     query = fitted.recommender.query(["u0", "u1"])
-    candidates = fitted.recommender._channel.recall(query, 7)
+    candidates = fitted.recommender.channel.recall(query, 7)
     assert repr(candidates) == "Candidates(2 lists of up to 7 items, 14 in all)"
     assert f"{int(candidates.items[1, 0])} (" in candidates._repr_html_()
     assert repr(TwoStage("corr")) == "TwoStage('corr', not fitted)"
