@@ -166,7 +166,7 @@ def guard(app: FastAPI, tokens: tuple[str, ...] = ()) -> None:
     from corral.serving.http.own_names import OwnNames
 
     if not tokens:
-        app.add_middleware(OwnNames)
+        app.add_middleware(OwnNames, names=LOOPBACK)
 
 
 def listen(app: FastAPI, host: str, port: int, timeout: float) -> None:

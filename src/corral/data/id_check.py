@@ -8,7 +8,7 @@ import polars as pl
 from corral.data.skipped_rows import Problems
 
 MAX_EXACT_FLOAT = 2**53
-_PLAIN_INTEGER = r"^(-?[1-9]\d{0,17}|0)$"
+_PLAIN_INTEGER = r"^(-?[1-9][0-9]{0,17}|0)$"
 _UP_TO_19_DIGITS = r"^(-?[1-9][0-9]{0,18}|0)$"
 
 

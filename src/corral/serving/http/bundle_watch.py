@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from corral.serving.http.request_log import LOGGER
-from corral.serving.http.served_bundle import BeingLoadedError, BundleRefusedError
+from corral.serving.http.served_bundle import BeingLoadedError
 from corral.serving.http.service import Service
 
 
@@ -45,9 +45,6 @@ class BundleWatch:
                 await service.reload()
             except BeingLoadedError:
                 continue
-            except BundleRefusedError as error:
+            except Exception as error:  # nothing ends the watch: the next bundle may be a good one
                 refused = published
                 LOGGER.error("bundle refused: %s", error)
-            except Exception:  # nothing ends the watch: the next bundle may be a good one
-                refused = published
-                LOGGER.exception("bundle not loaded")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.serving.http.tokens import OPEN_PATHS
-
-NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class OwnNames:
@@ -21,10 +20,11 @@ class OwnNames:
 
     Args:
         app: what is asked then.
+        names: this machine's own, hosts without a port.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+        self.app, self.names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on requests to, and from pages of, this machine."""
@@ -33,17 +33,16 @@ class OwnNames:
         if (
             scope["type"] != "http"
             or scope["path"] in OPEN_PATHS
-            or (_own(f"//{host}") and (not origin or _own(origin)))
+            or (self._own(f"//{host}") and (not origin or self._own(origin)))
         ):
             await self.app(scope, receive, send)
             return
         detail = "without --tokens, only requests to 127.0.0.1 or localhost, and from their own pages, are answered"
         await JSONResponse({"detail": detail}, 403, {"connection": "close"})(scope, receive, send)
 
-
-def _own(address: str) -> bool:
-    """Whether an address, ``//host:port`` or a whole origin, is of this machine."""
-    try:
-        return urlsplit(address).hostname in NAMES
-    except ValueError:
-        return False
+    def _own(self, address: str) -> bool:
+        """Whether an address, ``//host:port`` or a whole origin, is of this machine."""
+        try:
+            return urlsplit(address).hostname in self.names
+        except ValueError:
+            return False

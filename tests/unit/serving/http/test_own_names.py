@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from small_service import SmallService
 from test_app import BODIES
 
+from corral.cli.serve import LOOPBACK
 from corral.serving.http.app import make_app
 from corral.serving.http.own_names import OwnNames
 
@@ -16,7 +17,7 @@ from corral.serving.http.own_names import OwnNames
 @pytest.fixture
 def client(service: SmallService) -> Iterator[TestClient]:
     app = make_app(service.bundles, service.store)
-    app.add_middleware(OwnNames)
+    app.add_middleware(OwnNames, names=LOOPBACK)
     with TestClient(app) as client:
         yield client
 
