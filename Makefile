@@ -26,6 +26,8 @@ CORRAL_DATA ?= $(abspath ../shared/data)
 export CORRAL_DATA
 endif
 export PIP_ARGS
+# .ci/install leaves compiling to the first import, whose result must be kept: else every process compiles torch again.
+unexport PYTHONDONTWRITEBYTECODE
 # Where tests keep pictures of pages.
 CORRAL_SCREENSHOTS ?= $(abspath build/screenshots)
 export CORRAL_SCREENSHOTS

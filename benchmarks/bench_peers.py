@@ -60,7 +60,10 @@ def split_files(dataset: str, folder: Path) -> Path:
 
 
 def run(dataset: str, peer: str, system: str, seed: int, folder: Path, epochs: int | None = None) -> Row:
-    """One run, or what it gave before; a failed one says why, and is tried again the next time."""
+    """One run, or what it gave before; a failed one says why, and is tried again the next time.
+
+    A quick look, ``epochs``, takes no whole run's place.
+    """
     name, settings = f"{peer}/{system}", DATASETS[dataset].settings
     if epochs is not None:
         settings["epochs"] = min(epochs, settings["epochs"])
@@ -68,7 +71,7 @@ def run(dataset: str, peer: str, system: str, seed: int, folder: Path, epochs: i
     done, failed = place / "row.json", place / "failed.json"
     if done.exists():
         row = json.loads(done.read_text(encoding="utf-8"))
-        if row["settings"] == settings:
+        if row["settings"] == settings or (epochs is not None and not cut_short(row)):
             return row
         done.unlink()
     place.mkdir(parents=True, exist_ok=True)
@@ -87,6 +90,11 @@ def run(dataset: str, peer: str, system: str, seed: int, folder: Path, epochs: i
         return row
     write_text(done, json.dumps(row, default=str))
     return row
+
+
+def cut_short(row: Row) -> bool:
+    """By ``--epochs``: such a row tells what a system costs, not how good it is."""
+    return bool(row["settings"]["epochs"] < DATASETS[row["dataset"]].settings["epochs"])
 
 
 def judged(dataset: str, name: str, seed: int, place: Path, base: int) -> Row:
@@ -160,9 +168,13 @@ def write_page(folder: Path) -> None:
         if (outcomes := path.with_name(OUTCOMES)).exists():
             path_of(row).parent.mkdir(exist_ok=True)
             shutil.copy(outcomes, path_of(row))
-    # A run that failed here does not take a published one's place.
-    known = {run_key(row) for row in published("peers")["rows"] if "failed" not in row}
-    rows = with_published("peers", [row for row in made.values() if "failed" not in row or run_key(row) not in known])
+
+    def whole(row: Row) -> bool:
+        return "failed" not in row and not cut_short(row)
+
+    # A run that failed here, or a quick look, does not take a published one's place.
+    known = {run_key(row) for row in published("peers")["rows"] if whole(row)}
+    rows = with_published("peers", [row for row in made.values() if whole(row) or run_key(row) not in known])
     order = [f"{peer}/{system}" for peer, kinds in SYSTEMS.items() for systems in kinds for system in systems]
     rows.sort(key=lambda row: (list(DATASETS).index(row["dataset"]), order.index(row["system"]), row["seed"]))
     done = [row for row in rows if "failed" not in row]
@@ -174,7 +186,7 @@ def write_page(folder: Path) -> None:
     lines = [line for goal in GOALS for line in goal_lines(done, goal)]
     head = "| | data set | model | peer | ours | peer's | factor | goal | |"
     shown += ["## Goals", "", "Factor: how many times better ours is.", "", head, "|---" * 9 + "|", *lines, ""]
-    cut = [row for row in done if row["settings"]["epochs"] < DATASETS[row["dataset"]].settings["epochs"]]
+    cut = [row for row in done if cut_short(row)]
     shown += ["## Cut short: what they cost, not how good they are", ""] if cut else []
     shown += [
         f"- {row['dataset']}, {row['system']}, seed {row['seed']}: epochs bounded by {row['settings']['epochs']}"

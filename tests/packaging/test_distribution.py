@@ -136,10 +136,14 @@ def test_without_extras_everything_works_but_what_they_bring(bare: Path, tmp_pat
 
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+# Of those who work on the package: `make test` and `make test-all` set these up themselves.
+DEVELOPERS = {"dev", "docs", "bench", "crosscheck"}
 
 
 @pytest.mark.installs
-@pytest.mark.parametrize("extra", sorted(EXTRAS))
+@pytest.mark.parametrize(
+    "extra", [pytest.param(extra, marks=[pytest.mark.slow] * (extra in DEVELOPERS)) for extra in sorted(EXTRAS)]
+)
 def test_each_extra_by_itself(extra: str, bare: Path, wheel: Path, tmp_path: Path) -> None:
     packages = run([bare / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
     scripts = environment(tmp_path / "venv", packages)

@@ -186,6 +186,31 @@ def test_a_phase_stops_the_clock_around_it(modules: SimpleNamespace, tmp_path: P
     assert {name: spent["cpu"] for name, spent in run.seconds.items()} == {"train": 2.0, "validate": 1.0}
 
 
+def test_a_quick_look_takes_no_whole_runs_place(
+    modules: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, dataset = modules.bench_peers, "amazon-beauty-7core"
+    settings = modules.peer_systems.DATASETS[dataset].settings
+    cut = {**settings, "epochs": 1}
+
+    def row(seed: int, settings: dict[str, object]) -> dict[str, object]:
+        return {"dataset": dataset, "system": "implicit/als", "seed": seed, "metrics": {}, "settings": settings}
+
+    here = [row(0, settings), row(1, cut), row(2, cut)]
+    for seed, one in enumerate(here):
+        (tmp_path / dataset / f"implicit-als-{seed}").mkdir(parents=True)
+        (tmp_path / dataset / f"implicit-als-{seed}" / "row.json").write_text(json.dumps(one))
+    assert bench.run(dataset, "implicit", "als", 0, tmp_path, epochs=1) == here[0]
+    assert bench.run(dataset, "implicit", "als", 1, tmp_path, epochs=1) == here[1]
+    # Seed 1 was published by whoever had the time; seed 2 by nobody.
+    written: list[object] = []
+    monkeypatch.setattr(bench, "published", lambda name: {"rows": [row(1, settings)]})
+    monkeypatch.setattr(bench, "with_published", lambda name, rows: list(rows))
+    monkeypatch.setattr(bench, "write_results", lambda name, rows, *rest: written.extend(rows))
+    bench.write_page(tmp_path)
+    assert sorted(one["seed"] for one in written) == [0, 2]
+
+
 def test_goals_compare_the_same_model(modules: SimpleNamespace) -> None:
     def row(system: str, speed: float, peak: float) -> dict[str, object]:
         return {"dataset": "d", "system": system, "metrics": {"examples_per_second": speed, "peak_mb": peak}}

@@ -152,13 +152,13 @@ def _check(
     from corral.evaluation.leakage.split_order import check_split_order
 
     dataset, split = experiment.dataset, experiment.split
-    rows, tables = row_inputs(experiment), table_inputs(experiment)
     mark, length = experiment.settings.ranker_training.label_at_least, experiment.history_length
     part = experiment
     if len(dataset.events) > events:
         copy = some_users(dataset, split, events, seed)
         part = replace(experiment, dataset=copy.dataset, split=copy.split)
     world = (part.dataset, part.split)
+    rows, tables = row_inputs(part), table_inputs(part)
     with progress("Leakage", 5, quiet=quiet) as advance:
         found = check_future(*world, rows, tables, history_length=length, mark=mark, seed=seed)
         advance()

@@ -39,11 +39,11 @@ def row_inputs(experiment: Experiment) -> list[RowInput]:
     """What a ranker of this experiment is given for a row, its embeddings aside."""
     found = [RowInput("history", lambda dataset, split: lambda batch: batch.query.history)]
     evidence = {} if experiment.inputs is None else experiment.inputs.evidence
-    latest: list[tuple[Dataset, Split, dict[str, nn.Module]]] = []
+    latest = [(experiment.dataset, experiment.split, evidence)]
 
     def made_of(dataset: Dataset, split: Split) -> dict[str, nn.Module]:
         """Evidence as this experiment would make it from other events; each kind asks for the same ones in turn."""
-        if not latest or latest[0][0] is not dataset or latest[0][1] is not split:
+        if latest[0][0] is not dataset or latest[0][1] is not split:
             inputs = replace(experiment, dataset=dataset, split=split, quiet=True).inputs
             assert inputs is not None
             latest[:] = [(dataset, split, inputs.evidence)]

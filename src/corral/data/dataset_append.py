@@ -126,7 +126,7 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
             what = f"say which column of the new events holds it (--{option})" if has else f"leave --{option} out"
             raise ValueError(f"{dataset.path}: its events have {'a' if has else 'no'} {column}: {what}")
     names = columns.present()
-    loaded = load_table(table, list(names.values()))
+    loaded = load_table(table, list(names.values()), may_skip=False)
     require_columns(loaded.frame.columns, list(names.values()), loaded.source)
     raw = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
     unit = dataset.header.time_unit

@@ -63,7 +63,7 @@ def with_new_rows(
         ValueError: naming file, line, column, value and what to do: a feature that the Dataset does not have, a value
             of another kind, an id that comes twice or is there already.
     """
-    loaded = load_table(new, None)
+    loaded = load_table(new, None, may_skip=False)
     rows = loaded.frame.rename({name: key}) if name in loaded.frame.columns else loaded.frame
     require_columns(rows.columns, [key], loaded.source)
     strange = [column for column in rows.columns if column not in frame.columns]

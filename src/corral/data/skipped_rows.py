@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 
 MAX_EXAMPLES = 10
+# Ends the error of a bad row where whoever reads the table can have such rows dropped.
+WAY_OUT = ", or pass skip_bad_rows=True (--skip-bad-rows) to drop and list such rows"
 
 LineOf = int | Callable[[int], int] | None
 """Where row i (from 0) of a frame stands in its file: line ``i + n``, line ``f(i)``, or unknown."""
@@ -94,10 +96,9 @@ class Problems:
             where = "row" if self.line_of is None else "line"
             origin = " (from 0)" if self.line_of is None else ""
             more = f" {len(bad)} rows are bad in all." if len(bad) > 1 else ""
-            way_out = ", or pass skip_bad_rows=True (--skip-bad-rows) to drop and list such rows"
             raise ValueError(
                 f"{self.source}, {where} {one.row}{origin}, column {one.column!r}: {one.value}: {one.reason}."
-                f"{more} Correct the data{way_out if self.may_skip else ''}"
+                f"{more} Correct the data{WAY_OUT if self.may_skip else ''}"
             )
         keep = np.ones(len(frame), dtype=bool)
         keep[bad] = False

@@ -14,11 +14,13 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from corral.data.skipped_rows import MAX_EXAMPLES, LineOf, SkippedRow, SkippedRows
+from corral.data.skipped_rows import MAX_EXAMPLES, WAY_OUT, LineOf, SkippedRow, SkippedRows
 
 TEXT_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": ",", ".tab": "\t"}
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 PARQUET_SUFFIXES = (".parquet", ".pq")
+# Python's reader, which finds the lines of bad rows, takes fields of 131,072 characters unless told; the frame's any.
+csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,20 @@ def load_table(
     separator: str | None = None,
     encoding: str = "utf-8",
     skip_bad_rows: bool = False,
+    may_skip: bool = True,
 ) -> LoadedTable:
     """Loads a table; only ``columns`` of it where the format allows it (None: all).
 
+    Args:
+        table: a path, or a polars, pandas or pyarrow table.
+        columns: their names.
+        separator: of a text file; by default its suffix tells.
+        encoding: of a text file.
+        skip_bad_rows: lines with more fields than the header are dropped and counted.
+        may_skip: the caller offers that: the error says how.
+
     Raises:
-        ValueError: the file is empty, damaged, or of an unknown kind.
+        ValueError: the file is empty, damaged, or of an unknown kind; a line has more fields than the header.
         FileNotFoundError: there is no such file.
     """
     if not isinstance(table, str | Path):
@@ -65,7 +76,7 @@ def load_table(
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
     if kind in TEXT_SEPARATORS or separator is not None:
-        return _load_text(path, columns, separator or TEXT_SEPARATORS[kind], encoding, skip_bad_rows)
+        return _load_text(path, separator or TEXT_SEPARATORS[kind], encoding, skip_bad_rows, may_skip)
     if kind in PARQUET_SUFFIXES or kind in ARROW_SUFFIXES:
         return LoadedTable(_load_binary(path, columns, kind), str(path))
     raise ValueError(
@@ -91,9 +102,7 @@ def _load_binary(path: Path, columns: list[str] | None, kind: str) -> pl.DataFra
     return frame
 
 
-def _load_text(
-    path: Path, columns: list[str] | None, separator: str, encoding: str, skip_bad_rows: bool
-) -> LoadedTable:
+def _load_text(path: Path, separator: str, encoding: str, skip_bad_rows: bool, may_skip: bool) -> LoadedTable:
     gzipped = path.suffix.lower() == ".gz"
     source: bytes | Path = path
     if gzipped or encoding.lower().replace("-", "") not in ("utf8", "utf8sig"):
@@ -118,7 +127,7 @@ def _load_text(
             reason = str(error).splitlines()[0]
             hint = ": give the file's encoding (latin-1?)" if "utf-8" in reason else ""
             raise ValueError(f"{path}: cannot be read as text with separator {separator!r} ({reason}){hint}") from error
-        return _load_ragged(text, header, skip_bad_rows)
+        return _load_ragged(text, header, skip_bad_rows, may_skip)
     lines: LineOf = text.line_of
     blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series() if frame.width else pl.Series([])
     if len(blank) and blank.any():
@@ -135,7 +144,7 @@ def _read_csv(source: bytes | Path, separator: str) -> pl.DataFrame:
     return pl.read_csv(source, separator=separator, infer_schema=False)
 
 
-def _load_ragged(text: _Text, header: list[str], skip_bad_rows: bool) -> LoadedTable:
+def _load_ragged(text: _Text, header: list[str], skip_bad_rows: bool, may_skip: bool) -> LoadedTable:
     """A file some lines of which have more fields than the header: slow, exact, only taken when needed."""
     rows: list[list[str | None]] = []
     lines: list[int] = []
@@ -152,8 +161,7 @@ def _load_ragged(text: _Text, header: list[str], skip_bad_rows: bool) -> LoadedT
         if not skip_bad_rows:
             raise ValueError(
                 f"{text.path}, line {line}, column {header[-1]!r}: {fields!r}: {reason}. Quote fields that "
-                "contain the separator, or pass skip_bad_rows=True (--skip-bad-rows) to drop and list "
-                "such rows"
+                f"contain the separator{WAY_OUT if may_skip else ''}"
             )
         count += 1
         if len(bad) < MAX_EXAMPLES:

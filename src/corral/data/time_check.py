@@ -22,7 +22,7 @@ _ZONE = r":\d.*(Z|[+-]\d{2}:?(\d{2})?)\s*$"
 _YEAR_LAST = r"^\s*\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}\b"
 _UNCLEAR = "which number is the day and which the month cannot be told: write dates as 2011-12-31"
 # Further back, or on, than a log that counts from a start of its own may go between two files.
-_FAR_BACK, _FAR_ON = 20, 100
+_FAR_BACK, FAR_ON = 20, 100
 
 
 def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit: bool = False) -> pl.Series:
@@ -103,7 +103,7 @@ def refuse_unlike(new: pl.Series, old: np.ndarray, time_unit: str, problems: Pro
             f"convert them to {time_unit}"
         )
     latest = int(old.max())
-    if middle * scale >= first > old_middle * scale and middle > _FAR_ON * latest:
+    if middle * scale >= first > old_middle * scale and middle > FAR_ON * latest:
         raise ValueError(
             f"{told} the latest of the data set is {latest}: these count another unit, or the data set from a start of "
             f"its own: convert them to {time_unit} since that start"

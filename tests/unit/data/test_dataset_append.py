@@ -121,6 +121,7 @@ def test_what_does_not_fit_is_refused_with_its_place(tmp_path: Path) -> None:
         (["1,7,9", "01,7,10"], "new.csv, line 3, column 'user_id': '01': the ids of this data set are whole numbers"),
         (["1,7,soon"], "new.csv, line 2, column 'timestamp': 'soon'"),
         (["1,7,9", "1,9,9"], "new.csv, line 3, column 'item_id': 9: is new, and the data set has item features"),
+        (["1,7,9", "1,7,9,9"], "new.csv, line 3, .*: 4 fields where the header has 3. Quote fields"),
         (["2,8,4"], "holds all 1 of the new events already"),
         ([], "no events: the table has no rows"),
     ):
@@ -135,6 +136,7 @@ def test_what_does_not_fit_is_refused_with_its_place(tmp_path: Path) -> None:
         ("item_id,price", "9,big", "items.csv, line 2, column 'price': 'big': .* are numbers"),
         ("item_id,colour", "9,red", "items.csv: column 'colour': no such item feature in the data set"),
         ("item_id,size", "9,1\n9,2", "items.csv, line 3, column 'item_id': '9': duplicate key"),
+        ("item_id,size", "9,1,1", "items.csv, line 2, .*: 3 fields where the header has 2. Quote fields"),
     ):
         with pytest.raises(ValueError, match=message) as refusal:
             append_events(path, events, item_features=new_file(side, row, header=header))

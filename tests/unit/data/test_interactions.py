@@ -290,6 +290,12 @@ def test_lines_are_counted_over_quoted_line_ends(tmp_path: Path) -> None:
         read_table(path)
 
 
+def test_long_text_hides_no_bad_line(tmp_path: Path) -> None:
+    path = _csv(tmp_path, f"user_id,item_id,timestamp,said\n1,x,4,{'a' * 200_000}\n2,z,bad,b\n")
+    with pytest.raises(ValueError, match="line 3, column 'timestamp': 'bad'"):
+        read_table(path)
+
+
 def test_mapped_names_are_the_ones_in_messages(tmp_path: Path) -> None:
     path = _csv(tmp_path, "who,what,when\n1,2,x\n")
     with pytest.raises(ValueError, match="line 2, column 'when': 'x'"):

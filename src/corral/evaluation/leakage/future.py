@@ -51,14 +51,19 @@ def check_future(
     """
     changed: dict[str, list[str]] = {one.name: [] for one in row_inputs}
     seen: dict[str, list[str]] = {one.name: [] for one in row_inputs}
+    drawn = [AskedRows.draw(dataset, split, before, rows, seed) for _, before in CUTS]
+    # All that is made of one log together: inputs are costly to make, and most share what they are made of.
+    firsts = [
+        [one.values(dataset, split, asked.examples(dataset, split), history_length) for one in row_inputs]
+        for asked in drawn
+    ]
     tables = []
-    for parts, before in CUTS:
+    for (parts, before), asked, first in zip(CUTS, drawn, firsts, strict=True):
         copy = corrupted(dataset, split, parts, mark=mark, seed=seed)
-        asked = AskedRows.draw(dataset, split, before, rows, seed)
-        here, there = asked.examples(dataset, split), asked.examples(copy.dataset, copy.split, copy.row)
-        for one in row_inputs:
-            first = one.values(dataset, split, here, history_length)
-            differ = differing(first, one.values(copy.dataset, copy.split, there, history_length))
+        there = asked.examples(copy.dataset, copy.split, copy.row)
+        second = [one.values(copy.dataset, copy.split, there, history_length) for one in row_inputs]
+        for one, a, b in zip(row_inputs, first, second, strict=True):
+            differ = differing(a, b)
             figure = f"{int(differ.sum()) if len(asked) else 0:,} of {len(asked):,} {before.name.lower()} rows change"
             seen[one.name].append(figure)
             if len(asked) and differ.any():

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from corral.data.time_check import FAR_ON
 from corral.data.vocabulary import Vocabulary
 from corral.serving.http.bodies import EventsBody, Id, PredictBody, RecommendBody, SimilarBody
 from corral.serving.http.served_bundle import LoadedBundle
 from corral.serving.slate_rules import bounded_column
+
+# Since 1970, in the coarsest unit.
+TEN_YEARS_OF_DAYS = 3652
 
 
 class RefusedError(Exception):
@@ -49,6 +53,13 @@ def check_events(bundle: LoadedBundle, body: EventsBody) -> None:
     tables = bundle.recommender.tables
     _check_ids(tables.users, (event.user_id for event in body.events), "user")
     _check_ids(tables.items, (event.item_id for event in body.events), "item")
+    latest, far = tables.histories.as_of, max(event.time for event in body.events)
+    # Smaller numbers may count from any start.
+    if latest >= TEN_YEARS_OF_DAYS and far > FAR_ON * latest:
+        raise RefusedError(
+            f"time {far}: the latest moment of this bundle is {latest}: send times in the unit of its data set "
+            "(milliseconds in place of seconds?)"
+        )
 
 
 def _check_ids(vocabulary: Vocabulary, ids: Iterable[Id], what: str) -> None:

@@ -289,6 +289,17 @@ def test_wrong_bodies_are_422_and_are_not_repeated(client: TestClient, name: str
     assert answer.json().keys() == {"detail"}
 
 
+def test_an_event_in_another_unit_is_refused(service: SmallService, client: TestClient) -> None:
+    histories = service.bundles.current.recommender.tables.histories
+    now = 1_700_000_000
+    object.__setattr__(histories, "as_of", now)
+    event = {"user_id": "u03", "item_id": "i01"}
+    refused = client.post("/v1/events", json={"events": [{**event, "time": now + 1}, {**event, "time": now * 1000}]})
+    assert refused.status_code == 422
+    assert f"time {now * 1000}: the latest moment of this bundle is {now}" in refused.json()["detail"]
+    assert ask(client, "/v1/events", events=[{**event, "time": now + 1}]) == {"stored": 1, "used": 1}
+
+
 @pytest.mark.parametrize(("time", "said"), [(-1, "greater than or equal to 0"), (2**63 - 1, "less than or equal to")])
 def test_moments_that_no_data_set_takes_are_refused(client: TestClient, time: int, said: str) -> None:
     for path, where in (("/v1/recommend", "time"), ("/v1/predict", "time"), ("/v1/events", "events.0.time")):
