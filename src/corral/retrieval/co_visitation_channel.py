@@ -17,6 +17,9 @@ from corral.data.vocabulary import FIRST_ROW
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.index import allowed
 
+# Neighbours of history items that are looked at together.
+_MET = 1 << 22
+
 
 class CoVisitationChannel:
     """Items that others visited after (or before) the latest items of the history. A ``RecallChannel``.
@@ -50,7 +53,20 @@ class CoVisitationChannel:
         The user's own share cannot touch what is recalled where seen items are excluded; where repeats are
         recommended it is left in: a repeat is the user's own habit.
         """
-        table, history = self.table, query.recent(self.recent).history
+        history = query.recent(self.recent).history
+        _, _, start = self._neighbours
+        # Blocks of bounded work: one popular item may have a large part of the catalogue as neighbours.
+        met = (start[history + 1] - start[history]).sum(1)
+        sizes = torch.bincount((met.cumsum(0) - met) // _MET)
+        blocks = torch.arange(len(history), device=history.device).split(sizes[sizes > 0].tolist())
+        found = [
+            self._recalled(history[rows], k, None if exclude is None else exclude[rows], allow)
+            for rows in blocks or [torch.arange(0, device=history.device)]
+        ]
+        return Candidates(torch.cat([one.items for one in found]), torch.cat([one.scores for one in found]))
+
+    def _recalled(self, history: Tensor, k: int, exclude: Tensor | None, allow: Tensor | None) -> Candidates:
+        table, num_queries = self.table, len(history)
         neighbour, weight, start = self._neighbours
         size = start[history + 1] - start[history]
         total = int(size.sum())
@@ -67,7 +83,7 @@ class CoVisitationChannel:
         if allow is not None:
             keep &= allowed(item, allow)
         if exclude is not None and exclude.shape[1]:
-            hidden = (torch.arange(len(query), device=item.device)[:, None] * table.num_items + exclude).unique()
+            hidden = (torch.arange(num_queries, device=item.device)[:, None] * table.num_items + exclude).unique()
             found = torch.searchsorted(hidden, key).clamp_(max=len(hidden) - 1)
             keep &= hidden[found] != key
         owner, item, score = owner[keep], item[keep], score[keep]
@@ -76,8 +92,8 @@ class CoVisitationChannel:
         owner, item, score = owner[order], item[order], score[order]
         rank = torch.arange(len(owner), device=item.device) - torch.searchsorted(owner, owner)
         top = rank < k
-        items = torch.zeros(len(query), k, dtype=torch.int64, device=item.device)
-        scores = torch.full((len(query), k), -torch.inf, device=item.device)
+        items = torch.zeros(num_queries, k, dtype=torch.int64, device=item.device)
+        scores = torch.full((num_queries, k), -torch.inf, device=item.device)
         items[owner[top], rank[top]], scores[owner[top], rank[top]] = item[top], score[top]
         return Candidates(items, scores)
 

@@ -15,7 +15,7 @@ from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
 from corral.data.split import leave_last_two_out
 from corral.data.synthetic import markov_world
-from corral.retrieval import co_visitation
+from corral.retrieval import co_visitation, co_visitation_channel
 from corral.retrieval.co_visitation import CoVisitation, count_pairs
 from corral.retrieval.co_visitation_channel import CoVisitationChannel
 
@@ -159,6 +159,21 @@ def test_the_end_of_allow_is_the_end_of_what_is_allowed() -> None:
     allow[[3, 4]] = True
     wanted = channel.recall(asked, 5, None, allow)
     assert torch.equal(channel.recall(asked, 5, None, allow[:5]).items, wanted.items)
+
+
+@pytest.mark.parametrize("bound", [1, 9, 60])
+def test_lists_are_the_same_in_blocks(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    history, exclude = (torch.from_numpy(random.integers(0, ITEMS, (11, width))) for width in (4, 2))
+    history[3] = 0
+    asked = query(list(range(11)), history.tolist())
+    channel = CoVisitationChannel(table(sequences(7, users=25), 5))
+    wanted = channel.recall(asked, 6, exclude)
+    monkeypatch.setattr(co_visitation_channel, "_MET", bound)
+    given = channel.recall(asked, 6, exclude)
+    assert torch.equal(given.items, wanted.items)
+    torch.testing.assert_close(given.scores, wanted.scores)
+    assert channel.recall(asked.where(torch.zeros(11, dtype=torch.bool)), 6).items.shape == (0, 6)
 
 
 @pytest.mark.parametrize("bound", [1, 7, 40])
