@@ -187,9 +187,7 @@ RAR = {
     "corr-rar-zeroed": ("ranker.rar.zeroed=true",),
     "corr-rar-profile": ("ranker.rar.keys=profile",),
     "corr-rar-recalled": ("ranker.rar.pool=recalled",),
-    "corr-rar-static": ("ranker.rar.rule=static",),
     "corr-rar-alpha1": ("ranker.rar.alpha=1",),
-    "corr-rar-plus": ("ranker.behaviour={}",),
     "corr-rar-users": ("ranker.rar=null",),
 }
 SYSTEMS |= {name: System("corr-rar", changes) for name, changes in RAR.items()}

@@ -74,6 +74,9 @@ CONTROLS: dict[str, tuple[str, ...]] = {
     "+rar-alpha1": (*AS_OF, "ranker.rar={alpha: 1.0}"),
     "+rar-cosine": (*AS_OF, "ranker.rar={selector: cosine}"),
     "+rar-item-exposure": (*AS_OF, "ranker.rar={exposure: item}"),
+    # By blocks few rows of a log of short visits have a user who was there before; by these nearly all.
+    "+rar-folds": (*AS_OF, "ranker.rar={rule: folds}"),
+    "+rar-static": (*AS_OF, "ranker.rar={rule: static}"),
     "+rar-own-static": (*AS_OF, "ranker.rar={keys: own, rule: static}"),
     "+rar-features": (*AS_OF, "ranker.rar={keys: features}"),
     "+rar-plus-random": (*AS_OF, "ranker.behaviour={shuffle: true}"),

@@ -66,7 +66,9 @@ class SimilarRowsSettings(Strict):
 class RarSettings(Strict):
     """Recall-augmented ranking: look-alike users and recall items for any ranker."""
 
-    rule: Literal["blocks", "folds", "static"] = Field("blocks", description="as of when; static is the paper's")
+    rule: Literal["blocks", "folds", "static"] | None = Field(
+        None, description="as of when; static is the paper's; null: blocks where there is time, else folds or static"
+    )
     blocks: int = Field(8, ge=1, description="of train time; what an event sees comes from blocks before its own")
     folds: int = Field(5, ge=2, description="of users; what a train event sees comes from the other folds")
     keys: Literal["profile", "retriever", "live", "own", "features"] = Field(
@@ -97,10 +99,24 @@ class RarSettings(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> RarSettings:
-        if self.keys == "own" and self.rule != "static":
+        if self.keys == "own" and self.rule not in (None, "static"):
             raise ValueError("keys=own: the ranker's tables have seen all of train, so the rule must be static")
+        if self.keys == "live" and self.rule == "folds":
+            raise ValueError("keys=live: one retriever learns from all folds, so its vectors are never out of fold")
         if self.pool == "recalled" and self.keys not in ("retriever", "live"):
             raise ValueError(f"pool=recalled asks what a retriever recalls: keys=retriever or live, not {self.keys}")
         if self.pool == "recalled" and self.selector in ("ivf", "hnsw", "random"):
             raise ValueError(f"pool=recalled chooses within a user's own list, which selector={self.selector} cannot")
         return self
+
+    def rule_of(self, has_time: bool) -> str:
+        """The rule, where the recipe leaves it to the data: what keeps most from a row of what happened later.
+
+        Args:
+            has_time: the events' times are more than the order of their rows.
+        """
+        if self.rule is not None or self.keys == "own":
+            return self.rule or "static"
+        if has_time:
+            return "blocks"
+        return "static" if self.keys == "live" else "folds"

@@ -11,7 +11,9 @@ from corral.rar.co_interaction import (
     Normalisation,
     Pooling,
     Sets,
+    _Products,
     item_exposure_loss,
+    matched_and_exposed,
     pair_exposure_loss,
     set_weights,
 )
@@ -113,6 +115,42 @@ def test_sum_pooling_and_the_one_sided_controls_need_no_matrix() -> None:
             assert not diverse.any()
         if pooling is Pooling.ITEMS:
             assert not common.any()
+
+
+def test_the_matrix_s_own_gradient_is_that_of_its_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(B, count, 5, generator=generator, dtype=torch.float64) for count in (KU, N * KI))
+    towers = [one.requires_grad_() for one in (users, items, torch.zeros((), dtype=torch.float64))]
+    assert torch.autograd.gradcheck(lambda a, b, c: _Products.apply(a, b, c, 1 / math.sqrt(5)), towers)
+
+
+def test_exposed_cells_may_weigh_more() -> None:
+    matching = CoInteraction(DU, DI).double()(sets(6))[2]
+    cells = matching.cells
+    exposed = torch.rand(B, N, KU, KI, generator=torch.Generator().manual_seed(1)) < 0.4
+    p = torch.sigmoid(matching.logits.detach())
+    each = torch.where(exposed, -3.0 * p.log(), -(1 - p).log()) * cells
+    count = cells.sum((2, 3))
+    wanted = ((each.sum((2, 3)) / count.clamp(min=1)).sum() / (count > 0).sum()).item()
+    assert pair_exposure_loss(matching, exposed, 3.0).item() == pytest.approx(wanted, rel=1e-5)
+    shown = exposed[:, :, 0]
+    mean = (p * cells).sum(2) / cells.sum(2).clamp(min=1)
+    valid = cells.any(2)
+    each = torch.where(shown, -3.0 * mean.log(), -(1 - mean).log()).masked_fill(~valid, 0.0)
+    count = valid.sum(2)
+    wanted = ((each.sum(2) / count.clamp(min=1)).sum() / (count > 0).sum()).item()
+    assert item_exposure_loss(matching, shown, 3.0).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_what_is_logged_is_of_valid_cells_alone() -> None:
+    given = sets(7)
+    matching = CoInteraction(DU, DI).double()(given)[2]
+    exposed = torch.rand(B, N, KU, KI, generator=torch.Generator().manual_seed(1)) < 0.4
+    found, cells = matched_and_exposed(matching, exposed), matching.cells
+    torch.testing.assert_close(found["rar/matched"].double(), torch.sigmoid(matching.logits.detach())[cells].mean())
+    torch.testing.assert_close(found["rar/exposed"], exposed[cells].float().mean())
+    rows = [bool(given.user_mask[b].any() and given.item_mask[b, n].any()) for b in range(B) for n in range(N)]
+    assert float(found["rar/covered"]) == pytest.approx(sum(rows) / len(rows))
 
 
 def test_pair_loss_is_the_mean_over_valid_cells_then_examples() -> None:

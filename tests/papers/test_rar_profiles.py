@@ -40,6 +40,20 @@ def test_a_train_event_has_look_alikes_of_other_folds() -> None:
     assert (rule.fold[judged] == rule.fold[user][:, None]).any(), "all of train"
 
 
+def test_a_rows_label_does_not_choose_its_own_neighbours() -> None:
+    rows, rule = log(), TimeRule.folds(USERS, FOLDS, seed=1)
+    before = fitted(rows, rule)[1]
+    for event in range(0, 1500, 100):
+        value = rows[3].copy()
+        value[event] = -value[event] - 1.0
+        after = fitted((*rows[:3], value), rule)[1]
+        user, item, time = (torch.from_numpy(column[[event]]) for column in rows[:3])
+        snapshot = rule.snapshot(time, user, learning=True)
+        assert torch.equal(before.look_alike_users(snapshot, user), after.look_alike_users(snapshot, user))
+        near = (one.recall_items(snapshot, user, item[:, None]) for one in (before, after))
+        assert torch.equal(*near)
+
+
 def test_a_folds_items_and_pool_do_not_know_its_users() -> None:
     """Other events of one fold's users: the vectors of its items, and of all others there, are the same."""
     rows, rule = log(), TimeRule.folds(USERS, FOLDS, seed=1)

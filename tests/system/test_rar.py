@@ -14,12 +14,18 @@ from click_runs import RECIPE, Train, assert_same_answers, interrupted_and_resum
 
 import corral.cli.ranker_stage
 from corral.cli.experiment import Experiment
+from corral.cli.ranker_inputs import RankerInputs
 from corral.cli.rar_keys import LiveKeys, retriever_keys
+from corral.cli.rar_stage import train_exposures
 from corral.cli.report import gather
 from corral.cli.run import build_part, open_recommender
+from corral.data.dataset import Dataset
+from corral.data.interactions import Interactions
+from corral.data.split import Part
 from corral.rar.behaviour import BehaviourEvidence
 from corral.rar.neighbours import RecalledNeighbours
 from corral.rar.ranker import RarRanker
+from corral.rar.time_rules import Rule
 from corral.report.blocks import Chart
 from corral.report.page import report_page
 from corral.serving.bundle import load_bundle, save_bundle
@@ -46,8 +52,127 @@ def test_the_bundle_answers_as_the_trained_models_did(train: Train, form: str) -
     if isinstance(recommender.ranker, RarRanker):
         assert recommender.ranker.neighbours.u2u.any()
         assert isinstance(recommender.ranker.neighbours, RecalledNeighbours) == (form == "recalled")
+        assert experiment.inputs is not None
+        assert experiment.inputs.rar_rule is not None
+        printed = str(experiment.protocol()["rar_rule"])
+        opened = open_recommender(experiment.directory).ranker
+        assert isinstance(opened, RarRanker)
+        for ranker in (recommender.ranker, opened):
+            assert printed.startswith(ranker.neighbours.rule.describe()), "what is printed is what was done"
+        assert len(recommender.ranker.neighbours.u2u) == {"own": 1, "folds": 3}.get(form, 4)
     assert_same_answers(recommender, open_recommender(experiment.directory))
     assert ("behaviour_rule" in experiment.protocol()) == (PLUS in FORMS[form])
+
+
+def test_look_alikes_of_train_events_are_of_other_folds(train: Train) -> None:
+    _, recommender = train(*FORMS["folds"])
+    assert isinstance(recommender.ranker, RarRanker)
+    neighbours = recommender.ranker.neighbours
+    fold = neighbours.rule.fold
+    assert fold is not None
+    user = torch.arange(2, len(fold))
+    found = neighbours.look_alike_users(neighbours.rule.snapshot(user, user, learning=True), user)
+    assert (found > 0).any(1).all()
+    assert ((fold[found] != fold[user][:, None]) | (found == 0)).all()
+
+
+def test_nothing_after_train_is_looked_up(data: Path, tmp_path: Path) -> None:
+    """Other items in validation and test: the same exposures, keys, neighbours and prior."""
+    settings = load_settings(RECIPE.replace("DATA", str(data)), "test", FORMS["rar"])
+    one, other = (Experiment.start(settings, tmp_path / name, quiet=True) for name in ("one", "other"))
+    events = one.dataset.events
+    late, item = one.split.part != Part.TRAIN, np.asarray(events.item).copy()
+    item[late] = np.random.default_rng(1).permutation(item[late])
+    other = replace(other, dataset=replace(one.dataset, events=replace(events, item=item)))
+    assert (item != np.asarray(events.item)).any()
+    found = []
+    for experiment in (one, other):
+        inputs = experiment.inputs
+        assert inputs is not None
+        assert inputs.rar_rule is not None
+        keys = inputs.profile_keys(4, inputs.rar_rule)
+        found.append([train_exposures(experiment).state_dict(), keys.state_dict(), inputs.noted["rar"]])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert len(found[0][0])
+    # What was shown is known from train's rows, all of them, and from no other.
+    exposures, train = train_exposures(one), one.split.rows(Part.TRAIN)
+    user, own = (torch.from_numpy(np.asarray(column).astype(np.int64)) for column in (events.user, events.item))
+    shown, _ = exposures.before(user, own, torch.full_like(user, torch.iinfo(torch.int64).max))
+    pairs = {(int(u), int(i)) for u, i in zip(user[train], own[train], strict=True)}
+    assert shown.bool().tolist() == [(int(u), int(i)) in pairs for u, i in zip(user, own, strict=True)]
+
+
+def test_what_is_logged_of_the_matching(train: Train) -> None:
+    experiment, _ = train(*FORMS["rar"])
+    lines = (experiment.directory / "ranker" / "log.jsonl").read_text().splitlines()
+    for record in map(json.loads, lines):
+        assert 0 < record["rar/covered"] < 1
+        assert 0 < record["rar/matched"] < 1
+        assert 0 < record["rar/exposed"] < 1
+
+
+@pytest.fixture(scope="module")
+def timeless(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same events; their times are the order of rows, a user's after another's."""
+    known = Dataset.open(data)
+    user, item = (np.asarray(column) for column in (known.events.user, known.events.item))
+    frame = pl.DataFrame({"user_id": user, "item_id": item, "timestamp": np.arange(len(user))})
+    interactions = replace(Interactions.of(frame, source="made up"), time_unit="order")
+    return Dataset.write(tmp_path_factory.mktemp("timeless") / "data", interactions).path
+
+
+def inputs_of(data: Path, folder: Path, *overrides: str) -> RankerInputs:
+    recipe = RECIPE.replace("DATA", str(data)).replace("loss: clicks, label_at_least: 1, ", "")
+    recipe = recipe.replace("metric: auc", "metric: ndcg@10")
+    last_two = "split={rule: leave-last-two-out}"
+    found = Experiment.start(load_settings(recipe, "test", (last_two, *overrides)), folder / "run", quiet=True).inputs
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rule"), [("keys: profile", Rule.FOLDS), ("keys: live", Rule.STATIC), ("rule: static", Rule.STATIC)]
+)
+def test_without_times_no_blocks(timeless: Path, tmp_path: Path, chosen: str, rule: Rule) -> None:
+    """Rows are in the order of users: whom a block of them knows would be a matter of the alphabet."""
+    found = inputs_of(timeless, tmp_path, f"ranker.rar={{{chosen}}}").rar_rule
+    assert found is not None
+    assert found.rule is rule
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("ranker.rar={rule: blocks}", "ranker.rar: blocks .* has no times.*: use ranker.rar.rule=folds"),
+        ("ranker.behaviour={}", "ranker.behaviour: blocks .* has no times.*: use ranker.behaviour=null"),
+        ("ranker.similar_rows={}", "ranker.similar_rows: blocks .* has no times"),
+    ],
+)
+def test_blocks_of_what_has_no_times_are_refused(timeless: Path, tmp_path: Path, asked: str, said: str) -> None:
+    inputs = inputs_of(timeless, tmp_path, asked)
+    with pytest.raises(ValueError, match=said):
+        _ = inputs.rar_rule if "rar=" in asked else inputs.evidence
+
+
+def test_what_is_printed_says_whose_weights_and_how_many_rows(train: Train) -> None:
+    experiment, _ = train(*KEYS["live"], *TOGETHER)
+    printed = str(experiment.protocol()["rar_rule"])
+    assert "keys of a retriever whose weights have seen all of train" in printed
+    events, split, inputs = experiment.dataset.events, experiment.split, experiment.inputs
+    assert inputs is not None
+    assert inputs.rar_rule is not None
+    edges = inputs.rar_rule.edges.tolist()
+    train_rows = split.rows(Part.TRAIN).tolist()
+    for part in Part:
+        known = []
+        for row in split.rows(part).tolist():
+            edge = max((edge for edge in edges if edge <= events.time[row]), default=-1)
+            before = [other for other in train_rows if events.time[other] < edge]
+            known.append(
+                any(events.user[other] == events.user[row] for other in before)
+                and any(events.item[other] == events.item[row] for other in before)
+            )
+        assert f"{np.mean(known):.0%} of {part.name.lower()}" in printed
 
 
 def test_interrupted_with_live_keys_it_goes_on(train: Train, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def add(
         bool, typer.Option("--skip-bad-rows", help="Drop, count and list bad rows instead of stopping.")
     ] = False,
     engine: Annotated[
-        Engine, typer.Option(help="What reads many Parquet files: this process, or Ray (corral[scale]) in parallel.")
+        Engine, typer.Option(help="What reads many Parquet files: this process, or Ray (corral\\[scale]) in parallel.")
     ] = Engine.LOCAL,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set that is there.")] = False,
     as_json: JsonOption = False,

@@ -71,7 +71,7 @@ def demo(
             console,
         )
     if find_spec("altair") is None:
-        console.print(f"For the page: pip install 'corral[report]', then corral report {run} {apart}")
+        console.print(f"For the page: pip install 'corral\\[report]', then corral report {run} {apart}")
     else:
         from corral.cli.report import PAGE, gather, write_report
 

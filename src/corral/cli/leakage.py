@@ -163,6 +163,7 @@ def _check(
         found = check_future(*world, rows, tables, history_length=length, mark=mark, seed=seed)
         advance()
         found += check_self_inclusion(*world, rows, history_length=length, count=altered, mark=mark, seed=seed)
+        found += _trained_keys(experiment)
         advance()
         found += _label_findings(part, too_good, apart, seed)
         advance()
@@ -172,6 +173,18 @@ def _check(
         found += check_split_order(split, time)
         advance()
     return found
+
+
+def _trained_keys(experiment: Experiment) -> list[Finding]:
+    """RAR's neighbours by keys that are learned: to compute them again would be to train again."""
+    from corral.cli.leakage_inputs import KEYS_OF_DATA, NEIGHBOURS
+    from corral.evaluation.leakage.finding import Finding, Verdict
+    from corral.evaluation.leakage.future import CHECK
+
+    rar = None if experiment.settings.ranker is None else experiment.settings.ranker.rar
+    if rar is None or rar.keys in KEYS_OF_DATA:
+        return []
+    return [Finding(CHECK, NEIGHBOURS, Verdict.SKIPPED, f"keys={rar.keys} come from something trained")]
 
 
 def _label_findings(experiment: Experiment, too_good: float, apart: float, seed: int) -> list[Finding]:

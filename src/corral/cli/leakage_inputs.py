@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from corral.cli import build
 from corral.cli.experiment import Experiment
+from corral.cli.rar_stage import selectors, side_keys
 from corral.data.batches import Batch
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
@@ -17,12 +20,19 @@ from corral.data.features import FeatureKind, FeatureTable
 from corral.data.split import Part, Split
 from corral.evaluation.leakage.inputs import RowInput, TableInput
 from corral.evaluation.leakage.label_in_input import InputColumn
+from corral.evidence_settings import RarSettings
 from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence
 from corral.ranking.linear_evidence import LinearEvidence
+from corral.rar.keys import KeySource
+from corral.rar.neighbours import CataloguePools, Neighbours
+from corral.rar.time_rules import Rule
 
 # Values of a multi-valued feature that are looked at.
 _VALUES = 16
+NEIGHBOURS = "look-alikes and recall items"
+# Keys of RAR that are computed from the data; the others come from something trained.
+KEYS_OF_DATA = ("profile", "features")
 
 
 # For people, by the names of the settings.
@@ -57,7 +67,39 @@ def row_inputs(experiment: Experiment) -> list[RowInput]:
         return build
 
     found += [RowInput(_TITLES[name], build_anew(name), _columns(one)) for name, one in evidence.items()]
+    rule = None if experiment.inputs is None else experiment.inputs.rar_rule
+    if rule is not None and _rar(experiment).keys in KEYS_OF_DATA:
+        own = "" if rule.rule is Rule.BLOCKS else f"as rule={rule.rule.value} has it (where there is time: rule=blocks)"
+        found.append(RowInput(NEIGHBOURS, partial(_neighbours, experiment), own=own))
     return found
+
+
+def _rar(experiment: Experiment) -> RarSettings:
+    assert experiment.settings.ranker is not None
+    assert experiment.settings.ranker.rar is not None
+    return experiment.settings.ranker.rar
+
+
+def _neighbours(experiment: Experiment, dataset: Dataset, split: Split) -> Callable[[Batch], Tensor]:
+    """Rows of the look-alikes and of the recall items [B, Ku + Ki], as RAR would choose them from other events."""
+    inputs = replace(experiment, dataset=dataset, split=split, quiet=True).inputs
+    assert inputs is not None
+    rule, chosen, log = inputs.rar_rule, _rar(experiment), inputs.train_log
+    assert rule is not None
+    keys: KeySource = inputs.profile_keys(chosen.key_size, rule) if chosen.keys == "profile" else side_keys(dataset)
+    counts = {"look_alikes": chosen.look_alikes, "recall_items": chosen.recall_items}
+    neighbours = Neighbours(dataset.n_users, dataset.n_items, rule, **counts)
+    pools = CataloguePools(log.user, log.item, log.time, rule)
+    neighbours.refresh(keys, pools, selectors(chosen, experiment.settings.seed))
+
+    def asked(batch: Batch) -> Tensor:
+        user, time, event = batch.query.user, batch.query.time, batch.query.event.numpy()
+        learning = torch.from_numpy((event >= 0) & (split.part[event] == Part.TRAIN))
+        snapshot = torch.where(learning, rule.snapshot(time, user, learning=True), rule.snapshot(time, user))
+        near = neighbours.recall_items(snapshot, user, batch.item[:, None])
+        return torch.cat([neighbours.look_alike_users(snapshot, user), near[:, 0]], 1)
+
+    return asked
 
 
 def _columns(evidence: nn.Module) -> list[str]:

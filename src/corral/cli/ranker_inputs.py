@@ -15,7 +15,7 @@ from corral.cli.progress import progress
 from corral.data.as_of import AsOfRule, AsOfStatistics
 from corral.data.dataset import Dataset
 from corral.data.features import FeatureTable
-from corral.data.split import Split
+from corral.data.split import Part, Split
 from corral.evidence_settings import BehaviourSettings, SimilarRowsSettings
 from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence
@@ -37,10 +37,9 @@ from corral.stage_settings import RankerSettings
 def known_rule(spec: Mapping[str, Any]) -> TimeRule:
     """The rule as it was noted in the spec of a ranker."""
     edges, fold = (spec.get(name) for name in ("edges", "fold"))
-    if not edges:
-        return TimeRule.static()
-    rule = Rule.BLOCKS if fold is None else Rule.FOLDS
-    return TimeRule(rule, torch.tensor(edges), None if fold is None else torch.tensor(fold))
+    if fold is not None:
+        return TimeRule(Rule.FOLDS, torch.zeros(0, dtype=torch.int64), torch.tensor(fold))
+    return TimeRule(Rule.BLOCKS, torch.tensor(edges)) if edges else TimeRule.static()
 
 
 def empty_evidence(spec: Mapping[str, Any], users: FeatureTable, items: FeatureTable) -> dict[str, nn.Module]:
@@ -127,9 +126,10 @@ class RankerInputs:
         chosen = self.chosen.rar
         if chosen is None:
             return None
-        if chosen.rule == "folds":
+        rule = chosen.rule_of(has_time=self.dataset.header.time_unit != "order")
+        if rule == "folds":
             return TimeRule.folds(self.dataset.n_users, chosen.folds, self.seed)
-        return TimeRule.static() if chosen.rule == "static" else self._blocks(chosen.blocks)
+        return TimeRule.static() if rule == "static" else self._blocks("rar", chosen.blocks)
 
     @property
     def as_of_rule(self) -> AsOfRule:
@@ -191,21 +191,39 @@ class RankerInputs:
             found["rar"] = {"prior": self.train_log.density, "edges": rule.edges.tolist(), "fold": fold}
         return found
 
-    @property
+    @cached_property
     def rules(self) -> dict[str, object]:
         """As of when each is looked up: printed beside results."""
         found: dict[str, object] = {}
         if self.chosen.as_of is not None:
             found["as_of_rule"] = f"{self.as_of_rule.value}: {self.as_of_rule.words}"
         if self.rar_rule is not None:
-            found["rar_rule"] = self.rar_rule.describe()
+            assert self.chosen.rar is not None
+            live = "; keys of a retriever whose weights have seen all of train" * (self.chosen.rar.keys == "live")
+            found["rar_rule"] = f"{self.rar_rule.describe()}{live}; {self._covered(self.rar_rule)}"
         for name in ("behaviour", "similar_rows"):
             made = self.evidence.get(name)
             if isinstance(made, BehaviourEvidence | SimilarRowsEvidence):
                 found[f"{name}_rule"] = made.rule.describe()
         return found
 
-    def _blocks(self, count: int) -> TimeRule:
+    def _covered(self, rule: TimeRule) -> str:
+        """How many rows of each part may have look-alikes and recall items at all: of the others RAR says nothing."""
+        events, log = self.dataset.events, self.train_log
+        shares = []
+        for part in Part:
+            rows = self.split.rows(part)
+            columns = (np.asarray(column)[rows].astype(np.int64) for column in (events.user, events.item, events.time))
+            known = rule.known(log.user, log.item, log.time, *columns, learning=part is Part.TRAIN)
+            shares.append(f"{known.mean() if len(known) else 0.0:.0%} of {part.name.lower()}")
+        return f"user and item known to it in {', '.join(shares)}"
+
+    def _blocks(self, name: str, count: int) -> TimeRule:
+        if self.dataset.header.time_unit == "order":
+            raise ValueError(
+                f"ranker.{name}: blocks of train time, but data set {self.dataset.name} has no times, only an order of "
+                + ("rows: use ranker.rar.rule=folds or static" if name == "rar" else f"rows: use ranker.{name}=null")
+            )
         return TimeRule.blocks(self.train_log.time, count)
 
     def _as_of(self) -> AsOfStatistics:
@@ -230,12 +248,12 @@ class RankerInputs:
         return self.profile_keys(size, rule), people, PairLog.of(*log.every, num_items=num_items)
 
     def _behaviour(self, chosen: BehaviourSettings) -> BehaviourEvidence:
-        rule, shuffle_seed = self._blocks(chosen.blocks), self.seed if chosen.shuffle else None
+        rule, shuffle_seed = self._blocks("behaviour", chosen.blocks), self.seed if chosen.shuffle else None
         logs, keywords = self._logs(chosen.key_size, rule), _behaviour(chosen.model_dump())
         return BehaviourEvidence(*logs, rule, **keywords, shuffle_seed=shuffle_seed)
 
     def _similar_rows(self, chosen: SimilarRowsSettings) -> SimilarRowsEvidence:
-        rule, log, spec = self._blocks(chosen.blocks), self.train_log, chosen.model_dump()
+        rule, log, spec = self._blocks("similar_rows", chosen.blocks), self.train_log, chosen.model_dump()
         keys, people, own = self._logs(chosen.key_size, rule)
         near, selector = _near(spec, rule, self.dataset.n_users, self.dataset.n_items), ExactSelector("cosine")
         near.refresh(keys, CataloguePools(log.user, log.item, log.time, rule), (selector, selector))

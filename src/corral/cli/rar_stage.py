@@ -7,6 +7,7 @@ from torch import nn
 from corral.cli.experiment import Experiment
 from corral.cli.rar_keys import LiveKeys, retriever_keys
 from corral.cli.rar_parts import make_selector
+from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.split import Part
 from corral.evidence_settings import RarSettings
@@ -15,6 +16,7 @@ from corral.rar.joint_ranker import Exposure, JointRanker
 from corral.rar.keys import GivenKeys, KeySource, OwnTables, feature_keys
 from corral.rar.neighbours import CataloguePools, Neighbours
 from corral.rar.ranker import RarRanker
+from corral.rar.selection import Selector
 
 
 def key_source(experiment: Experiment, ranker: RarRanker, retriever: nn.Module, chosen: RarSettings) -> KeySource:
@@ -24,12 +26,23 @@ def key_source(experiment: Experiment, ranker: RarRanker, retriever: nn.Module, 
     if chosen.keys == "own":
         return OwnTables(ranker.ranker.fields)
     if chosen.keys == "features":
-        return GivenKeys(feature_keys(dataset.user_features), feature_keys(dataset.item_features))
+        return side_keys(dataset)
     if chosen.keys == "live":
         return LiveKeys(experiment, retriever, rule)
     return (
         retriever_keys(experiment, rule) if chosen.keys == "retriever" else inputs.profile_keys(chosen.key_size, rule)
     )
+
+
+def side_keys(dataset: Dataset) -> GivenKeys:
+    """Users and items by their features."""
+    return GivenKeys(feature_keys(dataset.user_features), feature_keys(dataset.item_features))
+
+
+def selectors(chosen: RarSettings, seed: int) -> tuple[Selector, Selector]:
+    """What finds neighbours: of users, and of items."""
+    spec = chosen.model_dump()
+    return make_selector(spec, seed), make_selector(spec, seed + 1)
 
 
 def train_exposures(experiment: Experiment) -> PairLog:
@@ -56,11 +69,10 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
         exposures = train_exposures(experiment)
     source = key_source(experiment, ranker, retriever, chosen)
     pools = CataloguePools(log.user, log.item, log.time, ranker.neighbours.rule)
-    spec = chosen.model_dump()
-    selectors = make_selector(spec, seed), make_selector(spec, seed + 1)
+    own_selectors = selectors(chosen, seed)
 
     def refresh(neighbours: Neighbours) -> None:
-        neighbours.refresh(source, pools, selectors)
+        neighbours.refresh(source, pools, own_selectors)
 
     joint = JointRanker(
         ranker,

@@ -93,7 +93,7 @@ def recommend(
         typer.Option(help="Write the lists to a file: .parquet, .csv or .jsonl by its ending.", show_default=False),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="What makes everybody's lists: this process, or Ray (corral[scale]) in parallel.")
+        Engine, typer.Option(help="What makes everybody's lists: this process, or Ray (corral\\[scale]) in parallel.")
     ] = Engine.LOCAL,
     explain: Annotated[bool, typer.Option(help="Show both stages' scores, and whose the final one is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, one a list entry.")] = False,

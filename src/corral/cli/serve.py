@@ -66,7 +66,7 @@ def serve(
     ] = 0.0,
     device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda ...")] = "cpu",
     replicas: Annotated[
-        int, typer.Option(help="Processes that answer, behind Ray Serve (corral[scale]) where more than one.", min=1)
+        int, typer.Option(help="Processes that answer, behind Ray Serve (corral\\[scale]) where more than one.", min=1)
     ] = 1,
     onnx: Annotated[
         Path | None,

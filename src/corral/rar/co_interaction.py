@@ -288,6 +288,25 @@ def item_exposure_loss(matching: Matching, exposed: Tensor, positive_weight: flo
     return _mean_of_means(-(positive_weight * exposed * yes + (1.0 - exposed) * no), valid, (2,))
 
 
+@torch.no_grad()
+def matched_and_exposed(matching: Matching, exposed: Tensor) -> dict[str, Tensor]:
+    """What is logged beside the exposure loss; RAR, section 3: mean(G) and mean(Y) over the valid cells of the batch.
+
+    And the share of its (query, item) rows that have any: the others are ranked without look-alikes or recall items.
+
+    Args:
+        matching: of B queries and N items.
+        exposed: [B, N, Ku, Ki], 0 or 1.
+    """
+    cells = matching.cells
+    count, rows = summed(cells.sum()).clamp(min=1), cells.flatten(2).any(2)
+    return {
+        "rar/matched": (full_precision(matching.logits).sigmoid() * cells).sum() / count,
+        "rar/exposed": (exposed * cells).sum() / count,
+        "rar/covered": rows.sum() / summed(torch.tensor(rows.numel(), device=rows.device)),
+    }
+
+
 def _mean_of_means(each: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Mean over valid cells of an example, then over examples with any."""
     count = valid.sum(dims)

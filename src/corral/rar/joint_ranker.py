@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from corral.data.batches import Query
-from corral.rar.co_interaction import item_exposure_loss, pair_exposure_loss
+from corral.rar.co_interaction import item_exposure_loss, matched_and_exposed, pair_exposure_loss
 from corral.rar.exposure import PairLog
 from corral.rar.neighbours import Refresh
 from corral.rar.ranker import Enriched, RarRanker
@@ -64,6 +64,7 @@ class JointRanker(nn.Module):
         self.ranker, self.alpha = ranker, alpha
         self.granularity, self.positive_weight = granularity, positive_weight
         self.live, self.exposed_items = live, exposed_items
+        self.told: dict[str, Tensor] = {}  # of the last batch: see ``matched_and_exposed``
         # The log is data: it is not saved with the weights.
         self._exposures, self._refresh = (lambda: exposures), refresh
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
@@ -95,6 +96,7 @@ class JointRanker(nn.Module):
         if self.training:
             self.renewed.fill_(False)  # a step follows
         enriched = self.ranker.enriched(query, items, scores)
+        self.told = {}
         exposures = self._exposures()
         if self.alpha == 1.0 or exposures is None:
             return enriched.logits, enriched.logits.new_zeros(())
@@ -107,7 +109,9 @@ class JointRanker(nn.Module):
         until = self.ranker.neighbours.rule.exposure_time(query.time)
         if self.granularity is Exposure.ITEM:
             exposed, _ = exposures.before(query.user[:, None, None], items, until[:, None, None])
+            self.told = matched_and_exposed(matching, exposed[:, :, None].expand_as(matching.cells))
             return item_exposure_loss(matching, exposed, self.positive_weight)
         pairs = enriched.user_rows[:, None, :, None], items[:, :, None, :]
         exposed, _ = exposures.before(*pairs, until[:, None, None, None])
+        self.told = matched_and_exposed(matching, exposed)
         return pair_exposure_loss(matching, exposed, self.positive_weight)

@@ -35,10 +35,14 @@ class JointObjective(nn.Module):
         return {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch: ``click``, ``exposure`` (with alpha < 1) and their weighted ``total``; nats."""
+        """The losses of a batch: ``click``, ``exposure`` (with alpha < 1) and their weighted ``total``; nats.
+
+        Beside them, to be logged: mean(G), mean(Y) and the share of rows with cells, see ``matched_and_exposed``.
+        """
         logits, exposure = self.ranker.logits_and_loss(batch.query, batch.item[:, None])
         click = click_loss(logits[:, 0], batch.label, batch.weight)
         alpha = self.ranker.alpha
         if alpha == 1.0:
             return {"total": click}
-        return {"total": alpha * click + (1.0 - alpha) * exposure, "click": click, "exposure": exposure}
+        total = alpha * click + (1.0 - alpha) * exposure
+        return {"total": total, "click": click, "exposure": exposure, **self.ranker.told}

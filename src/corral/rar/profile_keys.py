@@ -23,7 +23,8 @@ class ProfileKeys(Tables):
     decompositions give an item k = 2 vectors: of who met it (each event 1, divided by the roots of the user's and the
     item's counts), and of who liked it (each event its value, divided by the root of the item's count + 5). A user's
     vectors are sums over a history of the items' vectors, the second one weighed by the values: **history-only
-    encoders**, so a row's own event is in none of its own inputs, and people never seen in training have keys too.
+    encoders**, so people never seen in training have keys too. By blocks a row's own event is in none of its own
+    inputs. By folds and static a user's one key holds what he met at that row, too; by folds no value goes into it.
 
     Args:
         item_vectors: [S, M, 2, D], not scaled to unit length.
@@ -94,7 +95,9 @@ class ProfileKeys(Tables):
             counts = np.bincount(u[latest], minlength=num_users)
             who = csr_matrix((np.ones(len(latest)), (u[latest], np.arange(len(latest)))), (num_users, len(latest)))
             users[snapshot, :, 0] = who @ items[snapshot, i[latest], 0] / np.maximum(counts, 1)[:, None]
-            users[snapshot, :, 1] = who @ (items[snapshot, i[latest], 1] * v[latest, None])
+            # Folds: who asks is known by all his events, the row's own among them, whose label must not come back.
+            if rule.fold is None:
+                users[snapshot, :, 1] = who @ (items[snapshot, i[latest], 1] * v[latest, None])
             centres[snapshot] = users[snapshot, pool, 0].mean(0)
             users[snapshot, counts > 0, 0] -= centres[snapshot]
         units = functional.normalize(torch.from_numpy(users), dim=-1)

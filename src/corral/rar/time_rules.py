@@ -134,6 +134,32 @@ class TimeRule:
         """
         return self.holds(snapshot, user, time) if self.fold is None else np.ones(len(user), dtype=bool)
 
+    def known(
+        self,
+        user: np.ndarray,
+        item: np.ndarray,
+        time: np.ndarray,
+        of_user: np.ndarray,
+        of_item: np.ndarray,
+        at: np.ndarray,
+        *,
+        learning: bool = False,
+    ) -> np.ndarray:
+        """Which rows [m] have a user and an item that their snapshot describes, bool: others have no neighbours.
+
+        Args:
+            user, item, time: of the train events [n].
+            of_user, of_item, at: of the rows [m]: user, item and time.
+            learning: see ``snapshot``.
+        """
+        snapshots = self.snapshot(torch.from_numpy(at), torch.from_numpy(of_user), learning=learning).numpy()
+        found = np.zeros(len(at), dtype=bool)
+        for snapshot in np.unique(snapshots).tolist():
+            here = snapshots == snapshot
+            described = user[self.describes(snapshot, user, time)], item[self.holds(snapshot, user, time)]
+            found[here] = np.isin(of_user[here], described[0]) & np.isin(of_item[here], described[1])
+        return found
+
     def exposure_time(self, time: Tensor) -> Tensor:
         """Up to when a request at each time may look pairs up, of the same shape: blocks: the edge of its own."""
         if self.rule is not Rule.BLOCKS:
@@ -146,5 +172,8 @@ class TimeRule:
         if self.rule is Rule.BLOCKS:
             return f"blocks: {len(self.edges)} blocks of train time; keys, neighbours and exposures from blocks before"
         if self.rule is Rule.FOLDS:
-            return f"folds: {self.snapshots - 1} folds of users; keys and neighbours of train events from other folds"
+            return (
+                f"folds: {self.snapshots - 1} folds of users; neighbours of train events from other folds, chosen by "
+                "all that the user met, the row itself among it"
+            )
         return "static: keys, neighbours and exposures from all train events, for train examples too"

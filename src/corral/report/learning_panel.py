@@ -48,7 +48,7 @@ def _stage(stage: str, records: Sequence[Mapping[str, float]], watched: str | No
     # A lone part of the loss is the total.
     if len(losses) == 2 and "loss/total" in losses:
         losses = ["loss/total"]
-    metrics = [name for name in logged if name not in NO_METRIC and not name.startswith("loss/")]
+    metrics = [name for name in logged if name not in NO_METRIC and not name.startswith(("loss/", "rar/"))]
     best = None
     judged = [record for record in records if watched is not None and record.get(watched) is not None]
     if watched is not None and judged:

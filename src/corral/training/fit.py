@@ -120,7 +120,10 @@ def fit(
                 state.seconds = time.monotonic() - began
                 checkpoints.save(objective, optimizer, state)
         record = {"epoch": state.epoch, "step": state.step, "seconds": round(time.monotonic() - began, 3)}
-        record |= {f"loss/{name}": value / max(state.batch, 1) for name, value in state.sums.items()}
+        # What is no loss is named with a slash.
+        record |= {
+            name if "/" in name else f"loss/{name}": value / max(state.batch, 1) for name, value in state.sums.items()
+        }
         state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
         if validate and (state.epoch % validate_every == 0 or state.epoch == epochs):
             objective.eval()

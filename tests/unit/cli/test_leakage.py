@@ -131,6 +131,32 @@ ranker_training: {{loss: clicks, label_at_least: 3}}
 
 
 @pytest.mark.parametrize(
+    ("rar", "row", "future"),
+    [
+        ("blocks: 3", "clean", "clean"),
+        ("rule: folds", "told", "clean"),
+        ("rule: static", "told", "clean"),
+        ("keys: live", None, "not checked"),
+    ],
+)
+def test_the_neighbours_of_a_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, rar: str, row: str | None, future: str
+) -> None:
+    recipe = f"""
+data: {{path: {folder / "clean"}}}
+retriever: {{kind: mf, size: 4}}
+ranker: {{kind: deepfm, rar: {{{rar}, key_size: 4, look_alikes: 5, recall_items: 5, selector: cosine}}}}
+ranker_training: {{loss: clicks, label_at_least: 3}}
+"""
+    Experiment.start(load_settings(recipe, "test"), tmp_path / "run", quiet=True)
+    code, answer = found(capsys, tmp_path / "run")
+    name = "look-alikes and recall items"
+    assert verdicts(answer, "the future")[name] == future
+    assert verdicts(answer, "the row itself").get(name) == row
+    assert code == 0
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("nothing-of-this-name",), "known are"),

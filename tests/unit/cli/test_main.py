@@ -50,6 +50,15 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "doctor" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["serve", "recommend", "data add"])
+def test_help_names_the_extra_that_is_needed(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert leave_with([*verb.split(), "--help"]) == 0
+    assert "(corral[scale])" in capsys.readouterr().out
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave_with(["--version"]) == 0
     assert capsys.readouterr().out == f"corral {__version__}\n"

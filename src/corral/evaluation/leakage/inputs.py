@@ -27,11 +27,13 @@ class RowInput:
         of: builds it from the events and their parts; the function it returns gives, for a batch, [B, ...] of any
             dtype. It may look at everything in the batch but its label.
         columns: what its numbers are called, for people; () where they have no names.
+        own: why the row's own event may be among what it is made of, where that is known; "" where it may not.
     """
 
     name: str
     of: Callable[[Dataset, Split], Callable[[Batch], Tensor]]
     columns: Sequence[str] = ()
+    own: str = ""
 
     def values(self, dataset: Dataset, split: Split, rows: Examples, history_length: int) -> np.ndarray:
         """The inputs of the rows [n, C], flattened; computed anew."""

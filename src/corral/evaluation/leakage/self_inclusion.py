@@ -79,13 +79,10 @@ def check_self_inclusion(
                 now = one.values(copy.dataset, copy.split, there, history_length)
                 leaks[one.name] += bool(differing(known[at : at + 1], now, _ROUNDING).any())
         total += len(asked)
-    return [
-        Finding(
-            CHECK,
-            name,
-            Verdict.LEAK if found else Verdict.CLEAN,
-            f"{found} of {total} events change their own input",
-            ADVICE if found else "",
-        )
-        for name, found in leaks.items()
-    ]
+    findings = []
+    for one in row_inputs:
+        found = leaks[one.name]
+        verdict = (Verdict.TOLD if one.own else Verdict.LEAK) if found else Verdict.CLEAN
+        advice = (one.own or ADVICE) if found else ""
+        findings.append(Finding(CHECK, one.name, verdict, f"{found} of {total} events change their own input", advice))
+    return findings
