@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,17 @@ def run(dataset: str, system: str, seed: int, folder: Path, more: Sequence[str])
     for left in (place / "ranker").glob("*.safetensors"):
         left.unlink()
     return row
+
+
+def print_coverage(datasets: Sequence[str]) -> None:
+    """How many rows of each part may have look-alikes and recall items, by rule: of the others RAR says nothing."""
+    for dataset in datasets:
+        for rule in ("{blocks: 2}", "{}", "{blocks: 32}", "{rule: folds}"):
+            chosen = (*DATASETS[dataset].overrides, *AS_OF, "ranker.kind=lr", f"ranker.rar={rule}", "seed=0")
+            with tempfile.TemporaryDirectory() as place:
+                inputs = Experiment.start(read_recipe(RECIPE, chosen), Path(place), quiet=True).inputs
+            assert inputs is not None
+            print(dataset, rule, str(inputs.rules["rar_rule"]).rpartition("; ")[2], flush=True)
 
 
 def tune(backbones: Sequence[str], folder: Path) -> None:
@@ -326,11 +338,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--sweeps", action="store_true", help="where controls run, one knob at a time too")
     parser.add_argument("--tune", action="store_true", help="try every bare backbone's trials, choose by validation")
+    parser.add_argument("--coverage", action="store_true", help="print how many rows have neighbours; trains nothing")
     parser.add_argument("--page", action="store_true", help="write the pages from the finished runs, run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.tune:
         tune([backbone for backbone in arguments.backbones if backbone != "lightgbm"], arguments.runs)
+        return
+    if arguments.coverage:
+        print_coverage(arguments.datasets)
         return
     if arguments.page:
         write_pages(arguments.runs)

@@ -77,6 +77,8 @@ CONTROLS: dict[str, tuple[str, ...]] = {
     # By blocks few rows of a log of short visits have a user who was there before; by these nearly all.
     "+rar-folds": (*AS_OF, "ranker.rar={rule: folds}"),
     "+rar-static": (*AS_OF, "ranker.rar={rule: static}"),
+    # Who asks is described by his history at the event: newcomers have look-alikes, too.
+    "+rar-event": (*AS_OF, "ranker.rar={as_of_event: true}"),
     "+rar-own-static": (*AS_OF, "ranker.rar={keys: own, rule: static}"),
     "+rar-features": (*AS_OF, "ranker.rar={keys: features}"),
     "+rar-plus-random": (*AS_OF, "ranker.behaviour={shuffle: true}"),

@@ -78,6 +78,11 @@ class RarSettings(Strict):
         "own tables (static only), features",
     )
     key_size: int = Field(32, ge=1, description="profile: of each of the two vectors")
+    as_of_event: bool = Field(
+        False,
+        description="profile: who asks is described by his history at the event, not by his events of the snapshot: "
+        "who came since has look-alikes, too",
+    )
     pool: Literal["catalogue", "recalled"] = Field(
         "catalogue", description="recall items from all items, or from what the retriever recalls for the user"
     )
@@ -101,6 +106,10 @@ class RarSettings(Strict):
     def _fits(self) -> RarSettings:
         if self.keys == "own" and self.rule not in (None, "static"):
             raise ValueError("keys=own: the ranker's tables have seen all of train, so the rule must be static")
+        if self.as_of_event and (self.keys != "profile" or self.selector in ("ivf", "hnsw", "random")):
+            raise ValueError(
+                "as_of_event encodes histories as profiles: keys=profile, and simhash or an exact selector"
+            )
         if self.keys == "live" and self.rule == "folds":
             raise ValueError("keys=live: one retriever learns from all folds, so its vectors are never out of fold")
         if self.pool == "recalled" and self.keys not in ("retriever", "live"):

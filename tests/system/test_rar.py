@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from corral.report.blocks import Chart
 from corral.report.page import report_page
 from corral.serving.bundle import load_bundle, save_bundle
 from corral.serving.new_items import add_items
+from corral.serving.onnx.export import export_onnx
 from corral.settings import load_settings
 
 SMALL = "blocks: 3, look_alikes: 3, recall_items: 3, bits: 64, rerank: 8, tower_size: 4"
@@ -41,6 +43,7 @@ FORMS = {
     "own": (f"ranker.rar={{{SMALL}, keys: own, rule: static}}",),
     "recalled": (f"ranker.rar={{{SMALL}, keys: retriever, pool: recalled, pool_size: 8}}",),
     "folds": (f"ranker.rar={{{SMALL}, rule: folds, folds: 2, exposure: item}}", "ranker.kind=din"),
+    "as of the event": (f"ranker.rar={{{SMALL}, as_of_event: true}}", "ranker.kind=din"),
     "features": (f"ranker.rar={{{SMALL}, keys: features, selector: cosine}}", "ranker.kind=lr"),
 }
 
@@ -50,7 +53,7 @@ def test_the_bundle_answers_as_the_trained_models_did(train: Train, form: str) -
     experiment, recommender = train(*FORMS[form])
     assert isinstance(recommender.ranker, RarRanker) == (form != "behaviour alone")
     if isinstance(recommender.ranker, RarRanker):
-        assert recommender.ranker.neighbours.u2u.any()
+        assert recommender.ranker.neighbours.u2u.any() == (form != "as of the event")
         assert isinstance(recommender.ranker.neighbours, RecalledNeighbours) == (form == "recalled")
         assert experiment.inputs is not None
         assert experiment.inputs.rar_rule is not None
@@ -62,6 +65,26 @@ def test_the_bundle_answers_as_the_trained_models_did(train: Train, form: str) -
         assert len(recommender.ranker.neighbours.u2u) == {"own": 1, "folds": 3}.get(form, 4)
     assert_same_answers(recommender, open_recommender(experiment.directory))
     assert ("behaviour_rule" in experiment.protocol()) == (PLUS in FORMS[form])
+
+
+def test_who_came_since_has_look_alikes_by_his_history(train: Train) -> None:
+    """As of the event: in the bundle, too; an export cannot search and says so."""
+    experiment, _ = train(*FORMS["as of the event"])
+    recommender = open_recommender(experiment.directory)
+    assert isinstance(recommender.ranker, RarRanker)
+    items = recommender.tables.items.ids.to_pylist()
+    query = recommender.query([-5, -6], history=[items[:3], []])
+    found = recommender.ranker.encode(query).user_rows
+    assert (found[0] > 0).all()
+    assert not found[1].any()
+    printed = str(experiment.protocol()["rar_rule"])
+    assert "described by his history at the event" in printed
+    table = str(train(*FORMS["rar"])[0].protocol()["rar_rule"])
+    shares = [[int(one) for one in re.findall(r"(\d+)% of", text)] for text in (table, printed)]
+    assert all(a <= b for a, b in zip(*shares, strict=True)), shares
+    assert shares[0][0] < shares[1][0]
+    with pytest.raises(ValueError, match="as_of_event"):
+        export_onnx(experiment.directory / "onnx", recommender, {})
 
 
 def test_look_alikes_of_train_events_are_of_other_folds(train: Train) -> None:
@@ -183,7 +206,7 @@ def test_interrupted_with_live_keys_it_goes_on(train: Train, tmp_path: Path) -> 
     torch.testing.assert_close(ranker.state_dict(), recommender.ranker.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("form", ["plus", "recalled"])
+@pytest.mark.parametrize("form", ["plus", "recalled", "as of the event"])
 def test_items_are_added(train: Train, tmp_path: Path, form: str) -> None:
     before = open_recommender(train(*FORMS[form])[0].directory)
     frame = pl.DataFrame({"item_id": [-3, 1_000], "shelf": ["shelf 0", "shelf 1"]})

@@ -200,7 +200,8 @@ class RankerInputs:
         if self.rar_rule is not None:
             assert self.chosen.rar is not None
             live = "; keys of a retriever whose weights have seen all of train" * (self.chosen.rar.keys == "live")
-            found["rar_rule"] = f"{self.rar_rule.describe()}{live}; {self._covered(self.rar_rule)}"
+            asked = "; who asks is described by his history at the event" * self.chosen.rar.as_of_event
+            found["rar_rule"] = f"{self.rar_rule.describe()}{live}{asked}; {self._covered(self.rar_rule)}"
         for name in ("behaviour", "similar_rows"):
             made = self.evidence.get(name)
             if isinstance(made, BehaviourEvidence | SimilarRowsEvidence):
@@ -210,11 +211,17 @@ class RankerInputs:
     def _covered(self, rule: TimeRule) -> str:
         """How many rows of each part may have look-alikes and recall items at all: of the others RAR says nothing."""
         events, log = self.dataset.events, self.train_log
+        late = self.chosen.rar is not None and self.chosen.rar.as_of_event
+        first = np.full(self.dataset.n_users, np.iinfo(np.int64).max)
+        np.minimum.at(first, log.every[0], log.every[2])
         shares = []
         for part in Part:
             rows = self.split.rows(part)
-            columns = (np.asarray(column)[rows].astype(np.int64) for column in (events.user, events.item, events.time))
-            known = rule.known(log.user, log.item, log.time, *columns, learning=part is Part.TRAIN)
+            columns = [np.asarray(column)[rows].astype(np.int64) for column in (events.user, events.item, events.time)]
+            learning = part is Part.TRAIN
+            known = rule.known(log.user, log.item, log.time, *columns, learning=learning, all_users=late)
+            if late:  # who asks has a history
+                known &= first[columns[0]] < columns[2]
             shares.append(f"{known.mean() if len(known) else 0.0:.0%} of {part.name.lower()}")
         return f"user and item known to it in {', '.join(shares)}"
 
@@ -241,11 +248,15 @@ class RankerInputs:
             window=chosen.window,
         )
 
+    def profiles_and_log(self, size: int, rule: TimeRule) -> tuple[ProfileKeys, PairLog]:
+        """Profiles, and what everybody said before."""
+        return self.profile_keys(size, rule), PairLog.of(*self.train_log.every, num_items=self.dataset.n_items)
+
     def _logs(self, size: int, rule: TimeRule) -> tuple[ProfileKeys, ItemLog, PairLog]:
         """Profiles, who met what, and what everybody said before."""
-        log, num_items = self.train_log, self.dataset.n_items
-        people = ItemLog.of(log.user, log.item, log.time, log.value, num_items=num_items, rule=rule)
-        return self.profile_keys(size, rule), people, PairLog.of(*log.every, num_items=num_items)
+        log, (keys, own) = self.train_log, self.profiles_and_log(size, rule)
+        people = ItemLog.of(log.user, log.item, log.time, log.value, num_items=self.dataset.n_items, rule=rule)
+        return keys, people, own
 
     def _behaviour(self, chosen: BehaviourSettings) -> BehaviourEvidence:
         rule, shuffle_seed = self._blocks("behaviour", chosen.blocks), self.seed if chosen.shuffle else None

@@ -10,9 +10,12 @@ from corral.cli.ranker_inputs import known_rule
 from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.fields import Fields
 from corral.rar.ann_selector import AnnSelector
+from corral.rar.as_of_neighbours import AsOfNeighbours
 from corral.rar.co_interaction import CoInteraction, Normalisation, Pooling
+from corral.rar.exposure import PairLog
 from corral.rar.neighbours import Neighbours, RecalledNeighbours
 from corral.rar.pool import Metric
+from corral.rar.profile_keys import ProfileKeys
 from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
 from corral.rar.selection import ExactSelector, SimHashSelector
@@ -72,6 +75,9 @@ class Enrichment:
         if chosen["pool"] == "recalled":
             selectors = [make_selector(chosen, 1) for _ in range(sizes[2].snapshots)]
             neighbours: Neighbours = RecalledNeighbours(*sizes, selectors, **counts, pool_size=chosen["pool_size"])
+        elif chosen["as_of_event"]:
+            selectors = [make_selector(chosen, 0) for _ in range(sizes[2].snapshots)]
+            neighbours = AsOfNeighbours(*sizes, selectors, ProfileKeys.empty(), PairLog.empty(sizes[1]), **counts)
         else:
             neighbours = Neighbours(*sizes, **counts)
         co_interaction = CoInteraction(

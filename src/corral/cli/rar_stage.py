@@ -11,6 +11,7 @@ from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.split import Part
 from corral.evidence_settings import RarSettings
+from corral.rar.as_of_neighbours import AsOfNeighbours
 from corral.rar.exposure import PairLog
 from corral.rar.joint_ranker import Exposure, JointRanker
 from corral.rar.keys import GivenKeys, KeySource, OwnTables, feature_keys
@@ -70,6 +71,8 @@ def joint_ranker(experiment: Experiment, ranker: RarRanker, retriever: nn.Module
     source = key_source(experiment, ranker, retriever, chosen)
     pools = CataloguePools(log.user, log.item, log.time, ranker.neighbours.rule)
     own_selectors = selectors(chosen, seed)
+    if isinstance(ranker.neighbours, AsOfNeighbours):
+        ranker.neighbours.take(*experiment.inputs.profiles_and_log(chosen.key_size, ranker.neighbours.rule))
 
     def refresh(neighbours: Neighbours) -> None:
         neighbours.refresh(source, pools, own_selectors)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from corral.data.batches import Query
 from corral.data.features import FeatureTable
 from corral.data.tables import Tables
 from corral.data.whole_batch import by_shares
@@ -113,6 +114,10 @@ class Neighbours(nn.Module):
         longer = self.i2i.new_zeros(len(self.i2i), items.rows, self.i2i.shape[2])
         longer[:, moved] = moved.to(self.i2i.dtype)[self.i2i.long()]
         self.i2i = longer
+
+    def of_queries(self, snapshot: Tensor, query: Query) -> Tensor:
+        """Look-alikes of whoever asks: rows [B, Ku], int64, 0-padded."""
+        return self.look_alike_users(snapshot, query.user)
 
     def look_alike_users(self, snapshot: Tensor, user: Tensor) -> Tensor:
         """Rows [B, Ku], int64, 0-padded, of users [B]."""

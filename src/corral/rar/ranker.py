@@ -136,7 +136,7 @@ class RarRanker(nn.Module):
     def encode(self, query: Query) -> RarQuery:
         """The part that is the same for every item of a query: the look-alike side is done here, once."""
         snapshot = self.neighbours.rule.snapshot(query.time, query.user, learning=self.training)
-        rows = self.neighbours.look_alike_users(snapshot, query.user)
+        rows = self.neighbours.of_queries(snapshot, query)
         towers, vectors, places = self._encoded(rows, *self._user_side())
         return RarQuery(self.ranker.encode(query), snapshot, rows, places.spread(towers), places.spread(vectors))
 

@@ -144,6 +144,7 @@ class TimeRule:
         at: np.ndarray,
         *,
         learning: bool = False,
+        all_users: bool = False,
     ) -> np.ndarray:
         """Which rows [m] have a user and an item that their snapshot describes, bool: others have no neighbours.
 
@@ -151,13 +152,15 @@ class TimeRule:
             user, item, time: of the train events [n].
             of_user, of_item, at: of the rows [m]: user, item and time.
             learning: see ``snapshot``.
+            all_users: of the items alone.
         """
         snapshots = self.snapshot(torch.from_numpy(at), torch.from_numpy(of_user), learning=learning).numpy()
         found = np.zeros(len(at), dtype=bool)
         for snapshot in np.unique(snapshots).tolist():
             here = snapshots == snapshot
-            described = user[self.describes(snapshot, user, time)], item[self.holds(snapshot, user, time)]
-            found[here] = np.isin(of_user[here], described[0]) & np.isin(of_item[here], described[1])
+            found[here] = np.isin(of_item[here], item[self.holds(snapshot, user, time)])
+            if not all_users:
+                found[here] &= np.isin(of_user[here], user[self.describes(snapshot, user, time)])
         return found
 
     def exposure_time(self, time: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def look_alike_rows(ranker: Ranker | None, query: Query) -> list[int]:
     if not isinstance(ranker, RarRanker):
         return []
     snapshot = ranker.neighbours.rule.snapshot(query.time, query.user)
-    found: list[int] = ranker.neighbours.look_alike_users(snapshot, query.user)[0].tolist()
+    found: list[int] = ranker.neighbours.of_queries(snapshot, query)[0].tolist()
     return found
 
 

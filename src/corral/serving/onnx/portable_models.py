@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from corral.data.batches import Query
 from corral.ranking.evidence import Evidence, EvidenceRanker
 from corral.ranking.ranker import FieldRanker
+from corral.rar.as_of_neighbours import AsOfNeighbours
 from corral.rar.neighbours import RecalledNeighbours
 from corral.rar.ranker import RarRanker
 
@@ -148,6 +149,11 @@ def _check(ranker: nn.Module) -> None:
         raise ValueError(
             "RAR's recall items are chosen for every request from what its user recalls (pool: recalled), which ONNX "
             "cannot do; train with another pool, or serve with torch"
+        )
+    if isinstance(ranker, RarRanker) and isinstance(ranker.neighbours, AsOfNeighbours):
+        raise ValueError(
+            "RAR's look-alikes are searched for every request by its history (as_of_event: true), which ONNX cannot "
+            "do; train without it, or serve with torch"
         )
     inner = informed(ranker) or ranker
     fields = inner.fields if isinstance(inner, EvidenceRanker | FieldRanker) else None
