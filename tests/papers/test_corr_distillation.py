@@ -99,6 +99,16 @@ def test_temperature_divides_both() -> None:
     )
 
 
+def test_of_half_precision() -> None:
+    """Computed in float32, as of these very numbers."""
+    scores, logits, log_q = (torch.randn(4, 6) for _ in range(3))
+    scores, logits = scores.bfloat16(), logits.bfloat16()
+    torch.testing.assert_close(
+        distillation_terms(scores, logits, log_q, temperature=3.0),
+        distillation_terms(scores.float(), logits.float(), log_q, temperature=3.0),
+    )
+
+
 def test_the_teacher_carries_no_gradient() -> None:
     scores, logits, log_q = (torch.randn(4, 6, requires_grad=True) for _ in range(3))
     distillation_terms(scores, logits, log_q.detach()).sum().backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ from corral.ranking.fields import Fields
 from corral.ranking.ranker import FieldRanker
 from corral.retrieval.co_visitation import CoVisitation
 from corral.retrieval.sasrec import SASRec
+from corral.sampling.in_batch import InBatchSampler
+from corral.sampling.sampler import Sample
+from corral.sampling.top_k import TopKSampler
 from corral.sampling.uniform import UniformSampler
 from corral.training.fit import fit
 from corral.training.losses import full_softmax, sampled_softmax
@@ -108,8 +112,8 @@ def test_in_turns_one_stage_stands_still(world: tuple[Dataset, Split], evidence:
             assert all(same) != learns, (step, stage)
 
 
-@pytest.mark.parametrize("certain", [False, True])
-def test_the_losses_are_those_of_the_paper(world: tuple[Dataset, Split], certain: bool) -> None:
+@pytest.mark.parametrize(("certain", "temperature"), [(False, 1.0), (True, 3.0)])
+def test_the_losses_are_those_of_the_paper(world: tuple[Dataset, Split], certain: bool, temperature: float) -> None:
     """One sample, three losses: made again here from what both stages say."""
     stages = make_stages(*world).eval()
     sampler = UniformSampler(stages.catalogue)
@@ -118,6 +122,7 @@ def test_the_losses_are_those_of_the_paper(world: tuple[Dataset, Split], certain
         sampler,
         num_negatives=N,
         distillation=Ramp(0.5),
+        temperature=temperature,
         certain_retriever=certain,
         certain_ranker=certain,
     ).eval()
@@ -129,7 +134,7 @@ def test_the_losses_are_those_of_the_paper(world: tuple[Dataset, Split], certain
     log_q = both.log_q[:, 1:]
     ranker = sampled_softmax(both.logits[:, 0], both.logits[:, 1:], own, log_q, both.hit)
     retriever = sampled_softmax(both.scores[:, 0], both.scores[:, 1:], own, log_q, both.hit)
-    distillation = distillation_terms(both.scores[:, 1:], both.logits[:, 1:], log_q).mean()
+    distillation = distillation_terms(both.scores[:, 1:], both.logits[:, 1:], log_q, temperature=temperature).mean()
     torch.testing.assert_close(found["ranker"], ranker)
     torch.testing.assert_close(found["retriever"], retriever)
     torch.testing.assert_close(found["distillation"], distillation)
@@ -175,6 +180,63 @@ def test_the_certain_form_converges_to_the_full_softmax(world: tuple[Dataset, Sp
     assert found[1] > wanted + 1
 
 
+class SixItems(UniformSampler):
+    """Draws the same N items for everybody, as if some were likelier than others."""
+
+    def sample(self, query_vectors: Tensor, n: int, generator: torch.Generator) -> Sample:
+        items = self.catalogue.items[:n].expand(len(query_vectors), -1)
+        return Sample(items, self.log_q(query_vectors, items))
+
+    def log_q(self, query_vectors: Tensor, items: Tensor) -> Tensor:
+        return -0.1 * items.float()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("certain", [False, True])
+def test_the_sampled_retriever_loss_is_of_all_positions(
+    world: tuple[Dataset, Split], certain: bool, weighted: bool
+) -> None:
+    """Also of those that the ranker does not train on; by hand, for draws that do not differ by position."""
+    stages = make_stages(*world, positions=1).eval()
+    sampler, batch = SixItems(stages.catalogue), next(loader(*world).epoch(0))
+    if weighted:
+        batch = replace(batch, weight=torch.rand(batch.items.shape, generator=torch.Generator().manual_seed(0)))
+    objective = CooperativeObjective(stages, sampler, num_negatives=N, certain_retriever=certain).eval()
+    encoded = stages.encode(batch)
+    assert 0 < len(encoded.queries) < len(encoded.every_query)
+    target, drawn = encoded.every_target, sampler.catalogue.items[:N]
+    items = torch.cat([target[:, None], drawn.expand(len(target), -1)], 1)
+    log_q = sampler.log_q(encoded.every_query, items)
+    if certain:
+        log_q[:, 0] = -math.log(N)
+    logits = torch.einsum("ad,and->an", encoded.every_query, stages.retriever.encode_items(items)) - log_q  # type: ignore[operator]
+    logits[:, 1:][drawn == target[:, None]] = -torch.inf
+    losses = -logits.log_softmax(1)[:, 0]
+    weight = torch.ones(len(target)) if encoded.every_weight is None else encoded.every_weight
+    torch.testing.assert_close(objective(batch)["retriever"], (weight * losses).sum() / weight.sum())
+
+
+def test_the_sampler_sees_the_targets_of_a_step(world: tuple[Dataset, Split]) -> None:
+    """Of all positions, once, in training alone."""
+    stages = make_stages(*world, positions=1)
+    sampler, batch = InBatchSampler(stages.catalogue, window=500), next(loader(*world).epoch(0))
+    objective = CooperativeObjective(stages, sampler, num_negatives=N)
+    objective.eval()(batch)
+    assert int(sampler.seen) == 0
+    objective.train()(batch)
+    seen = sampler.catalogue.items[sampler.events[: int(sampler.seen)]]
+    assert seen.tolist() == stages.encode(batch).every_target.tolist()
+
+
+@pytest.mark.parametrize("stage", ["retriever", "ranker"])
+def test_the_certain_form_needs_a_normalised_log_q(world: tuple[Dataset, Split], stage: str) -> None:
+    stages = make_stages(*world)
+    sampler = TopKSampler(stages.catalogue, size=SIZE, k=N)
+    CooperativeObjective(stages, sampler, num_negatives=N)
+    with pytest.raises(ValueError, match=f"certain_{stage}: needs a normalised log Q, and TopKSampler has no"):
+        CooperativeObjective(stages, sampler, num_negatives=N, **{f"certain_{stage}": True})  # type: ignore[arg-type]
+
+
 def test_general_retrievers_train_on_single_events(world: tuple[Dataset, Split]) -> None:
     dataset, split = world
     stages = make_stages(dataset, split)
@@ -203,6 +265,57 @@ def test_the_teacher_that_is_worse_is_not_followed(world: tuple[Dataset, Split])
     plain = CooperativeObjective(stages, sampler, num_negatives=N)
     assert float(careful(batch)["distillation"].detach()) == 0.0
     assert float(plain(batch)["distillation"].detach()) > 0.0
+
+
+@pytest.mark.parametrize(("learning", "judged"), [(-50.0, 50.0), (50.0, -50.0)])
+def test_whether_a_teacher_is_worse_is_asked_of_what_teaches(
+    world: tuple[Dataset, Split], learning: float, judged: float
+) -> None:
+    """With ``clean_teacher`` the pass without dropout, however the other one judges the clicked item."""
+    stages = make_stages(*world)
+
+    class Moody(nn.Module):
+        def forward(self, query: object, items: Tensor) -> Tensor:
+            logits = torch.zeros(items.shape)
+            logits[:, 0] = learning if self.training else judged
+            return logits
+
+    stages.ranker = Moody()
+    batch, sampler = next(loader(*world).epoch(0)), UniformSampler(stages.catalogue)
+    for clean, teacher in ((False, learning), (True, judged)):
+        objective = CooperativeObjective(
+            stages, sampler, num_negatives=N, clean_teacher=clean, only_better_teacher=True
+        ).train()
+        assert (float(objective(batch)["distillation"].detach()) > 0.0) is (teacher > 0), clean
+
+
+class Dropped(nn.Module):
+    """A ranker with much dropout: a logit for each item."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self.logits, self.dropout = nn.Embedding(items, 1), nn.Dropout(0.5)
+
+    def forward(self, query: object, items: Tensor) -> Tensor:
+        return self.dropout(self.logits(items))[..., 0]
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_clean_teacher_has_no_dropout(world: tuple[Dataset, Split], clean: bool) -> None:
+    stages, batch = make_stages(*world), next(loader(*world).epoch(0))
+    stages.ranker = Dropped(world[0].n_items)
+    sampler = UniformSampler(stages.catalogue)
+    objective = CooperativeObjective(stages, sampler, num_negatives=N, clean_teacher=clean).train()
+    stages.retriever.eval()
+    found = objective(batch)["distillation"]
+    assert stages.ranker.training
+    found.backward()
+    assert not moved(stages.ranker)
+    assert moved(stages.retriever)
+    stages.ranker.eval()
+    both = stages.sample(stages.encode(batch), sampler, N, torch.Generator().manual_seed(0))
+    wanted = distillation_terms(both.scores[:, 1:], both.logits[:, 1:], both.log_q[:, 1:]).mean()
+    assert torch.allclose(found, wanted) is clean
 
 
 def test_ramp() -> None:

@@ -307,6 +307,18 @@ def test_live_neighbours_are_judged_and_kept_as_the_weights_are() -> None:
     assert int(ranker.neighbours.version) == 2, "chosen once an epoch: the refresh after a validation need not"
 
 
+def test_after_a_validation_one_refresh_alone_is_left_out() -> None:
+    """Whatever passes between the two: a loss that asks the ranker for its logits alone, too."""
+    calls: list[Neighbours] = []
+    joint = JointRanker(make(), None, calls.append, alpha=1.0, live=True)
+    joint.refresh()  # warm-up
+    joint.renew()
+    joint.refresh()
+    assert len(calls) == 1
+    joint.refresh()
+    assert len(calls) == 2
+
+
 def test_fixed_keys_are_compared_once() -> None:
     ranker, calls = make(), []
     pools = CataloguePools(*log(), TimeRule.static())

@@ -21,12 +21,12 @@ import corral.cli.fit_objective
 import corral.cli.run
 from corral.cli.experiment import Experiment
 from corral.cli.main import main
-from corral.cli.ranker_stage import click_logits, new_stages
+from corral.cli.ranker_stage import click_logits, new_ranker, new_stages
 from corral.cli.recipes import read_recipe
-from corral.cli.retriever_stage import new_retriever, sampler_for
+from corral.cli.retriever_stage import click_loader, new_retriever, sampler_for
 from corral.cli.run import build_part, judge, open_models, open_recommender, train_run
 from corral.cli.run_files import CORRECTION_FILE, EPOCHS_FILE
-from corral.cli.together_stage import train_together
+from corral.cli.together_stage import together_objective, train_together
 from corral.data.batches import Query
 from corral.data.dataset import Dataset
 from corral.data.interactions import Interactions
@@ -449,6 +449,43 @@ def test_what_cannot_be_trained_together_is_refused_in_one_line(overrides: Seque
     assert words in said
     assert len(said.splitlines()) == 1
     assert "description" not in said, "the whole recipe is no answer"
+
+
+def untrained(train: Trainer, folder: Path, recipe: str, *overrides: str) -> tuple[Any, Any]:
+    """The objective of both stages, and a batch for it."""
+    experiment = Experiment.start(train.settings(recipe, *overrides), folder, quiet=True)
+    chosen, retriever = experiment.settings.together, new_retriever(experiment)
+    assert chosen is not None
+    stages = new_stages(experiment, retriever, new_ranker(experiment, retriever), chosen.max_per_user)
+    loader = click_loader(experiment, retriever, chosen, experiment.history_length)
+    return together_objective(experiment, stages), next(iter(loader.epoch(0)))
+
+
+@pytest.mark.parametrize("recipe", ["icc", "rankflow", "lcron"])
+def test_methods_that_would_drop_the_exposure_loss_refuse_it(train: Trainer, recipe: str, tmp_path: Path) -> None:
+    rar = "ranker.rar={blocks: 3, key_size: 3, rerank: 5, alpha: %s}"
+    with pytest.raises(
+        ValueError, match=rf"kind={recipe} has no place .* exposures: use corr, or ranker\.rar\.alpha=1"
+    ):
+        untrained(train, tmp_path / "some", recipe, rar % 0.9, "ranker.user_id=true")
+    # All that there is to learn then is clicks, by the neighbours too.
+    objective, batch = untrained(train, tmp_path / "none", recipe, rar % 1, "ranker.user_id=true")
+    objective.refresh()
+    objective(batch)["total"].backward()
+    ranker = objective.stages.ranker.ranker
+    assert isinstance(ranker, RarRanker)
+    assert any(part.grad is not None and part.grad.any() for part in ranker.co_interaction.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["certain_retriever", "certain_ranker", "full_softmax", "clean_teacher", "only_better_teacher"]
+)
+def test_each_option_of_corr_arrives_as_itself(train: Trainer, name: str, tmp_path: Path) -> None:
+    options = {"certain_retriever", "certain_ranker", "full_softmax", "clean_teacher", "only_better_teacher"}
+    chosen = [f"together.{option}={str(option == name).lower()}" for option in sorted(options)]
+    objective, _ = untrained(train, tmp_path / "run", "corr", *chosen, "together.temperature=2.5")
+    assert {option for option in options if getattr(objective, option)} == {name}
+    assert objective.temperature == 2.5
 
 
 def test_rankflow_needs_a_refresh_an_epoch() -> None:

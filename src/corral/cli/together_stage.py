@@ -17,7 +17,7 @@ from corral.corr.baselines.lcron import LcronObjective
 from corral.corr.baselines.rankflow import RankFlowObjective
 from corral.corr.objective import CooperativeObjective
 from corral.corr.schedule import Ramp
-from corral.corr.stages import Stages
+from corral.corr.stages import LearnsBeside, Stages
 from corral.rar.ranker import RarRanker
 from corral.stage_settings import CorrSettings, IccSettings, LcronSettings, RankFlowSettings
 
@@ -30,6 +30,12 @@ def together_objective(experiment: Experiment, stages: Stages) -> nn.Module:
         raise ValueError(
             f"together.kind={chosen.kind} does not know weights of events, and {experiment.dataset.name} has some: use "
             "corr, or train the stages apart"
+        )
+    beside = isinstance(stages.ranker, LearnsBeside) and stages.ranker.alpha < 1
+    if beside and not isinstance(chosen, CorrSettings):
+        raise ValueError(
+            f"together.kind={chosen.kind} has no place for what the ranker learns beside clicks, RAR's exposures: use "
+            "corr, or ranker.rar.alpha=1, which learns from clicks alone"
         )
     sampler, n = sampler_for(experiment, stages.retriever, chosen), chosen.num_negatives
     if isinstance(chosen, IccSettings):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from corral.training.losses import full_precision
+
 
 def distillation_terms(scores: Tensor, logits: Tensor, log_q: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Sampled KL from ranker to retriever of each example; natural logarithm.
@@ -25,8 +27,8 @@ def distillation_terms(scores: Tensor, logits: Tensor, log_q: Tensor, *, tempera
     Returns:
         [P], >= 0.
     """
-    teacher = (logits.detach() / temperature - log_q).log_softmax(1)
-    student = (scores / temperature - log_q).log_softmax(1)
+    teacher = (full_precision(logits.detach()) / temperature - log_q).log_softmax(1)
+    student = (full_precision(scores) / temperature - log_q).log_softmax(1)
     return (teacher.exp() * (teacher - student)).sum(1)
 
 

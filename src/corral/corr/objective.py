@@ -20,7 +20,7 @@ from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.data.whole_batch import total
 from corral.retrieval.retriever import Retriever
-from corral.sampling.sampler import Sampler
+from corral.sampling.sampler import Sampler, check_certain
 from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
 from corral.training.losses import sampled_softmax, total_weight, weighted_mean
 
@@ -48,8 +48,11 @@ class CooperativeObjective(StagesObjective):
         softmax: another form of it, over a catalogue that is not all at hand.
         clean_teacher: the teacher's logits come from a second pass without dropout.
         only_better_teacher: an example is distilled only where the ranker finds the clicked item more
-            likely than the retriever does, on the same sample.
+            likely than the retriever does, on the same sample, by the logits that teach.
         seed: of the draws.
+
+    Raises:
+        ValueError: ``certain_retriever`` or ``certain_ranker`` with a sampler whose log Q is not normalised.
     """
 
     step: Tensor
@@ -71,6 +74,8 @@ class CooperativeObjective(StagesObjective):
         seed: int = 0,
     ) -> None:
         super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
+        check_certain(sampler, certain_retriever, name="certain_retriever")
+        check_certain(sampler, certain_ranker, name="certain_ranker")
         self.distillation, self.temperature = distillation, temperature
         self.certain_retriever, self.certain_ranker = certain_retriever, certain_ranker
         self.full_softmax, self.clean_teacher = full_softmax, clean_teacher
@@ -135,7 +140,7 @@ class CooperativeObjective(StagesObjective):
         terms = distillation_terms(both.scores[:, 1:], logits[:, 1:], log_q, temperature=self.temperature)
         if self.only_better_teacher:
             with torch.no_grad():
-                ranker = (both.logits - both.log_q).log_softmax(1)[:, 0]
+                ranker = (logits - both.log_q).log_softmax(1)[:, 0]
                 retriever = (both.scores - both.log_q).log_softmax(1)[:, 0]
             terms = terms * (ranker > retriever)
         return weighted_mean(terms, both.weight)

@@ -10,7 +10,7 @@ from torch import Tensor
 from corral.corr.stages import Stages
 from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
-from corral.sampling.sampler import Sampler
+from corral.sampling.sampler import Sampler, check_certain
 from corral.training.losses import binary_loss, sampled_softmax
 
 
@@ -30,6 +30,9 @@ class TwoStageObjective(StagesObjective):
             that it was trained on better than it ever will again; dropout hides some of that from a ranker
             that reads its scores.
         seed: of the draws.
+
+    Raises:
+        ValueError: ``certain`` with a sampler whose log Q is not normalised.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class TwoStageObjective(StagesObjective):
         seed: int = 0,
     ) -> None:
         super().__init__(stages, sampler, num_negatives=num_negatives, seed=seed)
+        check_certain(sampler, certain)
         self.binary, self.certain, self.noisy_scores = binary, certain, noisy_scores
         stages.retriever.requires_grad_(False)
 

@@ -75,6 +75,7 @@ class JointRanker(nn.Module):
         neighbours = self.ranker.neighbours
         if int(self.refreshes) > 0 and not self.renewed if self.live else int(neighbours.version) == 0:
             self._refresh(neighbours)
+        self.renewed.fill_(False)
         self.refreshes += 1
 
     def renew(self) -> None:

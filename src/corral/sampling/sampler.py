@@ -56,3 +56,23 @@ class Sampler(Protocol):
     def log_q(self, query_vectors: Tensor, items: Tensor) -> Tensor:
         """Log-probability of drawing ``items`` [B, N] for each query [B, N]; -inf outside the catalogue."""
         ...
+
+
+def check_certain(sampler: Sampler, certain: bool, *, name: str = "certain") -> None:
+    """Whether the sampler can serve a loss that takes the clicked item as present with certainty.
+
+    Its -log N, for log Q(i+), is on the scale of a normalised log Q alone.
+
+    Args:
+        sampler: the proposal.
+        certain: whether the loss does so.
+        name: of that option.
+
+    Raises:
+        ValueError: it does, and the sampler is not ``normalised``.
+    """
+    if certain and not sampler.normalised:
+        raise ValueError(
+            f"{name}: needs a normalised log Q, and {type(sampler).__name__} has no log-probabilities to correct its "
+            "draws by"
+        )

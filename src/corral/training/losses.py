@@ -176,8 +176,8 @@ def sampled_softmax(
     Returns:
         Scalar, mean over P; 0 for P = 0.
     """
-    corrected = (negative - log_q_negative).masked_fill(hit, -torch.inf)
-    own = (positive - log_q_positive)[:, None]
+    corrected = (full_precision(negative) - log_q_negative).masked_fill(hit, -torch.inf)
+    own = (full_precision(positive) - log_q_positive)[:, None]
     losses = torch.logsumexp(torch.cat([own, corrected], 1), 1) - own[:, 0]
     return weighted_mean(losses, weight)
 

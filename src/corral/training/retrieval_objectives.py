@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from corral.data.batches import Batch, SequenceBatch
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.retriever import CausalRetriever, Retriever
-from corral.sampling.sampler import Sampler
+from corral.sampling.sampler import Sampler, check_certain
 from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
 from corral.training.losses import binary_loss, in_batch_softmax, sampled_softmax
 
@@ -96,6 +96,9 @@ class SampledSoftmaxObjective(_RetrievalObjective):
         binary: log loss (label 1 for the clicked item, 0 for each draw) instead of the softmax.
         certain: the clicked item is taken as present with certainty (-log N for log Q(i+)).
         seed: of the draws.
+
+    Raises:
+        ValueError: ``certain`` with a sampler whose log Q is not normalised.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class SampledSoftmaxObjective(_RetrievalObjective):
         seed: int = 0,
     ) -> None:
         super().__init__(retriever, catalogue)
+        check_certain(sampler, certain)
         self.sampler, self.num_negatives = sampler, num_negatives
         self.binary, self.certain = binary, certain
         self.generator = torch.Generator().manual_seed(seed)

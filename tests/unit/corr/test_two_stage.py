@@ -144,6 +144,12 @@ def test_softmax_loss_by_hand(world: tuple[Dataset, Split], certain: bool) -> No
     assert float(objective(some)["total"].detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
+def test_the_certain_form_needs_a_normalised_log_q(world: tuple[Dataset, Split]) -> None:
+    stages = make_stages(world)
+    with pytest.raises(ValueError, match="certain: needs a normalised log Q, and TopKRandomSampler has no"):
+        TwoStageObjective(stages, top_k(stages), num_negatives=N, certain=True)
+
+
 def test_negatives_come_from_the_frozen_retrievers_best(world: tuple[Dataset, Split]) -> None:
     stages = make_stages(world)
     objective = TwoStageObjective(stages, top_k(stages), num_negatives=40).train()

@@ -13,10 +13,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from corral.retrieval.matrix_factorization import MatrixFactorization
 from corral.sampling.popularity import PopularitySampler
 from corral.sampling.sampler import Sampler
+from corral.sampling.top_k import TopKSampler
 from corral.sampling.uniform import UniformSampler
 from corral.training.losses import full_softmax, in_batch_softmax, sampled_softmax, weighted_mean
+from corral.training.retrieval_objectives import SampledSoftmaxObjective
 
 
 def some(queries: int, items: int, size: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,6 +123,12 @@ def test_exact_positive_form_by_hand() -> None:
     assert float(loss) == pytest.approx(expected, rel=1e-12)
 
 
+def test_exact_positive_form_needs_a_normalised_log_q() -> None:
+    catalogue, model = torch.arange(2, 9), MatrixFactorization(9, 9, size=4)
+    with pytest.raises(ValueError, match="certain: needs a normalised log Q, and TopKSampler has no"):
+        SampledSoftmaxObjective(model, catalogue, TopKSampler(catalogue, size=4, k=3), certain=True)
+
+
 @pytest.mark.parametrize("own", [-math.log(3), -0.5])
 def test_all_draws_hit(own: float) -> None:
     """Nothing is left to tell the item from: no loss and no gradient."""
@@ -129,6 +138,22 @@ def test_all_draws_hit(own: float) -> None:
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-7)
     for gradient in gradients(loss, positive, negative):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("own", [-math.log(3), "as precise"])
+def test_sampled_softmax_of_half_precision(own: float | str) -> None:
+    """Computed in float32, as of these very numbers."""
+    scores, log_q = torch.randn(4, 4).bfloat16(), torch.rand(4, 4).log().bfloat16()
+    hit = torch.zeros(4, 3, dtype=torch.bool)
+
+    def loss(scores: Tensor, log_q: Tensor) -> Tensor:
+        return sampled_softmax(
+            scores[:, 0], scores[:, 1:], log_q[:, 0] if isinstance(own, str) else own, log_q[:, 1:], hit
+        )
+
+    found, wanted = loss(scores, log_q), loss(scores.float(), log_q.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
 
 
 def test_hits_carry_no_gradient() -> None:

@@ -15,7 +15,7 @@ from corral.corr.stages import Stages
 from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.sampling.sampler import Sampler
-from corral.training.losses import sampled_softmax
+from corral.training.losses import full_precision, sampled_softmax
 
 
 def soft_gate(scores: Tensor, hit: Tensor, *, k: int, temperature: float) -> Tensor:
@@ -53,6 +53,7 @@ def icc_loss(scores: Tensor, logits: Tensor, hit: Tensor, *, log_q: Tensor, k: i
     Returns:
         Scalar, mean over P; 0 for P = 0.
     """
+    scores, logits = full_precision(scores), full_precision(logits)
     gate = soft_gate(scores, hit, k=k, temperature=temperature)
     chain = (1 - gate) * scores + gate * logits
     return sampled_softmax(chain[:, 0], chain[:, 1:], log_q[:, 0], log_q[:, 1:], hit)

@@ -18,7 +18,7 @@ from corral.corr.stages_objective import StagesObjective
 from corral.data.batches import Batch, SequenceBatch
 from corral.data.whole_batch import gathered, total
 from corral.sampling.sampler import Sampler
-from corral.training.losses import sampled_softmax
+from corral.training.losses import full_precision, sampled_softmax
 
 
 def tutor_loss(scores: Tensor, logits: Tensor, *, a: float, best: int) -> Tensor:
@@ -33,7 +33,7 @@ def tutor_loss(scores: Tensor, logits: Tensor, *, a: float, best: int) -> Tensor
     Returns:
         Scalar, mean over P (the squares: over P and T); 0 for P = 0.
     """
-    tutor = logits.detach()
+    scores, tutor = full_precision(scores), full_precision(logits.detach())
     count = max(total(len(scores)), 1)
     squares = (scores - tutor).square().mean(1).sum() / count
     top = torch.zeros_like(tutor).scatter_(1, tutor.topk(best, dim=1).indices, 1.0)

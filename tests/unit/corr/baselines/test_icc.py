@@ -42,6 +42,17 @@ def test_by_hand() -> None:
     assert float(loss) == pytest.approx(math.log(sum(map(math.exp, corrected))) - corrected[0], rel=1e-6)
 
 
+def test_of_half_precision() -> None:
+    """Gate and chain are computed in float32, as of these very numbers."""
+    scores, logits, log_q, hit = some()
+    scores, logits = scores.detach().bfloat16(), logits.detach().bfloat16()
+
+    def loss(scores: Tensor, logits: Tensor) -> Tensor:
+        return icc_loss(scores, logits, hit, log_q=log_q.float(), k=3, temperature=0.7)
+
+    torch.testing.assert_close(loss(scores, logits), loss(scores.float(), logits.float()))
+
+
 def test_where_all_survive_it_is_the_rankers_softmax() -> None:
     scores, logits, log_q, hit = some()
     hit[:, 0] = True  # so that fewer than k = 7 items are left: the bar is below all of them

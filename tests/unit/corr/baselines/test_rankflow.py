@@ -13,6 +13,9 @@ import torch
 from corral.corr.baselines.rankflow import RankFlowObjective, top_items, tutor_loss
 from corral.corr.stages import Stages
 from corral.data.batches import Batch
+from corral.ranking.ctr.din import DIN
+from corral.ranking.fields import Fields
+from corral.ranking.ranker import FieldRanker
 from corral.sampling.in_batch import InBatchSampler
 from corral.sampling.uniform import UniformSampler
 from corral.training.fit import FitState, fit
@@ -40,6 +43,15 @@ def test_the_tutor_does_not_move() -> None:
     assert to_logits is None
     assert bool((to_scores != 0).all())
     assert float(tutor_loss(scores[:0].detach(), logits[:0], a=0.5, best=2)) == 0.0
+
+
+def test_tutor_loss_of_half_precision() -> None:
+    """Computed in float32, as of these very numbers."""
+    scores, logits = torch.randn(4, 6).bfloat16(), torch.randn(4, 6).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tutor_loss(scores, logits, a=0.5, best=2)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, tutor_loss(scores.float(), logits.float(), a=0.5, best=2))
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])
@@ -103,6 +115,20 @@ def test_the_losses_are_what_they_say(stages: Stages, batch: Batch) -> None:
     objective.refresh()
     expected = tutor_loss(scores[:, 1:], logits[:, 1:], a=0.5, best=2)
     torch.testing.assert_close(objective(batch)["total"], expected)
+
+
+def test_no_loss_in_half_precision(stages: Stages, batch: Batch) -> None:
+    fields = Fields(7, 12, field_size=8)
+    stages.ranker = FieldRanker(fields, DIN(8, fields.num_context_fields, fields.num_item_fields, hidden=(16,)))
+    objective = rankflow(stages)
+    for _ in range(2):
+        objective.refresh()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert {values.dtype for values in stages.score(stages.encode(batch), batch.item[:, None])} == {
+                torch.bfloat16
+            }
+            losses = objective(batch)
+        assert {name: loss.dtype for name, loss in losses.items()} == dict.fromkeys(losses, torch.float32)
 
 
 def test_in_batch_negatives_are_those_of_the_batches(stages: Stages, batch: Batch) -> None:
