@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from corral.cli import build
 from corral.cli.experiment import Experiment
+from corral.cli.rar_parts import make_selector
 from corral.cli.rar_stage import selectors, side_keys
 from corral.data.batches import Batch
 from corral.data.dataset import Dataset
@@ -24,6 +25,7 @@ from corral.evidence_settings import RarSettings
 from corral.ranking.as_of_evidence import AsOfEvidence
 from corral.ranking.evidence import CoVisitationEvidence
 from corral.ranking.linear_evidence import LinearEvidence
+from corral.rar.as_of_neighbours import AsOfNeighbours
 from corral.rar.keys import KeySource
 from corral.rar.neighbours import CataloguePools, Neighbours
 from corral.rar.time_rules import Rule
@@ -69,7 +71,8 @@ def row_inputs(experiment: Experiment) -> list[RowInput]:
     found += [RowInput(_TITLES[name], build_anew(name), _columns(one)) for name, one in evidence.items()]
     rule = None if experiment.inputs is None else experiment.inputs.rar_rule
     if rule is not None and _rar(experiment).keys in KEYS_OF_DATA:
-        own = "" if rule.rule is Rule.BLOCKS else f"as rule={rule.rule.value} has it (where there is time: rule=blocks)"
+        apart = rule.rule is Rule.BLOCKS or (rule.rule is Rule.FOLDS and _rar(experiment).as_of_event)
+        own = "" if apart else f"as rule={rule.rule.value} has it (where there is time: rule=blocks)"
         found.append(RowInput(NEIGHBOURS, partial(_neighbours, experiment), own=own))
     return found
 
@@ -88,7 +91,12 @@ def _neighbours(experiment: Experiment, dataset: Dataset, split: Split) -> Calla
     assert rule is not None
     keys: KeySource = inputs.profile_keys(chosen.key_size, rule) if chosen.keys == "profile" else side_keys(dataset)
     counts = {"look_alikes": chosen.look_alikes, "recall_items": chosen.recall_items}
-    neighbours = Neighbours(dataset.n_users, dataset.n_items, rule, **counts)
+    sizes = dataset.n_users, dataset.n_items, rule
+    neighbours = Neighbours(*sizes, **counts)
+    if chosen.as_of_event:
+        each = [make_selector(chosen.model_dump(), 0) for _ in range(rule.snapshots)]
+        profiles, own = inputs.profiles_and_log(chosen.key_size, rule)
+        neighbours = AsOfNeighbours(*sizes, each, profiles, own, **counts)
     pools = CataloguePools(log.user, log.item, log.time, rule)
     neighbours.refresh(keys, pools, selectors(chosen, experiment.settings.seed))
 
@@ -97,7 +105,7 @@ def _neighbours(experiment: Experiment, dataset: Dataset, split: Split) -> Calla
         learning = torch.from_numpy((event >= 0) & (split.part[event] == Part.TRAIN))
         snapshot = torch.where(learning, rule.snapshot(time, user, learning=True), rule.snapshot(time, user))
         near = neighbours.recall_items(snapshot, user, batch.item[:, None])
-        return torch.cat([neighbours.look_alike_users(snapshot, user), near[:, 0]], 1)
+        return torch.cat([neighbours.of_queries(snapshot, batch.query), near[:, 0]], 1)
 
     return asked
 

@@ -134,7 +134,10 @@ ranker_training: {{loss: clicks, label_at_least: 3}}
     ("rar", "row", "future"),
     [
         ("blocks: 3", "clean", "clean"),
+        ("blocks: 3, as_of_event: true", "clean", "clean"),
         ("rule: folds", "told", "clean"),
+        ("rule: folds, as_of_event: true", "clean", "clean"),
+        ("rule: static, as_of_event: true", "told", "clean"),
         ("rule: static", "told", "clean"),
         ("keys: live", None, "not checked"),
     ],
