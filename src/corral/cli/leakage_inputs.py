@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ def _neighbours(experiment: Experiment, dataset: Dataset, split: Split) -> Calla
     rule, chosen, log = inputs.rar_rule, _rar(experiment), inputs.train_log
     assert rule is not None
     keys: KeySource = inputs.profile_keys(chosen.key_size, rule) if chosen.keys == "profile" else side_keys(dataset)
-    counts = {"look_alikes": chosen.look_alikes, "recall_items": chosen.recall_items}
+    counts: dict[str, Any] = {name: getattr(chosen, name) for name in ("look_alikes", "recall_items")}
     sizes = dataset.n_users, dataset.n_items, rule
     neighbours = Neighbours(*sizes, **counts)
     if chosen.as_of_event:
