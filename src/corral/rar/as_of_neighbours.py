@@ -6,7 +6,6 @@ Shape letters: S snapshots, B queries, L history length, Ku neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import cast
 
 import torch
@@ -15,7 +14,6 @@ from torch.nn import functional
 
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
-from corral.data.whole_batch import by_shares
 from corral.rar.exposure import PairLog
 from corral.rar.keys import KeySource
 from corral.rar.neighbours import Neighbours, Pools
@@ -88,7 +86,7 @@ class AsOfNeighbours(Neighbours):
         for number in snapshot[asks].unique().tolist():
             selector = cast(Selector, self.selectors[number])
             rows = (asks & (snapshot == number)).nonzero().flatten()
-            found[rows] = by_shares(rows, partial(_nearest, selector, profile, query.user, self.count))
+            found[rows] = selector.search(profile[rows], self.count, exclude=query.user[rows]).rows
         return found
 
     def _profiles(self, snapshot: Tensor, query: Query) -> Tensor:
@@ -99,8 +97,3 @@ class AsOfNeighbours(Neighbours):
         past = [functional.embedding(2 * at + kind, table.view(-1, table.shape[-1])) for kind in range(2)]
         there &= past[0].any(-1)
         return self.keys.encode(snapshot, there, past, values * met).flatten(1)
-
-
-def _nearest(selector: Selector, profile: Tensor, user: Tensor, count: int, rows: Tensor) -> Tensor:
-    """User rows [n, Ku] most like the queries ``rows`` [n], never who asks."""
-    return selector.search(profile[rows], count, exclude=user[rows]).rows

@@ -51,6 +51,7 @@ _RECIPES: dict[str, tuple[str, ...]] = {
     ),
     "rar": ("checkerboard", f"ranker.rar={{{_RAR}}}", "ranker.behaviour={blocks: 3, key_size: 3}", _CLICKS % 0),
     "rar-own": ("checkerboard", f"ranker.rar={{keys: own, rule: static, selector: random, {_RAR}}}", _CLICKS % 0),
+    "rar-event": ("checkerboard", f"ranker.rar={{as_of_event: true, {_RAR}}}", _CLICKS % 0),
     "clicks": ("checkerboard", "ranker.as_of={}", "ranker.batch_norm=true", _CLICKS % 0.1),
     "corr-weighted": ("weighted", _TOGETHER % ("corr", "num_codewords: 3, sampler: midx")),
     "corr-weighted-full": ("weighted", _TOGETHER % ("corr", "full_softmax: true")),

@@ -18,6 +18,7 @@ SYSTEMS = (
     "corr-events",
     "corr-rar-recalled",
     "rar-own",
+    "rar-event",
     "clicks",
     "corr-weighted",
     "corr-weighted-full",
