@@ -75,7 +75,7 @@ class Enrichment:
         if chosen["pool"] == "recalled":
             selectors = [make_selector(chosen, 1) for _ in range(sizes[2].snapshots)]
             neighbours: Neighbours = RecalledNeighbours(*sizes, selectors, **counts, pool_size=chosen["pool_size"])
-        elif chosen["as_of_event"]:
+        elif chosen.get("as_of_event"):  # bundles of before do not say
             selectors = [make_selector(chosen, 0) for _ in range(sizes[2].snapshots)]
             neighbours = AsOfNeighbours(*sizes, selectors, ProfileKeys.empty(), PairLog.empty(sizes[1]), **counts)
         else:
