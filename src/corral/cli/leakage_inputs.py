@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from corral.cli import build
 from corral.cli.experiment import Experiment
-from corral.cli.rar_parts import make_selector
+from corral.cli.rar_parts import make_neighbours
 from corral.cli.rar_stage import selectors, side_keys
 from corral.data.batches import Batch
 from corral.data.dataset import Dataset
@@ -28,7 +27,7 @@ from corral.ranking.evidence import CoVisitationEvidence
 from corral.ranking.linear_evidence import LinearEvidence
 from corral.rar.as_of_neighbours import AsOfNeighbours
 from corral.rar.keys import KeySource
-from corral.rar.neighbours import CataloguePools, Neighbours
+from corral.rar.neighbours import CataloguePools
 from corral.rar.time_rules import Rule
 
 # Values of a multi-valued feature that are looked at.
@@ -91,13 +90,9 @@ def _neighbours(experiment: Experiment, dataset: Dataset, split: Split) -> Calla
     rule, chosen, log = inputs.rar_rule, _rar(experiment), inputs.train_log
     assert rule is not None
     keys: KeySource = inputs.profile_keys(chosen.key_size, rule) if chosen.keys == "profile" else side_keys(dataset)
-    counts: dict[str, Any] = {name: getattr(chosen, name) for name in ("look_alikes", "recall_items")}
-    sizes = dataset.n_users, dataset.n_items, rule
-    neighbours = Neighbours(*sizes, **counts)
-    if chosen.as_of_event:
-        each = [make_selector(chosen.model_dump(), 0) for _ in range(rule.snapshots)]
-        profiles, own = inputs.profiles_and_log(chosen.key_size, rule)
-        neighbours = AsOfNeighbours(*sizes, each, profiles, own, **counts)
+    neighbours = make_neighbours(chosen.model_dump(), dataset.n_users, dataset.n_items, rule)
+    if isinstance(neighbours, AsOfNeighbours):
+        neighbours.take(*inputs.profiles_and_log(chosen.key_size, rule))
     pools = CataloguePools(log.user, log.item, log.time, rule)
     neighbours.refresh(keys, pools, selectors(chosen, experiment.settings.seed))
 

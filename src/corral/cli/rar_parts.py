@@ -19,6 +19,7 @@ from corral.rar.profile_keys import ProfileKeys
 from corral.rar.random_selector import RandomSelector
 from corral.rar.ranker import RarRanker
 from corral.rar.selection import ExactSelector, SimHashSelector
+from corral.rar.time_rules import TimeRule
 
 
 def make_selector(spec: Mapping[str, Any], seed: int) -> Any:
@@ -35,6 +36,25 @@ def make_selector(spec: Mapping[str, Any], seed: int) -> Any:
         metric: Metric = "cosine" if kind == "simhash" else "inner-product"
         return SimHashSelector(spec["bits"], seed=seed, metric=metric, rerank=spec["rerank"])
     return AnnSelector(kind=kind) if kind in ("ivf", "hnsw") else ExactSelector(kind)
+
+
+def make_neighbours(spec: Mapping[str, Any], num_users: int, num_items: int, rule: TimeRule) -> Neighbours:
+    """Where neighbours are kept, or searched for; none is chosen yet.
+
+    Args:
+        spec: the settings.
+        num_users, num_items: rows.
+        rule: the snapshots.
+    """
+    counts = {name: spec[name] for name in ("look_alikes", "recall_items")}
+    if spec["pool"] == "recalled":
+        selectors = [make_selector(spec, 1) for _ in range(rule.snapshots)]
+        return RecalledNeighbours(num_users, num_items, rule, selectors, **counts, pool_size=spec["pool_size"])
+    if spec.get("as_of_event"):  # bundles of before do not say
+        selectors = [make_selector(spec, 0) for _ in range(rule.snapshots)]
+        nothing = ProfileKeys.empty(), PairLog.empty(num_items)
+        return AsOfNeighbours(num_users, num_items, rule, selectors, *nothing, **counts)
+    return Neighbours(num_users, num_items, rule, **counts)
 
 
 @dataclass(frozen=True)
@@ -70,16 +90,8 @@ class Enrichment:
     def around(self, ranker: EvidenceRanker) -> RarRanker:
         """The enriched ranker; its neighbours are still to be chosen."""
         chosen = self.chosen
-        sizes = (self.fields.users.num_rows, self.fields.catalogue.num_rows, known_rule(chosen))
-        counts = {name: chosen[name] for name in ("look_alikes", "recall_items")}
-        if chosen["pool"] == "recalled":
-            selectors = [make_selector(chosen, 1) for _ in range(sizes[2].snapshots)]
-            neighbours: Neighbours = RecalledNeighbours(*sizes, selectors, **counts, pool_size=chosen["pool_size"])
-        elif chosen.get("as_of_event"):  # bundles of before do not say
-            selectors = [make_selector(chosen, 0) for _ in range(sizes[2].snapshots)]
-            neighbours = AsOfNeighbours(*sizes, selectors, ProfileKeys.empty(), PairLog.empty(sizes[1]), **counts)
-        else:
-            neighbours = Neighbours(*sizes, **counts)
+        sizes = self.fields.users.num_rows, self.fields.catalogue.num_rows
+        neighbours = make_neighbours(chosen, *sizes, known_rule(chosen))
         co_interaction = CoInteraction(
             *self._sizes,
             tower_size=chosen["tower_size"],
