@@ -14,7 +14,7 @@ from corral.rar.exposure import PairLog
 from corral.rar.neighbours import CataloguePools
 from corral.rar.profile_keys import ProfileKeys
 from corral.rar.selection import ExactSelector
-from corral.rar.time_rules import TimeRule
+from corral.rar.time_rules import Rule, TimeRule
 
 USERS, ITEMS, LENGTH, COUNT = 40, 30, 6, 5
 Log = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -108,6 +108,22 @@ def test_nobody_before_the_first_block_and_without_a_history() -> None:
     assert first.any()
     assert not asked(found, query)[first].any()
     assert not asked(found, replace(query, history=torch.zeros_like(query.history))).any()
+
+
+def test_one_person_alone_is_nobodys_look_alike() -> None:
+    """The mean of a pool of one is taken off it: nothing is left to be compared."""
+    user, item = np.array([2, 2, 2, 3, 3, 3, 4, 4]), np.array([2, 3, 4, 2, 3, 5, 2, 4])
+    rows = (user, item, np.arange(8), np.zeros(8, dtype=np.float32))
+    rule = TimeRule(Rule.BLOCKS, torch.tensor([3, 8]))
+    keys = ProfileKeys.fit(*rows, num_users=USERS, num_items=ITEMS, rule=rule, size=8)
+    own, selectors = PairLog.of(*rows, num_items=ITEMS), [ExactSelector("cosine") for _ in range(rule.snapshots)]
+    found = AsOfNeighbours(USERS, ITEMS, rule, selectors, keys, own, look_alikes=COUNT)
+    found.refresh(keys, CataloguePools(*rows[:3], rule), (ExactSelector(), ExactSelector()))
+    assert not keys.users(1)[2].any()
+    query = queries(rows)
+    assert not asked(found, query).any()
+    later = replace(query, time=query.time + 8)
+    assert asked(found, later)[5].any()
 
 
 @pytest.mark.parametrize("moment", [300, 620])

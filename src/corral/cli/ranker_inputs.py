@@ -212,8 +212,9 @@ class RankerInputs:
         """How many rows of each part may have look-alikes and recall items at all: of the others RAR says nothing."""
         events, log = self.dataset.events, self.train_log
         late = self.chosen.rar is not None and self.chosen.rar.as_of_event
-        first = np.full(self.dataset.n_users, np.iinfo(np.int64).max)
-        np.minimum.at(first, log.every[0], log.every[2])
+        first = np.full(self.dataset.n_users, np.iinfo(np.int64).max)  # time of each user's first event
+        if late:
+            np.minimum.at(first, log.every[0], log.every[2])
         shares = []
         for part in Part:
             rows = self.split.rows(part)

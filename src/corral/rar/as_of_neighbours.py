@@ -10,14 +10,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
 from corral.rar.exposure import PairLog
 from corral.rar.keys import KeySource
 from corral.rar.neighbours import Neighbours, Pools
-from corral.rar.profile_keys import ProfileKeys
+from corral.rar.profile_keys import ProfileKeys, gather_kinds
 from corral.rar.selection import Selector
 from corral.rar.time_rules import TimeRule
 
@@ -37,6 +36,8 @@ class AsOfNeighbours(Neighbours):
         own: all events that a history may hold, with values: a user's own are looked up strictly before the event.
     """
 
+    filled: Tensor
+
     def __init__(
         self,
         num_users: int,
@@ -51,6 +52,8 @@ class AsOfNeighbours(Neighbours):
     ) -> None:
         super().__init__(num_users, num_items, rule, look_alikes=0, recall_items=recall_items)
         self.count, self.selectors, self.keys, self.own = look_alikes, nn.ModuleList(selectors), keys, own
+        # Snapshots with anybody to be found: one person alone is his pool's mean, and like nobody.
+        self.register_buffer("filled", torch.zeros(rule.snapshots, dtype=torch.bool))
 
     def take(self, keys: ProfileKeys, own: PairLog) -> None:
         """What queries are encoded with, before the first refresh."""
@@ -64,7 +67,8 @@ class AsOfNeighbours(Neighbours):
         for snapshot, own in enumerate(self.selectors):
             vectors, pool = self.keys.users(snapshot), pools.users(snapshot).to(self.i2i.device)
             pool = pool[vectors[pool].any(1)]
-            if len(pool) and self.count:
+            self.filled[snapshot] = len(pool) > 0
+            if len(pool):
                 cast(Selector, own).fit(vectors[pool], pool)
 
     def renumber(self, moved: Tensor, items: FeatureTable) -> None:
@@ -82,7 +86,7 @@ class AsOfNeighbours(Neighbours):
         # Neighbours in service are those of training, whatever products are made in there.
         with torch.autocast(query.user.device.type, enabled=False):
             profile = self._profiles(snapshot, query)
-        asks = profile.any(1)
+        asks = profile.any(1) & self.filled[snapshot]
         for number in snapshot[asks].unique().tolist():
             selector = cast(Selector, self.selectors[number])
             rows = (asks & (snapshot == number)).nonzero().flatten()
@@ -93,7 +97,6 @@ class AsOfNeighbours(Neighbours):
         """Keys of queries [B, 2 D]; zero where nothing of the history is known to the snapshot, or before the first."""
         met, values = self.own.before(query.user[:, None], query.history, query.time[:, None])
         there, table = query.history > 0, self.keys.item_vectors
-        at = snapshot[:, None] * table.shape[1] + query.history
-        past = [functional.embedding(2 * at + kind, table.view(-1, table.shape[-1])) for kind in range(2)]
+        past = gather_kinds(table, snapshot[:, None] * table.shape[1] + query.history)
         there &= past[0].any(-1)
         return self.keys.encode(snapshot, there, past, values * met).flatten(1)

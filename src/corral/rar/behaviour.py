@@ -24,7 +24,7 @@ from corral.data.features import FeatureTable
 from corral.data.tables import Tables
 from corral.rar.exposure import PairLog
 from corral.rar.item_log import ItemLog, taken
-from corral.rar.profile_keys import ProfileKeys
+from corral.rar.profile_keys import ProfileKeys, gather_kinds
 from corral.rar.time_rules import Rule, TimeRule
 
 # Bound on the vectors and weights of cells that are worked on at a time.
@@ -163,7 +163,7 @@ class BehaviourEvidence(Tables):
             found = everybody.gather(2, people.flatten(1)[:, None].expand(-1, 2, -1))
             return found.view(len(who), 2, *who.shape[1:]).transpose(1, 2)
         table = self.keys.user_vectors
-        them = _gather(table, asked.snapshot[:, None, None] * table.shape[1] + people)
+        them = gather_kinds(table, asked.snapshot[:, None, None] * table.shape[1] + people)
         alike = [torch.bmm(one.flatten(1, 2), asked.profile[:, kind, :, None]) for kind, one in enumerate(them)]
         return torch.stack([one.view(who.shape) for one in alike], 2)
 
@@ -220,7 +220,7 @@ class BehaviourEvidence(Tables):
     def _item_vectors(self, snapshot: Tensor, items: Tensor) -> list[Tensor]:
         """Both kinds, each [B, n, D], of item rows [B, n]."""
         table = self.keys.item_vectors
-        return _gather(table, snapshot[:, None] * table.shape[1] + self.shuffled_items[items])
+        return gather_kinds(table, snapshot[:, None] * table.shape[1] + self.shuffled_items[items])
 
 
 @dataclass(frozen=True)
@@ -255,11 +255,6 @@ class _Asked:
     def part(self, rows: slice) -> _Asked:
         """Some of the queries."""
         return _Asked(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-
-def _gather(table: Tensor, at: Tensor) -> list[Tensor]:
-    """Rows of a table [S, n, 2, D] by their flat number, kind by kind: one copy each, in the order products need."""
-    return [functional.embedding(2 * at + kind, table.view(-1, table.shape[-1])) for kind in range(2)]
 
 
 def _order(size: int, seed: int | None) -> Tensor:

@@ -134,6 +134,14 @@ class ProfileKeys(Tables):
         return functional.normalize(torch.stack([met, liked], 1), dim=-1)
 
 
+def gather_kinds(table: Tensor, at: Tensor) -> list[Tensor]:
+    """Rows of a table [S, n, 2, D] by their flat number [...], kind by kind, each [..., D].
+
+    One copy each, in the order that products need.
+    """
+    return [functional.embedding(2 * at + kind, table.view(-1, table.shape[-1])) for kind in range(2)]
+
+
 def _latest(users: np.ndarray, length: int) -> np.ndarray:
     """Positions of each user's last ``length`` events, of events sorted by user and then time."""
     stops = np.append(np.flatnonzero(users[1:] != users[:-1]) + 1, len(users))
