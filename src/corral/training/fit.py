@@ -109,8 +109,10 @@ def fit(
             optimizer.step()
             state.step += 1
             state.batch += 1
-            for name, value in losses.items():
-                state.sums[name] = state.sums.get(name, 0.0) + float(value.detach())
+            # All of them at once: a GPU is waited for once a step.
+            values = torch.stack([value.detach().double() for value in losses.values()]).tolist()
+            for name, value in zip(losses, values, strict=True):
+                state.sums[name] = state.sums.get(name, 0.0) + value
             if not math.isfinite(state.sums["total"]):
                 raise ValueError(
                     f"the loss is not finite at step {state.step} (epoch {state.epoch}); lower the learning rate"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from torch import nn
 
@@ -17,6 +19,8 @@ from corral.cli.ranker_stage import click_judge, new_ranker, new_stages, remembe
 from corral.cli.retriever_stage import click_loader, new_retriever, retriever_objective
 from corral.cli.scaled_training import judging, sharing
 from corral.cli.together_stage import share_item_table, together_objective
+from corral.data.dataset import Dataset
+from corral.data.synthetic import checkerboard_world, markov_world
 from corral.rar.ranker import RarRanker
 from corral.retrieval.faiss_index import FaissIndex, import_faiss
 from corral.scale.scaled_objective import ScaledObjective
@@ -27,7 +31,6 @@ from corral.stage_settings import CorrSettings
 
 _RECIPE = """
 threads: 1
-device: cpu
 split: {rule: time-cut, repeats: true}
 retriever: {kind: sasrec, size: 8, blocks: 1, dropout: 0.2, max_length: 6}
 ranker: {kind: din, field_size: 4, history_length: 4, hidden: [5], dropout: 0.1,
@@ -68,16 +71,29 @@ _RECIPES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _experiment(name: str, folder: Path, workers: Workers | None) -> Experiment:
+def write_worlds(folder: Path) -> None:
+    """The data of all systems: markov, weighted and checkerboard."""
+    interactions = markov_world(35, 12, length=15).interactions
+    Dataset.write(folder / "markov", interactions)
+    counted = interactions.events.with_columns(
+        (1.5 + pl.col("user_id").cast(pl.Int64) % 3).cast(pl.Float32).alias("weight")
+    )
+    Dataset.write(folder / "weighted", replace(interactions, events=counted, event_weights={}))
+    Dataset.write(folder / "checkerboard", checkerboard_world(31, 13, length=9).interactions)
+
+
+def _experiment(name: str, folder: Path, workers: Workers | None, device: str = "cpu") -> Experiment:
     data, *overrides = _RECIPES[name]
-    settings = load_settings(_RECIPE, name, (f"data.path={folder / data}", *overrides))
-    directory = folder / f"run-{name}-{workers.size if workers else 0}"
+    settings = load_settings(_RECIPE, name, (f"data.path={folder / data}", f"device={device}", *overrides))
+    directory = folder / f"run-{name}-{workers.size if workers else 0}-{device}"
     return Experiment.start(settings, directory, quiet=True, workers=workers)
 
 
-def _system(name: str) -> Callable[[Path, Workers | None], tuple[nn.Module, Any]]:
+def recipe_system(name: str, device: str = "cpu") -> Callable[[Path, Workers | None], tuple[nn.Module, Any]]:
+    """What makes the objective and the batches of a system."""
+
     def made(folder: Path, workers: Workers | None) -> tuple[nn.Module, Any]:
-        experiment = _experiment(name, folder, workers)
+        experiment = _experiment(name, folder, workers, device)
         settings, retriever = experiment.settings, new_retriever(experiment)
         if settings.ranker is None:
             chosen: Any = settings.retriever_training
@@ -95,7 +111,7 @@ def _system(name: str) -> Callable[[Path, Workers | None], tuple[nn.Module, Any]
     return made
 
 
-RECIPE_SYSTEMS = {name: _system(name) for name in _RECIPES}
+RECIPE_SYSTEMS = {name: recipe_system(name) for name in _RECIPES}
 
 
 def judged(folder: Path, workers: Workers | None) -> dict[str, Any]:

@@ -10,14 +10,12 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from forked_workers import alone, in_workers
-from recipe_systems import RECIPE_SYSTEMS, judged
+from recipe_systems import RECIPE_SYSTEMS, judged, write_worlds
 from torch import Tensor, nn
 
 from corral.corr.multi_index_sampler import MultiIndexSampler
@@ -28,7 +26,6 @@ from corral.data.event_loader import EventLoader
 from corral.data.examples import Examples
 from corral.data.sequence_loader import SequenceLoader
 from corral.data.split import Part, time_cut
-from corral.data.synthetic import checkerboard_world, markov_world
 from corral.data.targets import targets
 from corral.evaluation.evaluate import evaluate
 from corral.evaluation.turns import by_turns
@@ -279,21 +276,12 @@ def inner_generators(objective: Any) -> Any:
 def main() -> None:
     folder, names, sizes = Path(sys.argv[1]), sys.argv[2].split(","), [int(word) for word in sys.argv[3:]]
 
-    def write() -> None:
-        interactions = markov_world(35, 12, length=15).interactions
-        Dataset.write(folder / "markov", interactions)
-        counted = interactions.events.with_columns(
-            (1.5 + pl.col("user_id").cast(pl.Int64) % 3).cast(pl.Float32).alias("weight")
-        )
-        Dataset.write(folder / "weighted", replace(interactions, events=counted, event_weights={}))
-        Dataset.write(folder / "checkerboard", checkerboard_world(31, 13, length=9).interactions)
-
     def everything(workers: Workers | None) -> None:
         judge(folder, workers)
         for name in names:
             train(name, folder, workers)
 
-    alone(write)
+    alone(lambda: write_worlds(folder))
     alone(lambda: everything(None))
     for size in sizes:
         in_workers(size, folder, everything)
