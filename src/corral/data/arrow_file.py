@@ -10,7 +10,7 @@ import pyarrow as pa
 
 def write_arrow_column(stream: Any, column: str, values: pa.Array) -> None:
     """Writes one column as an Arrow IPC file, in one record batch, to a binary stream that stays open."""
-    table = pa.table({column: values})
+    table = pa.Table.from_arrays([values], [column])
     sink = pa.PythonFile(stream, mode="w")
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=max(len(table), 1))

@@ -90,7 +90,7 @@ def _content_digest(values: pa.Array) -> str:
     """sha256 of int64 or large_string values without nulls: the numbers, or lengths and UTF-8 bytes."""
     digest = hashlib.sha256(str(values.type).encode())
     if pa.types.is_int64(values.type):
-        digest.update(np.ascontiguousarray(values.to_numpy()).data)
+        digest.update(np.ascontiguousarray(np.from_dlpack(values)).data)
         return digest.hexdigest()
     assert pa.types.is_large_string(values.type), values.type
     _, offsets, data = values.buffers()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from corral.data.dataset import Dataset, EventLog
 from corral.data.event_check import ID_COLUMNS
 from corral.data.feature_rows import feature_frame
 from corral.data.features import FeatureKind
 from corral.data.interactions import Interactions
-from corral.data.vocabulary import FIRST_ROW
 
 
 def interactions_of(dataset: Dataset) -> Interactions:
@@ -36,7 +33,7 @@ def interactions_of(dataset: Dataset) -> Interactions:
 def events_frame(dataset: Dataset, log: EventLog) -> pl.DataFrame:
     """A log with external ids, in its own order: within a user and a time that of the source."""
     columns: dict[str, Any] = {
-        key: pl.from_arrow(vocabulary.ids.take(pa.array(rows.astype(np.int64) - FIRST_ROW)))
+        key: pl.from_arrow(vocabulary.taken(rows))
         for key, vocabulary, rows in zip(ID_COLUMNS, (dataset.users, dataset.items), (log.user, log.item), strict=True)
     }
     columns["timestamp"] = log.time

@@ -107,12 +107,14 @@ def _values(column: FeatureColumn) -> pl.Series:
         assert column.texts is not None
         values: Any = column.texts[FIRST_ROW:]
     elif column.kind is FeatureKind.NUMERIC:
-        values = pa.array(np.asarray(column.values[FIRST_ROW:]))
+        values = pl.Series(np.asarray(column.values[FIRST_ROW:])).to_arrow()
     elif column.kind is FeatureKind.CATEGORICAL:
         values = _decoded(column, column.values[FIRST_ROW:])
     else:
         assert column.offsets is not None
-        values = pa.LargeListArray.from_arrays(pa.array(column.offsets[FIRST_ROW:]), _decoded(column, column.values))
+        values = pa.LargeListArray.from_arrays(
+            pl.Series(np.asarray(column.offsets[FIRST_ROW:])).to_arrow(), _decoded(column, column.values)
+        )
     series = pl.from_arrow(values)
     assert isinstance(series, pl.Series)
     if column.kind is FeatureKind.CATEGORICAL and series.null_count() == len(series):
@@ -123,7 +125,7 @@ def _values(column: FeatureColumn) -> pl.Series:
 def _decoded(column: FeatureColumn, codes: np.ndarray) -> pa.Array:
     """The values that codes stand for; null for the reserved ones."""
     assert column.vocabulary is not None
-    return column.vocabulary.ids.take(pa.array(codes.astype(np.int64) - FIRST_ROW, mask=codes < FIRST_ROW))
+    return column.vocabulary.taken(codes)
 
 
 def _like(values: pl.Series, dtype: pl.DataType, column: FeatureColumn, problems: Problems) -> pl.Series:

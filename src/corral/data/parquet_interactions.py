@@ -170,7 +170,7 @@ class ParquetInteractions:
         try:
             with pq.ParquetFile(file.path, memory_map=True) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS, columns=list(names.values()), use_threads=False):
-                    frame = pl.from_arrow(pa.table(batch))
+                    frame = pl.from_arrow(batch)
                     assert isinstance(frame, pl.DataFrame)
                     frame = frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
                     problems = Problems(str(file.path), None, names, first_row=start)

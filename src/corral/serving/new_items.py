@@ -190,7 +190,7 @@ def _longer_column(
         assert column.texts is not None
         texts[moved] = column.texts.to_pylist()
         texts[place] = values.cast(pl.String).fill_null("").to_list()
-        return replace(column, texts=pa.array(texts.tolist(), type=pa.large_string()))
+        return replace(column, texts=pl.Series(texts.tolist(), dtype=pl.String).to_arrow().cast(pa.large_string()))
     if column.kind is FeatureKind.NUMERIC:
         numbers = np.full(rows, np.nan, dtype=np.float32)
         numbers[moved] = column.values

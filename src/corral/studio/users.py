@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,7 +22,7 @@ def users_like(tables: ServingTables, text: str) -> list[User]:
         text: "" for anybody.
     """
     ids = tables.users.ids
-    begins = pc.starts_with(ids.cast(pa.large_string()), text).to_numpy(zero_copy_only=False)
+    begins = pl.Series(pc.starts_with(ids.cast(pa.large_string()), text)).to_numpy()
     lengths = tables.histories.lengths(np.arange(FIRST_ROW, len(tables.users)))
     found = np.flatnonzero(begins & (lengths > 0))[:MOST]
     return [User(str(ids[int(place)].as_py()), int(lengths[place])) for place in found]
