@@ -110,7 +110,8 @@ def fit(
             state.step += 1
             state.batch += 1
             # All of them at once: a GPU is waited for once a step.
-            values = torch.stack([value.detach().double() for value in losses.values()]).tolist()
+            together = [value.detach().to(losses["total"].device, torch.float64) for value in losses.values()]
+            values = torch.stack(together).tolist()
             for name, value in zip(losses, values, strict=True):
                 state.sums[name] = state.sums.get(name, 0.0) + value
             if not math.isfinite(state.sums["total"]):
