@@ -60,9 +60,13 @@ class RandomTargets:
     def batches(self, size: int) -> Iterator[TargetBatch]:
         """As ``Targets.batches``."""
         for start in range(0, QUERIES, size):
-            row = torch.arange(start, min(start + size, QUERIES))
-            query = Query(row + 2, row, self.history[row], row)
-            yield TargetBatch(query, self.history[row], self.target[row], row - start, row.numpy())
+            yield self.batch(np.arange(start, min(start + size, QUERIES)))
+
+    def batch(self, index: np.ndarray) -> TargetBatch:
+        """As ``Targets.batch``."""
+        row = torch.from_numpy(index)
+        query = Query(row + 2, row, self.history[row], row)
+        return TargetBatch(query, self.history[row], self.target[row], torch.arange(len(row)), index)
 
     def encode_queries(self, query: Query) -> Tensor:
         """As a retriever."""

@@ -12,6 +12,13 @@ RootOption = Annotated[Path, typer.Option("--root", help="Directory that holds y
 
 
 def dataset_path(dataset: str, root: Path) -> Path:
-    """The directory of a data set: the path as it is, or the name under ``root`` where only that is there."""
-    path = Path(dataset)
-    return root / dataset if not path.exists() and (root / dataset).exists() else path
+    """The directory of a data set: the path as it is, or the name under ``root`` where only that is one.
+
+    A folder of raw files may be called as the data set that was made of them.
+    """
+    from corral.data.dataset_header import HEADER_FILE
+
+    path, named = Path(dataset), root / dataset
+    if not path.exists():
+        return named if named.exists() else path
+    return path if (path / HEADER_FILE).is_file() or not (named / HEADER_FILE).is_file() else named

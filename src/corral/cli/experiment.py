@@ -118,6 +118,12 @@ class Experiment:
         run_files.begin(directory, settings, dataset.name, dataset.hash)
         if split.warning and experiment.writes:
             Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
+        if dataset.events.part is not None and settings.split.rule != "given" and experiment.writes:
+            Console(stderr=True, soft_wrap=True).print(
+                f"Note: the data bring a split of their own, which split.rule={settings.split.rule} leaves aside; "
+                "split.rule=given takes it",
+                style="yellow",
+            )
         if settings.deterministic:
             build.be_deterministic()
         if settings.threads:

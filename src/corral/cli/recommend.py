@@ -172,6 +172,9 @@ def recommend(
         note = " (nothing known of this user: popular items)" if found.fallback[place] else ""
         columns = score_columns(found, place) if explain else {"score": found.scores[place].tolist()}
         show_list(f"User {name}{note}", found.item_ids[place], columns, titles, console)
+        if found.ignored_history[place]:
+            unknown = f"{found.ignored_history[place]} of {len(given or [])}"
+            console.print(f"{unknown} items of --history are unknown and left out")
         if found.counts[place] < k:
             console.print(f"{found.counts[place]} of {k}: no more items pass the filters")
 
@@ -188,9 +191,10 @@ def _bound(text: str | None) -> tuple[str, int] | None:
 
 def score_columns(found: Recommendations, place: int) -> dict[str, list[float]]:
     """The scores of one list by name: both stages', then the final one, which says whose it is."""
-    stages = {"retriever score": found.retriever_scores, "ranker logit": found.ranker_logits}
+    first = "train events" if found.fallback[place] else "retriever score"
+    stages = {first: found.retriever_scores, "ranker logit": found.ranker_logits}
     columns = {name: scores[place].tolist() for name, scores in stages.items() if scores is not None}
-    final = "train events" if found.fallback[place] else found.served_by
+    final = first if found.served_by == "retriever" and found.fallback[place] else found.served_by
     return {**columns, f"score: {final}": found.scores[place].tolist()}
 
 

@@ -125,6 +125,7 @@ def judge_channel(
             mixture=mixture,
             serve_by=served,
             item_counts=experiment.counts,
+            user_counts=experiment.split.train_users(experiment.dataset),
             catalogue=experiment.catalogue.numpy(),
             protocol={**experiment.protocol(), "part": part.name.lower()},
             batch_size=settings.batch_size,

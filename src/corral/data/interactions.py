@@ -266,8 +266,10 @@ def read_table(
         ValueError: naming file, line or row, column, value and what to do.
         FileNotFoundError: there is no such file.
     """
-    columns = columns or ColumnMap()
-    names = columns.present()
+    columns = ColumnMap(**columns) if isinstance(columns, Mapping) else columns or ColumnMap()
+    names, text_columns = columns.present(), tuple(text_columns)
+    if event_weights is not None and columns.event_type is None:
+        raise ValueError("event_weights: say which column holds the types of events, ColumnMap(event_type=...)")
     loaded = load_table(
         table, list(names.values()), separator=separator, encoding=encoding, skip_bad_rows=skip_bad_rows
     )
@@ -303,6 +305,10 @@ def read_table(
         )
         skipped = skipped + dropped
         features.append(side_frame)
+    known = [name for side in features if side is not None for name in side.columns]
+    for name in text_columns:
+        if name not in known:
+            raise ValueError(f"text column {name!r}: no table of features has it; their columns are {known}")
     return Interactions.of(
         events,
         user_features=features[0],

@@ -51,6 +51,8 @@ class Targets:
         history_length: L of the queries.
         repeats: whether items the user already had may be recommended and counted.
         dropped_repeats: target events dropped because the user already had the item (``repeats=False``).
+        later_too: what the user has in the histories after the query counts as had, too: by splits that are not by
+            time a model learns from it, and would be judged by how little it gives back.
     """
 
     user: np.ndarray
@@ -63,6 +65,7 @@ class Targets:
     history_length: int
     repeats: bool
     dropped_repeats: int
+    later_too: bool
 
     def __len__(self) -> int:
         return len(self.user)
@@ -82,10 +85,11 @@ class Targets:
         query = Query(
             torch.from_numpy(user), torch.from_numpy(self.event[index]), history, torch.from_numpy(self.time[index])
         )
-        longest = 0 if self.repeats else int((end - self.histories.offsets[user]).max(initial=0))
+        last = self.histories.offsets[user + 1] if self.later_too else end
+        longest = 0 if self.repeats else int((last - self.histories.offsets[user]).max(initial=0))
         return TargetBatch(
             query,
-            self.histories.gather(user, end, longest),
+            self.histories.gather(user, last, longest),
             torch.from_numpy(self.items[np.repeat(self.offsets[index], counts) + within]),
             torch.from_numpy(owner),
             index,
@@ -114,6 +118,7 @@ class Targets:
             self.history_length,
             self.repeats,
             self.dropped_repeats,
+            self.later_too,
         )
 
 
@@ -122,7 +127,7 @@ def _had_before(
 ) -> Iterator[np.ndarray]:
     """Whether the user had the item of ``rows`` [R] in an event before ``basket`` [R]: bool, some rows at a time.
 
-    Events that histories do not hold (``keep`` false) do not count: their items are not left out of lists.
+    Where ``keep`` is given, in any event that it marks: what is left out of lists by ``Targets.later_too``.
     """
     offsets, done = events.offsets, 0
     while done < len(rows):
@@ -146,7 +151,8 @@ def _had_within(
     pairs, first = np.unique(key[seen], return_index=True)
     wanted = key[rows - span.start]
     at = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
-    return (pairs[at] == wanted) & (seen[first[at]] + span.start < basket)
+    had: np.ndarray = pairs[at] == wanted
+    return had if keep is not None else had & (first[at] + span.start < basket)
 
 
 def _repeats(dataset: Dataset, split: Split, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -203,4 +209,5 @@ def targets(dataset: Dataset, split: Split, part: Part, *, history_length: int, 
         history_length=history_length,
         repeats=repeats,
         dropped_repeats=dropped,
+        later_too=split.train_history_only,
     )

@@ -7,7 +7,7 @@ value import pandas wherever it is installed (.4 s, 35 MB).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,6 +226,8 @@ def _as_arrow(ids: Any, id_type: str) -> pa.Array:
     """Ids from outside as an arrow array of the vocabulary's type."""
     if isinstance(ids, str | bytes):
         raise ValueError(f"ids must be a sequence of ids, got the single string {ids!r}: pass [{ids!r}]")
+    if isinstance(ids, Mapping) or hasattr(ids, "columns"):
+        raise ValueError(f"ids must be a sequence of ids, got a table ({type(ids).__name__}): pass its column of ids")
     if isinstance(ids, pl.Series):
         array = ids.rechunk().to_arrow()
     elif isinstance(ids, pa.Array | pa.ChunkedArray):

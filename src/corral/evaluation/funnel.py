@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +102,7 @@ class Funnel:
         """Both stages over all targets, without gradients.
 
         The candidates are the first N of a list of ``depth`` where that is what the channel gives when
-        asked for N (checked on the first batch); a channel that answers differently (an approximate
+        asked for N (checked on queries of all parts of the targets); a channel that answers differently (an approximate
         index, merged channels) is asked a second time, so that what is measured is what is served, in stage 1 too:
         what the longer list has beyond that stands behind.
 
@@ -117,8 +118,10 @@ class Funnel:
         if first is None:
             return
         scored, more = self._judge(first, depth, depth > self.num_candidates, device), depth > self.num_candidates
-        # The first batch also says how the others are asked: where there are turns, everybody does it.
+        # Where there are turns, everybody judges the first batch and finds out how all are asked.
         again = more and not _same_list(scored.candidates, scored.recalled.top(self.num_candidates))
+        if more and len(targets) > batch_size:
+            again = again or self._answers_differ(targets, depth, batch_size, device)
         yield _as_served(scored) if again else scored
 
         def judged(batch: TargetBatch) -> FunnelBatch:
@@ -131,6 +134,18 @@ class Funnel:
             yield from _told(group, mine, scored, turns)
         for batch in batches:
             yield judged(batch)
+
+    def _answers_differ(self, targets: Targets, depth: int, size: int, device: torch.device | str) -> bool:
+        """Whether a list of N is not the begin of a list of ``depth``, for queries spread over all targets.
+
+        The first ones alone would not say it: new users' popular items may be the same either way.
+        """
+        spread = np.linspace(0, len(targets) - 1, min(size, len(targets))).astype(np.int64)
+        batch = targets.batch(np.unique(spread))
+        with torch.no_grad(), evaluation_mode(self.channel, self.ranker):
+            query, exclude = batch.query.to(device), batch.exclude.to(device)
+            short = self._recall(query, self.num_candidates, exclude)
+            return not _same_list(short, self._recall(query, depth, exclude).top(self.num_candidates))
 
     def _judge(self, batch: TargetBatch, depth: int, again: bool, device: torch.device | str) -> FunnelBatch:
         """Both stages over a batch; with ``again`` the candidates are asked for by themselves."""

@@ -37,8 +37,7 @@ def ranking_order(items: Tensor, scores: Tensor) -> Tensor:
     padding = items == 0
     scores = scores.masked_fill(padding, -torch.inf)
     ordered, order = torch.sort(scores, dim=1, descending=True)
-    if bool(ordered[:, :1].isnan().any()):  # NaN is sorted as the greatest
-        raise ValueError("scores: NaN for an item to be ranked; the model has diverged or met a NaN input")
+    refuse_nan(items.gather(1, order[:, :1]), ordered[:, :1])  # NaN is sorted as the greatest
     if not bool((ordered[:, 1:] == ordered[:, :-1]).any()):
         return order
     # A tie costs two stable sorts; only rows that have one pay for them. Real items may score -inf, too.
@@ -50,6 +49,12 @@ def ranking_order(items: Tensor, scores: Tensor) -> Tensor:
         by_score = scores[rows].gather(1, by_row).argsort(dim=1, stable=True, descending=True)
         order[rows] = by_row.gather(1, by_score)
     return order
+
+
+def refuse_nan(items: Tensor, scores: Tensor) -> None:
+    """ValueError where an item (not 0) has a score that is not a number: NaN has no place in an order."""
+    if bool((scores.isnan() & (items != 0)).any()):
+        raise ValueError("scores: NaN for an item to be ranked; the model has diverged or met a NaN input")
 
 
 def ranked(items: Tensor, scores: Tensor) -> Candidates:
@@ -98,7 +103,11 @@ def ranks_by_score(items: Tensor, scores: Tensor, target: Tensor, owner: Tensor)
 
     Returns:
         Ranks [n], int64, 1 = first, 0 = not among the items.
+
+    Raises:
+        ValueError: the score of an item is not a number.
     """
+    refuse_nan(items, scores)
     column = target_ranks(items, target, owner) - 1
     ranks = torch.zeros_like(target)
     found = (column >= 0).nonzero().squeeze(1)

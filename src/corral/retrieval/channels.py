@@ -99,7 +99,7 @@ class ColdStartChannel:
         if not cold.all():
             hidden = None if exclude is None else exclude[~cold]
             known = self.channel.recall(query.where(~cold), k, hidden, allow)
-            items[~cold], scores[~cold] = known.items, known.scores
+            items[~cold], scores[~cold] = known.items, known.scores.to(scores.dtype)
         return Candidates(items, scores)
 
     @torch.no_grad()
@@ -202,7 +202,7 @@ def merge(
     group = torch.empty_like(items).scatter_(1, order, new.cumsum(dim=1) - 1)
     first = torch.empty_like(new).scatter_(1, order, new) & (items != 0)
     said = torch.full((n_queries, total * len(lists)), torch.nan, device=device)
-    said.scatter_(1, group * len(lists) + channel, scores)
+    said.scatter_(1, group * len(lists) + channel, scores.to(said.dtype))
     said = said.view(n_queries, total, len(lists))
 
     width = min(k, total)

@@ -83,7 +83,9 @@ class CoVisitationChannel:
         if allow is not None:
             keep &= allowed(item, allow)
         if exclude is not None and exclude.shape[1]:
-            hidden = (torch.arange(num_queries, device=item.device)[:, None] * table.num_items + exclude).unique()
+            # A row beyond the table would be another query's.
+            known = exclude.masked_fill(exclude >= table.num_items, 0)
+            hidden = (torch.arange(num_queries, device=item.device)[:, None] * table.num_items + known).unique()
             found = torch.searchsorted(hidden, key).clamp_(max=len(hidden) - 1)
             keep &= hidden[found] != key
         owner, item, score = owner[keep], item[keep], score[keep]

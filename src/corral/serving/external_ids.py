@@ -13,7 +13,9 @@ from corral.serving.filters import Ids
 def numbered(vocabulary: Vocabulary, ids: Ids) -> tuple[list[Any], np.ndarray]:
     """The ids as a list, and their rows, int64."""
     rows = vocabulary.rows(ids).astype(np.int64)
-    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids), rows
+    # Columns of numpy, pandas, arrow and polars give Python's own values that way.
+    listed = getattr(ids, "tolist", None) or getattr(ids, "to_list", None)
+    return list(ids) if listed is None else listed(), rows
 
 
 def external(vocabulary: Vocabulary, rows: np.ndarray) -> list[list[Any]]:

@@ -36,7 +36,7 @@ class Recommendations:
         requested: the k asked for.
         served_by: whose score it is: the retriever's inner product, the ranker's logit, or their mixture.
         fallback: [B] bool, True where nothing is known of the user (neither stored nor given history that
-            names a known item): the list is the most popular items, its scores numbers of train events.
+            names a known item): the list is of the most popular items, the retriever's score their train events.
         ignored_history: items of the history given in the call which the catalogue does not have [B], int64.
         explanation: what each stage said of each item; only if explained.
         closest_ids: the ids of ``explanation.closest``, None for padding.

@@ -26,7 +26,7 @@ from corral.retrieval.channels import ColdStartChannel, RetrieverChannel
 from corral.retrieval.evaluation_mode import evaluation_mode
 from corral.retrieval.index import ItemIndex
 from corral.retrieval.index_rule import IndexRule
-from corral.retrieval.popularity import PopularityChannel
+from corral.retrieval.popularity import PopularityChannel, PopularityRetriever
 from corral.retrieval.retriever import Retriever
 from corral.serving.encoded_once import EncodedOnce
 from corral.serving.explanation import Explanation
@@ -403,6 +403,8 @@ class TwoStageRecommender:
             ValueError: users and items of different number, or ids of the wrong type.
         """
         if items is None:
+            if hasattr(users, "columns"):
+                raise ValueError("predict: got a table: pass its columns, predict(table['user_id'], table['item_id'])")
             pairs = list(users)
             if any(isinstance(pair, str | bytes) or len(np.atleast_1d(pair)) != 2 for pair in pairs):
                 raise ValueError("predict: need pairs (user id, item id), or users and items")
@@ -443,8 +445,11 @@ class TwoStageRecommender:
         """The k items whose vectors have the greatest cosine with each item's; never the item itself.
 
         The vectors are the retriever's; they are encoded at the first call and kept.
+
+        Raises:
+            ValueError: the retriever counts clicks and has no vectors.
         """
-        k = _checked_k(k)
+        k = self._checked_alike(k)
         if self._item_cosines is None:
             rows = self.index.items.cpu()
             self._item_cosines = Cosines(item_vectors(self.retriever, rows, self.device), rows)
@@ -456,13 +461,21 @@ class TwoStageRecommender:
 
         Users without a history have no vector of their own: they are nobody's neighbours and have none.
         The vectors are encoded at the first call and kept: [U, D].
+
+        Raises:
+            ValueError: as ``similar_items``.
         """
-        k = _checked_k(k)
+        k = self._checked_alike(k)
         if self._user_cosines is None:
             rows = users_with_history(self.tables)
             vectors = user_vectors(self._queries, self.retriever, rows, self.device, self.batch_size)
             self._user_cosines = Cosines(vectors, torch.from_numpy(rows))
         return _neighbours(self.tables.users, users, k, self._user_cosines)
+
+    def _checked_alike(self, k: int) -> int:
+        if isinstance(self.retriever, PopularityRetriever):
+            raise ValueError("the popularity retriever has no vectors: nothing is more alike than anything else")
+        return _checked_k(k)
 
 
 def _checked_k(k: int) -> int:

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from corral.cli import open_data as module
+from corral.cli.data_roots import dataset_path
 from corral.cli.open_data import cache_path, open_data
 from corral.data.interactions import Interactions
 from corral.settings import DataSettings
@@ -81,3 +82,17 @@ def test_a_damaged_copy_is_made_again(source: Path) -> None:
 def test_wrong_requests(source: Path, data: DataSettings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_data(data)
+
+
+def test_a_folder_of_raw_files_called_as_the_data_set_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "data" / "shop").mkdir(parents=True)
+    assert dataset_path("shop", Path("data")) == Path("shop")
+    (tmp_path / "data" / "shop" / "header.json").write_text("{}")
+    assert dataset_path("shop", Path("data")) == Path("data/shop")
+    (tmp_path / "shop" / "header.json").write_text("{}")
+    assert dataset_path("shop", Path("data")) == Path("shop")
+    assert dataset_path("nowhere", Path("data")) == Path("nowhere")

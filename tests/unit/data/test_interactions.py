@@ -491,3 +491,17 @@ def test_arrow_batches() -> None:
     batch = EVENTS.to_arrow().to_batches()[0]
     assert isinstance(batch, pa.RecordBatch)
     assert read_table(batch).events.equals(EVENTS)
+
+
+def test_what_would_be_left_aside_is_refused() -> None:
+    with pytest.raises(ValueError, match="event_type"):
+        read_table(EVENTS, event_weights={"view": 0.0})
+    features = pl.DataFrame({"item_id": ["a", "b"], "title": ["A", "B"]})
+    with pytest.raises(ValueError, match=r"'titel'.*'title'"):
+        read_table(EVENTS, item_features=features, text_columns=["titel"])
+    assert read_table(EVENTS, item_features=features, text_columns=iter(["title"])).text_columns == {"title"}
+
+
+def test_columns_may_be_named_by_a_dict() -> None:
+    renamed = EVENTS.rename({"user_id": "who"})
+    assert read_table(renamed, {"user": "who"}).events.equals(read_table(EVENTS).events)

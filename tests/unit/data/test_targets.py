@@ -38,9 +38,12 @@ def reference(dataset: Dataset, split: Split, part: Part, length: int, repeats: 
     for events in baskets.values():
         history = plain_history(rows, split, events[0])
         items = [rows[event].item for event in events]
+        had = set(history)
+        if split.train_history_only:  # by splits that are not by time, later train events count as well
+            had |= {row.item for row in rows if row.user == rows[events[0]].user and row.part == Part.TRAIN}
         if not repeats:
-            dropped += sum(item in history for item in items)
-            items = [item for item in items if item not in history]
+            dropped += sum(item in had for item in items)
+            items = [item for item in items if item not in had]
         if items:
             row = rows[events[0]]
             asked.append(
@@ -49,7 +52,7 @@ def reference(dataset: Dataset, split: Split, part: Part, length: int, repeats: 
                     row.time,
                     sorted(set(items)),
                     padded(history, length),
-                    set() if repeats else set(history),
+                    set() if repeats else had,
                 )
             )
     return asked, dropped
@@ -130,6 +133,18 @@ def test_an_empty_part() -> None:
     empty = asked.batch(np.arange(0))
     assert empty.query.history.shape == (0, 4)
     assert len(empty.item) == 0
+
+
+def test_what_a_model_learned_is_left_out_of_lists_wherever_it_stands() -> None:
+    """Trained on event 3, a model that gives item 3 back at time 2 gives what it was told."""
+    dataset = small_dataset([(0, 1, 1, 0), (0, 2, 2, 2), (0, 3, 3, 0), (0, 3, 4, 2)])
+    split = split_of(dataset, "given")
+    assert split is not None
+    asked = targets(dataset, split, Part.TEST, history_length=4)
+    assert dataset.items.external(asked.items) == [2]
+    batch = next(asked.batches(9))
+    assert [dataset.items.external(row.numpy()) for row in batch.exclude] == [[1, 3]]
+    assert [dataset.items.external(row[row > 0].numpy()) for row in batch.query.history] == [[1]]
 
 
 def test_a_given_split_drops_only_what_lists_leave_out() -> None:

@@ -139,3 +139,10 @@ def test_the_id_that_a_text_means() -> None:
     assert Vocabulary.of(pl.Series(["5", "x"])).parse("7", "item") == "7"
     with pytest.raises(ValueError, match="item 'x': the ids of this data set are whole numbers"):
         Vocabulary.of(pl.Series([5, 7])).parse("x", "item")
+
+
+def test_a_table_is_no_sequence_of_ids() -> None:
+    vocabulary = Vocabulary.of(pl.Series(["user_id", "a"]))
+    for table in (pl.DataFrame({"user_id": ["a"]}), pa.table({"user_id": ["a"]}), {"user_id": ["a"]}):
+        with pytest.raises(ValueError, match="pass its column"):
+            vocabulary.rows(table)

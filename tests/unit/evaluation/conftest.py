@@ -30,20 +30,22 @@ class TableTargets:
 
     def batches(self, size: int) -> Iterator[TargetBatch]:
         for start in range(0, len(self), size):
-            index = np.arange(start, min(start + size, len(self)))
-            lists = [self.target_lists[i] for i in index]
-            yield TargetBatch(
-                Query(
-                    torch.from_numpy(self.user[index]),
-                    torch.from_numpy(index),
-                    self.history[index],
-                    torch.from_numpy(100 + index),
-                ),
-                self.exclude[index],
-                torch.tensor([item for row in lists for item in row], dtype=torch.int64),
-                torch.tensor([i for i, row in enumerate(lists) for _ in row], dtype=torch.int64),
-                index,
-            )
+            yield self.batch(np.arange(start, min(start + size, len(self))))
+
+    def batch(self, index: np.ndarray) -> TargetBatch:
+        lists = [self.target_lists[i] for i in index]
+        return TargetBatch(
+            Query(
+                torch.from_numpy(self.user[index]),
+                torch.from_numpy(index),
+                self.history[index],
+                torch.from_numpy(100 + index),
+            ),
+            self.exclude[index],
+            torch.tensor([item for row in lists for item in row], dtype=torch.int64),
+            torch.tensor([i for i, row in enumerate(lists) for _ in row], dtype=torch.int64),
+            index,
+        )
 
 
 @dataclass

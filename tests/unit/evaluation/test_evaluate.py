@@ -13,6 +13,7 @@ from torch import nn
 
 from corral.data.candidates import Candidates
 from corral.evaluation.evaluate import evaluate
+from corral.evaluation.metrics import ranks_by_score
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Evaluation, Stage, differing_rules
 
@@ -159,7 +160,8 @@ def test_a_channel_whose_short_list_differs_is_asked_for_it(world) -> None:
     assert got.metrics["retriever/recall@10"] == 1.0
     exact = world.channel(scores)
     evaluate(world.make_targets([[2]] * 4), exact, ranker=world.ranker(scores), num_candidates=3, batch_size=2)
-    assert exact.asked == 3  # two batches, and once to see that the short list is the same
+    # Two batches; once, and twice for queries spread over all, to see that the short list is the same.
+    assert exact.asked == 5
 
 
 def test_models_are_judged_without_dropout_and_left_as_they_were(world) -> None:
@@ -242,6 +244,9 @@ def test_targets_that_skip_a_query_are_refused(world) -> None:
         def batches(self, size):
             return targets.batches(size)
 
+        def batch(self, index):
+            return targets.batch(index[index < len(targets)])
+
     with pytest.raises(ValueError, match=f"{len(targets)} of {len(targets) + 1}"):
         evaluate(Short(), channel)
 
@@ -298,3 +303,31 @@ def test_to_read_an_input_or_not_is_no_other_rule_but_to_read_it_as_of_another_t
     fewer, more = ({**blocks, "rar_rule": f"blocks: {n} blocks of train time"} for n in (2, 8))
     assert differing_rules(fewer, more) == []  # a setting, which has its curve in the report
     assert differing_rules(bare, {**bare, "split": "b"}) == ["split"]
+
+
+def test_new_users_at_first_do_not_hide_that_a_short_list_differs(world) -> None:
+    """Approximate channels answer N otherwise than the begin of more; popular items, for new users, the same."""
+
+    class Approximate:
+        name = "approximate"
+
+        def recall(self, query, k, exclude=None, allow=None):
+            items = torch.arange(2, 2 + k).repeat(len(query), 1)
+            moved = torch.arange(3, 3 + k) if k < 9 else torch.arange(2, 2 + k)
+            items[query.event >= 4] = moved
+            return Candidates(items, -items.float())
+
+    targets = world.make_targets([[2]] * 12)
+    for size in (4, 12):
+        judged = evaluate(targets, Approximate(), num_candidates=3, cutoffs=(3,), recall_cutoffs=(9,), batch_size=size)
+        assert judged.metrics["retriever/recall@3"] == pytest.approx(4 / 12)
+
+
+def test_scores_that_are_no_numbers_are_refused_wherever_ranks_are_counted() -> None:
+    items = torch.tensor([[2, 3, 4]])
+    with pytest.raises(ValueError, match="NaN"):
+        ranks_by_score(items, torch.tensor([[1.0, 2.0, torch.nan]]), torch.tensor([4]), torch.tensor([0]))
+    padded = ranks_by_score(
+        torch.tensor([[2, 3, 0]]), torch.tensor([[1.0, 2.0, torch.nan]]), torch.tensor([2]), torch.tensor([0])
+    )
+    assert padded.tolist() == [2]

@@ -197,3 +197,10 @@ def test_bad_merges_are_refused() -> None:
         MergedChannel([popular, popular])
     with pytest.raises(ValueError, match="quota"):
         MergedChannel([popular], [1, 2])
+
+
+def test_scores_of_another_precision_are_merged_in_float32() -> None:
+    items = torch.tensor([[2, 3]])
+    lists = [Candidates(items, torch.tensor([[2.0, 1.0]], dtype=kind)) for kind in (torch.float64, torch.bfloat16)]
+    merged = merge(lists, 2, ("one", "two"))
+    assert merged.channel_scores.tolist() == [[[2.0, 2.0], [1.0, 1.0]]]

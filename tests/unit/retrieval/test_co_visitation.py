@@ -125,7 +125,8 @@ def test_channel_scores_against_a_plain_loop_with_exclusions() -> None:
     counts, found = np.bincount(np.concatenate(some), minlength=ITEMS), table(some, 5)
     channel = CoVisitationChannel(found, recent=3, decay=0.5, power=0.4)
     asked = query([2, 3, 4], [[2, 5, 7, 3], [0, 0, 0, 9], [0, 0, 0, 0]])
-    exclude = torch.tensor([[5, 7], [0, 9], [0, 0]])
+    # A row of a longer catalogue, which hides nothing: not another query's item either.
+    exclude = torch.tensor([[5, 7, ITEMS + 4], [0, 9, 0], [0, 0, 0]])
     given = channel.recall(asked, 8, exclude)
     wanted = without(some, -1, 5)
     for row, history in enumerate(asked.history.tolist()):

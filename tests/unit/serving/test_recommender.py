@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_system import SmallSystem, small_system
 
+from corral.cli.recommend import score_columns
 from corral.evaluation.calibration import Calibration
 from corral.evaluation.mixture import Mixture
 from corral.evaluation.result import Stage
+from corral.retrieval.popularity import PopularityRetriever
 from corral.serving.recommendations import Recommendations
 
 USERS = [f"u{number:02d}" for number in range(8)]
@@ -417,3 +420,29 @@ def test_a_varied_recommender_has_the_same_parts(system: SmallSystem) -> None:
     assert (found.served_by, whole.num_candidates, few.repeats) == ("fused", 10, True)
     again = whole.varied(ranker=whole.ranker, num_candidates=10).recommend(USERS, 10)
     assert again.item_ids == first.item_ids
+
+
+def test_columns_of_ids_give_ids_back_and_tables_are_refused(system: SmallSystem) -> None:
+    recommender = system.recommender()
+    for column in (pa.array(USERS[:2]), pl.Series(USERS[:2]), np.array(USERS[:2])):
+        assert recommender.recommend(column, 2).user_ids == USERS[:2]
+    with pytest.raises(ValueError, match="pass its column"):
+        recommender.recommend(pl.DataFrame({"user_id": USERS[:2]}), 2)
+    with pytest.raises(ValueError, match="pass its columns"):
+        recommender.predict(pl.DataFrame({"user_id": USERS[:2], "item_id": [2, 3]}))
+
+
+def test_a_retriever_without_vectors_knows_nothing_alike(system: SmallSystem) -> None:
+    popular = system.recommender()
+    popular.retriever = PopularityRetriever(torch.from_numpy(system.counts))
+    with pytest.raises(ValueError, match="no vectors"):
+        popular.similar_items([2], 2)
+
+
+def test_scores_of_popular_items_say_whose_they_are(system: SmallSystem) -> None:
+    for stage, names in (
+        (Stage.RANKER, ["train events", "ranker logit", "score: ranker"]),
+        (Stage.RETRIEVER, ["train events", "ranker logit", "score: train events"]),
+    ):
+        answer = system.recommender(serve_by=stage).recommend(["nobody"], 3, explain=True)
+        assert list(score_columns(answer, 0)) == names

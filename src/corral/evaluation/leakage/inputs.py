@@ -67,4 +67,4 @@ def differing(first: np.ndarray, second: np.ndarray, atol: float = 1e-6) -> np.n
         same = np.isclose(first, second, rtol=1e-5, atol=atol, equal_nan=True)
     else:
         same = first == second
-    return ~same.reshape(len(first), -1).all(1)
+    return ~same.reshape(len(first), int(np.prod(first.shape[1:]))).all(1)

@@ -15,7 +15,7 @@ from corral.data.dataset import Dataset
 from corral.data.split import Part, Split, time_cut
 from corral.evaluation.leakage.finding import Finding, Verdict
 from corral.evaluation.leakage.future import check_future
-from corral.evaluation.leakage.inputs import RowInput, TableInput
+from corral.evaluation.leakage.inputs import RowInput, TableInput, differing
 from corral.ranking.evidence import CoVisitationEvidence
 from corral.retrieval.co_visitation import CoVisitation
 
@@ -142,3 +142,8 @@ def test_rounding_is_no_leak_and_nan_equals_nan(shop: Dataset) -> None:
 
     (finding,) = check(shop, time_cut(shop), {"noise": of})
     assert finding.verdict is Verdict.CLEAN
+
+
+def test_nothing_asked_differs_nowhere() -> None:
+    assert differing(np.zeros((0, 3)), np.zeros((0, 3))).tolist() == []
+    assert differing(np.zeros(0), np.zeros(0)).tolist() == []
