@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,20 @@ class ColumnMap:
     part: str | None = None
     weight: str | None = None
     event_type: str | None = None
+
+    @classmethod
+    def of(cls, columns: ColumnMap | Mapping[str, str | None] | None) -> ColumnMap:
+        """The map itself, one of a mapping such as ``{"user": "who"}``, or the default names.
+
+        Raises:
+            ValueError: the mapping names what is no attribute.
+        """
+        if not isinstance(columns, Mapping):
+            return columns or cls()
+        unknown = sorted(set(columns) - {one.name for one in fields(cls)})
+        if unknown:
+            raise ValueError(f"columns: unknown {unknown}; what can be named is {[one.name for one in fields(cls)]}")
+        return cls(**columns)  # type: ignore[arg-type]
 
     def present(self) -> dict[str, str]:
         """Canonical name -> name in the table, for the columns that are mapped."""
@@ -163,7 +177,11 @@ class Interactions:
             ValueError: naming source, line or row, column, value and what to do; also where no row of a feature table
                 is of a user (item) of the events.
         """
-        total = skipped or SkippedRows()
+        total, text_columns = skipped or SkippedRows(), tuple(text_columns)
+        known = [name for side in (user_features, item_features) if side is not None for name in side.columns]
+        for name in text_columns:
+            if name not in known:
+                raise ValueError(f"text column {name!r}: no table of features has it; their columns are {known}")
         if "timestamp" not in events.columns:
             time_unit = "order"
         events, dropped = check_events(
@@ -232,7 +250,7 @@ class Interactions:
 
 def read_table(
     table: str | Path | pl.DataFrame | Any,
-    columns: ColumnMap | None = None,
+    columns: ColumnMap | Mapping[str, str | None] | None = None,
     *,
     user_features: str | Path | pl.DataFrame | Any | None = None,
     item_features: str | Path | pl.DataFrame | Any | None = None,
@@ -266,7 +284,7 @@ def read_table(
         ValueError: naming file, line or row, column, value and what to do.
         FileNotFoundError: there is no such file.
     """
-    columns = ColumnMap(**columns) if isinstance(columns, Mapping) else columns or ColumnMap()
+    columns = ColumnMap.of(columns)
     names, text_columns = columns.present(), tuple(text_columns)
     if event_weights is not None and columns.event_type is None:
         raise ValueError("event_weights: say which column holds the types of events, ColumnMap(event_type=...)")
@@ -305,10 +323,6 @@ def read_table(
         )
         skipped = skipped + dropped
         features.append(side_frame)
-    known = [name for side in features if side is not None for name in side.columns]
-    for name in text_columns:
-        if name not in known:
-            raise ValueError(f"text column {name!r}: no table of features has it; their columns are {known}")
     return Interactions.of(
         events,
         user_features=features[0],

@@ -505,3 +505,8 @@ def test_what_would_be_left_aside_is_refused() -> None:
 def test_columns_may_be_named_by_a_dict() -> None:
     renamed = EVENTS.rename({"user_id": "who"})
     assert read_table(renamed, {"user": "who"}).events.equals(read_table(EVENTS).events)
+
+
+def test_unknown_names_of_columns_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown \\['users'\\]"):
+        read_table(EVENTS, {"users": "who"})

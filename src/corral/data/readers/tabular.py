@@ -18,7 +18,7 @@ DEFAULT_COLUMNS = ColumnMap()
 def read(
     table: str | Path | Any,
     *,
-    columns: ColumnMap = DEFAULT_COLUMNS,
+    columns: ColumnMap | Mapping[str, str | None] = DEFAULT_COLUMNS,
     user_features: str | Path | Any | None = None,
     item_features: str | Path | Any | None = None,
     impressions: str | Path | Any | None = None,
@@ -47,14 +47,14 @@ def read(
             twice, by label and by table, or no row of a feature table is of a user (item) of the events.
         FileNotFoundError: there is no such file.
     """
-    text_columns = tuple(text_columns)
+    columns, text_columns = ColumnMap.of(columns), tuple(text_columns)
     features: dict[str, Any] = {"user_features": user_features, "item_features": item_features}
     events = read_table(
         table,
         columns,
         # Beside impressions they wait: features may be of what was only ever shown.
         **(features if impressions is None else {}),
-        text_columns=text_columns,
+        text_columns=text_columns if impressions is None else (),
         time_unit=time_unit,
         licence=licence,
         skip_bad_rows=skip_bad_rows,
