@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def continued_settings(earlier: Path, epochs: int, overrides: Sequence[str]) -> 
     then = read_settings(earlier)
     fewer = [f"{stage}.epochs={epochs}" for stage in watchable(then)]
     source = str(earlier / SETTINGS_FILE)
-    now = load_settings(dump_settings(then), source, (*fewer, f"continues={earlier}", *overrides))
+    now = load_settings(dump_settings(then), source, (*fewer, f"continues={json.dumps(str(earlier))}", *overrides))
     for name in ("valid_from", "test_from"):
         fixed = getattr(now.split, name)
         if fixed is not None and fixed == getattr(then.split, name):

@@ -23,6 +23,9 @@ from corral.data.json_file import read_json
 from corral.data.vocabulary import UNKNOWN, Vocabulary
 from corral.settings import Settings, dump_settings, watchable
 
+# Directories that training makes.
+_OF_A_RUN = frozenset({"bundle", "evaluation", "retriever", "ranker", "together"})
+
 
 def knows_user(run: Path, user: int | str) -> bool:
     """Whether the bundle of a run holds a user's id.
@@ -69,11 +72,27 @@ def forget_in_run(run: Path, dataset: Path, *, quiet: bool = False) -> None:
                     target = files.directory / log.relative_to(run)
                     target.parent.mkdir(exist_ok=True)
                     shutil.copyfile(log, target)
+                carry_over(run, files.directory)
                 (files.directory / CONTINUATION_FILE).unlink()
                 write_text(files.directory / SETTINGS_FILE, dump_settings(kept))
                 os.sync()
         except ValueError as error:
             raise ValueError(f"{run}: cannot forget: {error}; delete the run and train anew") from error
+
+
+def carry_over(run: Path, made: Path) -> None:
+    """Links what lies in a run's directory without being of the run (its data set, a server's events) into another.
+
+    Links, so that a server goes on with the files that it has open.
+    """
+    for path in run.iterdir():
+        if path.is_dir() and path.name not in _OF_A_RUN and not (made / path.name).exists():
+            shutil.copytree(path, made / path.name, copy_function=os.link)
+    for path in run.rglob("*.sqlite*"):
+        target = made / path.relative_to(run)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
 
 
 def _with_times_of_split(settings: Settings, protocol: dict[str, object]) -> Settings:

@@ -21,7 +21,7 @@ def given_ids(text: str, vocabulary: Vocabulary, what: str, option: str) -> list
         ValueError: naming the file and line, or the id.
     """
     if not text.startswith("@"):
-        return [vocabulary.parse(part, what) for part in text.split(",") if part]
+        return [vocabulary.parse(part.strip(), what) for part in text.split(",") if part.strip()]
     path = Path(text[1:])
     if not path.is_file():
         raise FileNotFoundError(f"{option} {text}: {path}: no such file")

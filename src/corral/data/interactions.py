@@ -180,7 +180,7 @@ class Interactions:
         total, text_columns = skipped or SkippedRows(), tuple(text_columns)
         known = [name for side in (user_features, item_features) if side is not None for name in side.columns]
         for name in text_columns:
-            if name not in known:
+            if known and name not in known:
                 raise ValueError(f"text column {name!r}: no table of features has it; their columns are {known}")
         if "timestamp" not in events.columns:
             time_unit = "order"

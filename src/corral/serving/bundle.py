@@ -41,6 +41,7 @@ from corral.serving.serving_tables import ServingTables
 from corral.serving.table_bundle import read_tables, write_tables
 
 SETTINGS_FILE = "settings.json"
+_EVERY_BUNDLE = "retriever.safetensors"
 
 # Builds a part from its spec and the tables; given by the caller, because names become classes only in cli.
 Builder = Callable[[ModuleSpec, ServingTables], nn.Module]
@@ -87,7 +88,8 @@ def save_bundle(
             raise ValueError(f"settings of the {name} cannot be written as JSON: {error}") from error
         if same != _listed(settings["parts"][name]):
             raise ValueError(f"settings of the {name} change when written as JSON: use text keys")
-    with atomic_directory(path, overwrite=overwrite, marker=MANIFEST_FILE) as files:
+    # Not the manifest: the directory of a run has one, too.
+    with atomic_directory(path, overwrite=overwrite, marker=_EVERY_BUNDLE) as files:
         settings["tables"] = write_tables(files, recommender.tables)
         for name, module in modules.items():
             # clones, because safetensors refuses tied weights; they are tied again by the module itself
@@ -101,7 +103,7 @@ def save_bundle(
 
 def is_bundle(path: Path) -> bool:
     """Whether there is a bundle, whole or damaged: its manifest tells, or the weights that every bundle has."""
-    return any((path / name).is_file() for name in (MANIFEST_FILE, "retriever.safetensors"))
+    return any((path / name).is_file() for name in (MANIFEST_FILE, _EVERY_BUNDLE))
 
 
 def load_bundle(path: Path, build: Builder, device: torch.device | str = "cpu") -> TwoStageRecommender:

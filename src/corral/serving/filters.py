@@ -60,7 +60,7 @@ class GivenHistories:
             for user, one in enumerate(histories):
                 if isinstance(one, str | bytes) or not (one is None or hasattr(one, "__len__")):
                     raise ValueError(f"{what}[{user}]: need a list of item ids, or None, got {one!r}")
-            given = [() if one is None else one for one in histories]
+            given = [() if one is None else list(one) for one in histories]
         self.unknown: dict[int, list[Any]] = {}
         if not any(map(len, given)):  # as most requests are
             self.ignored = self.lengths = np.zeros(n_users, dtype=np.int64)

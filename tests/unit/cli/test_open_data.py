@@ -9,8 +9,10 @@ import pytest
 
 from corral.cli import open_data as module
 from corral.cli.data_roots import dataset_path
+from corral.cli.given_ids import given_ids
 from corral.cli.open_data import cache_path, open_data
 from corral.data.interactions import Interactions
+from corral.data.vocabulary import Vocabulary
 from corral.settings import DataSettings
 
 
@@ -96,3 +98,8 @@ def test_a_folder_of_raw_files_called_as_the_data_set_does_not_hide_it(
     (tmp_path / "shop" / "header.json").write_text("{}")
     assert dataset_path("shop", Path("data")) == Path("shop")
     assert dataset_path("nowhere", Path("data")) == Path("nowhere")
+
+
+def test_blanks_after_commas_are_no_part_of_ids() -> None:
+    vocabulary = Vocabulary.of(pl.Series(["a", "b"]))
+    assert given_ids("a, b ,", vocabulary, "item", "--deny") == ["a", "b"]

@@ -366,3 +366,14 @@ def test_killed_writer_leaves_one_whole_bundle(system: SmallSystem, tmp_path: Pa
         seen.add(name)
         assert_same_answers(old if name == "small" else other, load_bundle(path, system.build))
     assert seen == {"small", "new"}
+
+
+def test_a_run_is_no_bundle_to_replace(tmp_path: Path, system: SmallSystem) -> None:
+    """The directory of a run holds a manifest, too, and all that was trained."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "manifest.json").write_text("{}")
+    (run / "settings.yaml").write_text("seed: 0")
+    with pytest.raises(FileExistsError, match="not ours to replace"):
+        save_bundle(run, system.recommender(), data_name="made up", data_hash="0")
+    assert sorted(path.name for path in run.iterdir()) == ["manifest.json", "settings.yaml"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -446,3 +447,13 @@ def test_scores_of_popular_items_say_whose_they_are(system: SmallSystem) -> None
     ):
         answer = system.recommender(serve_by=stage).recommend(["nobody"], 3, explain=True)
         assert list(score_columns(answer, 0)) == names
+
+
+def test_histories_may_be_columns_with_an_index_of_their_own(system: SmallSystem) -> None:
+    items = system.tables.items.ids.to_pylist()
+    listed = [items[1], "gone", items[2]]
+    column = pd.Series(listed, index=[7, 0, 3])
+    recommender = system.recommender()
+    one, other = (recommender.recommend(["nobody"], 3, history=[given]) for given in (listed, column))
+    assert one.item_ids == other.item_ids
+    assert one.ignored_history.tolist() == other.ignored_history.tolist() == [1]
