@@ -133,13 +133,13 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     if raw.is_empty():
         raise ValueError(f"{loaded.source}: no events: the table has no rows")
     problems = Problems(loaded.source, loaded.line_of, names, may_skip=False)
-    events, _ = check_rows(raw, problems, False, loaded.is_text, weights, unit, fixed_unit=True)
-    refuse_unlike(events["timestamp"], dataset.events.time, unit, problems)
     ids = [
         check_ids_like(raw[key], key, problems, vocabulary.id_type, loaded.is_text, may_be_new=True)
         for key, vocabulary in zip(ID_COLUMNS, (dataset.users, dataset.items), strict=True)
     ]
-    events, _ = problems.settle(events.with_columns(ids), skip_bad_rows=False)
+    raw = raw.with_columns(ids)
+    events, _ = check_rows(raw, problems, False, event_weights=weights, time_unit=unit, fixed_unit=True)
+    refuse_unlike(events["timestamp"], dataset.events.time, unit, problems)
     return events, loaded
 
 

@@ -33,7 +33,7 @@ def check_events(
     Args:
         frame: columns user_id and item_id, optional timestamp, value (rating, quantity, ...), part (given
             split), label (1 clicked, 0 shown and not clicked), weight (>= 0) and event_type; others are left out.
-            Without timestamp the row order becomes the time.
+            Without timestamp the row order becomes the time; among equal times it is kept.
         source: the file's name, for messages.
         line_offset: row i (from 0) is line ``i + line_offset`` of the file (2 for a CSV with a header), or
             ``line_offset(i)`` if callable; None for frames.
@@ -71,10 +71,15 @@ def check_rows(
     time_unit: str = "seconds",
     fixed_unit: bool = False,
 ) -> tuple[pl.DataFrame, SkippedRows]:
-    """Checks and types some rows of a table of events, as ``check_events`` does; they may all be bad."""
+    """Checks and types some rows of a table of events, as ``check_events`` does; they may all be bad.
+
+    Where times are rounded down, the rows come sorted by what they were: of events within one unit, the order is kept.
+    """
+    order: pl.Series | None = None
     columns = [check_ids(frame[column], column, problems, text) for column in ID_COLUMNS]
     if "timestamp" in frame.columns:
-        columns.append(check_time(frame["timestamp"], problems, time_unit, fixed_unit))
+        times, order = check_time(frame["timestamp"], problems, time_unit, fixed_unit)
+        columns.append(times)
     else:
         columns.append(pl.int_range(len(frame), dtype=pl.Int64, eager=True).alias("timestamp"))
     if "value" in frame.columns:
@@ -92,7 +97,11 @@ def check_rows(
         columns.append(_weights_of_types(frame["event_type"], event_weights, problems))
     elif "weight" in frame.columns:
         columns.append(_check_weight(frame["weight"], problems))
-    return problems.settle(pl.DataFrame(columns), skip_bad_rows)
+    checked = pl.DataFrame(columns)
+    if order is None:
+        return problems.settle(checked, skip_bad_rows)
+    checked, skipped = problems.settle(checked.with_columns(order.alias("order")), skip_bad_rows)
+    return checked.sort("order", maintain_order=True).drop("order"), skipped
 
 
 def check_features(

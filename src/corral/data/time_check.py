@@ -25,8 +25,10 @@ _UNCLEAR = "which number is the day and which the month cannot be told: write da
 _FAR_BACK, FAR_ON = 20, 100
 
 
-def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit: bool = False) -> pl.Series:
-    """Times as Int64 >= 0 in ``time_unit``, null where bad (and then noted in ``problems``).
+def check_time(
+    values: pl.Series, problems: Problems, time_unit: str, fixed_unit: bool = False
+) -> tuple[pl.Series, pl.Series | None]:
+    """Times as Int64 >= 0 in ``time_unit``, null where bad (and then noted in ``problems``); and what was rounded.
 
     Whole numbers stay as they are, fractions are rounded down, dates (UTC where they name no zone) become what
     passed since 1970, rounded down to whole units. Text is what most of its cells are, numbers or dates (year first).
@@ -38,6 +40,9 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
         time_unit: one of ``TIME_UNITS``.
         fixed_unit: it is that of a data set which is there already, and cannot be chosen.
 
+    Returns:
+        The times; and, where any was rounded down, what tells the order within a unit: all of them as they were given.
+
     Raises:
         ValueError: the column is neither; dates where the unit is "order"; most dates have the year last; or most of
             the numbers are, in that unit, of the year 3000 or later.
@@ -48,11 +53,11 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
         values = pl.Series(values.name, [None if is_missing(v) else str(v) for v in values], dtype=pl.String)
         dtype = values.dtype
     reason = "not a time: expected a number"
-    dates = None
+    dates = fractions = None
     if dtype.is_integer():
         times = values if dtype == pl.Int64 else values.cast(pl.Int64, strict=False)
     elif dtype.is_float() or dtype.is_decimal():
-        times = _floor(values)
+        times, fractions = _floor(values), values.cast(pl.Float64)
         reason = "not a finite time"
         limit = exact_limit(dtype)
         inexact = times.is_not_null() & (times.abs() >= limit)
@@ -60,13 +65,13 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
     elif isinstance(dtype, pl.Datetime | pl.Date):
         dates = values.cast(pl.Datetime("us")) if dtype == pl.Date else values
     elif dtype == pl.String:
-        times, dates, reason = _of_text(values, problems)
+        times, fractions, dates, reason = _of_text(values, problems)
     elif dtype == pl.Null:
         times = values.cast(pl.Int64)
     else:
         raise ValueError(f"{_place(problems)} has type {dtype}: times are numbers or dates; cast it")
     if dates is not None:
-        times = _since_1970(dates, time_unit, problems)
+        times, fractions = _since_1970(dates, time_unit, problems)
     if times.null_count():
         problems.add(values.is_null(), "timestamp", values, "missing time")
         problems.add(values.is_not_null() & times.is_null(), "timestamp", values, reason)
@@ -78,7 +83,9 @@ def check_time(values: pl.Series, problems: Problems, time_unit: str, fixed_unit
             _refuse_far(times, time_unit, problems, fixed_unit)
         far = times >= math.ceil(_start_of(LAST_YEAR) / SECONDS[time_unit])
         problems.add(far, "timestamp", values, f"in {time_unit} since 1970 this is the year {LAST_YEAR} or later")
-    return times.alias("timestamp")
+    if fractions is not None and not (fractions != times).any():
+        fractions = None
+    return times.alias("timestamp"), fractions
 
 
 def refuse_unlike(new: pl.Series, old: np.ndarray, time_unit: str, problems: Problems) -> None:
@@ -134,18 +141,21 @@ def _refuse_far(times: pl.Series, time_unit: str, problems: Problems, fixed_unit
     raise ValueError(f"{_place(problems)}: {middle} {time_unit} is the year {_year(middle * scale)}: {advice}")
 
 
-def _of_text(text: pl.Series, problems: Problems) -> tuple[pl.Series, pl.Series | None, str]:
+def _of_text(text: pl.Series, problems: Problems) -> tuple[pl.Series, pl.Series | None, pl.Series | None, str]:
     """What most cells are: numbers, or else dates.
 
     Returns:
-        The numbers; the dates, None where the column is one of numbers; and what is wrong with a cell that is null.
+        The numbers; the same with their fractions, None where none has any; the dates, None where the column is one of
+        numbers; and what is wrong with a cell that is null.
     """
-    numbers = text.cast(pl.Int64, strict=False)
+    numbers, fractions = text.cast(pl.Int64, strict=False), None
     if numbers.null_count():
-        numbers = numbers.zip_with(numbers.is_not_null(), _floor(text.cast(pl.Float64, strict=False)))
+        fractions = text.cast(pl.Float64, strict=False)
+        numbers = numbers.zip_with(numbers.is_not_null(), _floor(fractions))
     count = numbers.count()
     if 2 * count >= text.count() > 0:
-        return numbers, None, "not a time: expected a number, as most are; dates are read where most are dates"
+        reason = "not a time: expected a number, as most are; dates are read where most are dates"
+        return numbers, fractions, None, reason
     # Elsewhere polars takes the day to come before the month.
     year_first = text.str.contains(_YEAR_FIRST)
     dates = _dates_of_text(text.set(~year_first, None))
@@ -154,8 +164,8 @@ def _of_text(text: pl.Series, problems: Problems) -> tuple[pl.Series, pl.Series 
         raise ValueError(f"{_place(problems)}: {text.filter(unclear)[0]!r}: {_UNCLEAR}")
     problems.add(unclear, "timestamp", text, _UNCLEAR)
     if dates.count() > count:
-        return numbers, dates, "not a time: expected a date such as 2011-12-09 12:50:00, as most are"
-    return numbers, None, "not a time: expected a number, or a date such as 2011-12-09 12:50:00"
+        return numbers, fractions, dates, "not a time: expected a date such as 2011-12-09 12:50:00, as most are"
+    return numbers, fractions, None, "not a time: expected a number, or a date such as 2011-12-09 12:50:00"
 
 
 def _dates_of_text(text: pl.Series) -> pl.Series:
@@ -168,13 +178,15 @@ def _dates_of_text(text: pl.Series) -> pl.Series:
     return without.zip_with(without.is_not_null(), with_zone)
 
 
-def _since_1970(dates: pl.Series, time_unit: str, problems: Problems) -> pl.Series:
+def _since_1970(dates: pl.Series, time_unit: str, problems: Problems) -> tuple[pl.Series, pl.Series]:
+    """Whole units, and units with their fractions."""
     if time_unit not in SECONDS:
         raise ValueError(
             f"{_place(problems)} holds dates, and time_unit {time_unit!r} says that there are no times: "
             f"give one of {', '.join(SECONDS)}"
         )
-    return dates.dt.epoch("us") // round(SECONDS[time_unit] * 1_000_000)
+    microseconds, unit = dates.dt.epoch("us"), round(SECONDS[time_unit] * 1_000_000)
+    return microseconds // unit, microseconds / unit
 
 
 def _floor(values: pl.Series) -> pl.Series:

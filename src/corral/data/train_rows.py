@@ -65,3 +65,19 @@ class TrainRows:
             return self.listed[1].take(at, mode="clip")
         # Events of one time are all of one part.
         return at - self.events.ties[rows] if self.rule is HistoryRule.STRICT else at
+
+    def most_at_once(self) -> np.ndarray:
+        """How many train events of each user row lie at most in one run whose events may not see each other [U], int64.
+
+        1: every event may see the one before it; 0: no train event.
+        """
+        size = np.diff(self.start)
+        most = np.minimum(size, 1)
+        if self.rule is not HistoryRule.STRICT:
+            return most
+        for part in chunks(len(self)):
+            at = np.arange(part.start, part.stop)
+            user = np.searchsorted(self.start, at, side="right") - 1
+            rows = self.rows(user, at[:, None])
+            np.maximum.at(most, user, at + 1 - self.ends(at[:, None], rows)[:, 0])
+        return most

@@ -167,6 +167,14 @@ def test_dates_come_in_the_unit_of_the_data_set(tmp_path: Path, unit: str, wante
         assert append_events(tmp_path / name, new).events.time.tolist()[-1] == wanted
 
 
+def test_the_order_within_a_second_is_kept(tmp_path: Path) -> None:
+    old = pl.DataFrame({"user_id": [1, 1, 1], "item_id": [7, 8, 9], "timestamp": [NOVEMBER] * 3})
+    Dataset.write(tmp_path / "data", tabular.read(old))
+    new = pl.DataFrame({"user_id": [1, 1], "item_id": [9, 7], "timestamp": [NOVEMBER + 60.5, NOVEMBER + 60.25]})
+    data = append_events(tmp_path / "data", new)
+    assert data.items.external(data.events.item) == [7, 8, 9, 7, 9]
+
+
 @pytest.mark.parametrize(
     ("unit", "old", "new", "message"),
     [

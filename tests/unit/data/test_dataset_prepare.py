@@ -327,6 +327,16 @@ def test_dates_in_the_unit_that_was_named(tmp_path: Path) -> None:
         prepare_dataset(tmp_path / "wrong", parts(numbers))
 
 
+def test_the_order_within_a_second_is_kept_from_file_to_file(tmp_path: Path) -> None:
+    """The newest first; no second lies in two files."""
+    newest = pl.datetime(2023, 11, 14, 12) - pl.duration(milliseconds=pl.int_range(40) * 200)
+    dates = log(40).with_columns(who=pl.lit(1), when=newest, clicked=pl.lit(1))
+    prepared = prepare_dataset(tmp_path / "d", parts(write_files(tmp_path / "many", dates, 21)))
+    one = Dataset.write(tmp_path / "one", tabular.read(dates, columns=COLUMNS))
+    assert prepared.items.external(prepared.events.item) == dates["what"].reverse().to_list()
+    assert one.items.external(one.events.item) == dates["what"].reverse().to_list()
+
+
 def test_files_sorted_by_user_make_the_same_data_set(tmp_path: Path) -> None:
     """Where times do not tie, the order of the rows is not in the data set: nor can it be in a training."""
     frame = log(300).with_columns(when=pl.int_range(300).shuffle(seed=1))

@@ -152,6 +152,28 @@ def test_times(times: list, expected: list[int]) -> None:
     assert read.events["timestamp"].dtype == pl.Int64
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        [12.9, 12.25, 12.0, 11.5],
+        ["12.9", "12.25", "12", "11.5"],
+        pl.Series(["12.9", "12.25", "12", "11.5"]).str.to_decimal(scale=2),
+        [datetime.datetime(1970, 1, 1, 0, 0, second, micro) for second, micro in ((12, 9), (12, 8), (12, 0), (11, 1))],
+        [f"1970-01-01 00:00:{text}" for text in ("12.9", "12.25", "12.0", "11.5")],
+    ],
+)
+def test_the_order_within_a_second_is_kept(times: list) -> None:
+    """Exports are often the newest first; what is rounded down still says what came before what."""
+    rows = pl.DataFrame({"user_id": [1] * 4, "item_id": [4, 3, 2, 1], "timestamp": times})
+    read = read_table(rows)
+    assert read.events["item_id"].to_list() == [1, 2, 3, 4]
+    assert read.events["timestamp"].to_list() == [11, 12, 12, 12]
+    bad = pl.concat([rows.with_columns(pl.col("timestamp").shuffle(seed=0)), rows.with_columns(timestamp=None)])
+    skipped = read_table(bad, skip_bad_rows=True)
+    assert skipped.skipped.count == 4
+    assert len(skipped.events) == 4
+
+
 def test_encoding(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_bytes("user_id,item_id,timestamp\nJosé,1,1\n".encode("latin-1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from small_logs import RULES, Event, event_lists, may_see, plain_rows, small_dat
 
 from corral.data.batches import SequenceBatch
 from corral.data.sequence_loader import SequenceLoader
-from corral.data.split import Part
+from corral.data.split import Part, time_cut
 
 FIELDS = ("user", "items", "event", "time", "query_index", "target_mask")
 
@@ -44,6 +45,7 @@ def test_windows(rule: str, events: list[Event], length: int, batch_size: int, e
     rows = plain_rows(dataset, split)
     train = split.rows(Part.TRAIN).tolist()
     seen: Counter[int] = Counter()
+    targets: Counter[int] = Counter()
     for batch in SequenceLoader(dataset, split, length=length, batch_size=batch_size, seed=7).epoch(epoch):
         assert len(batch) <= batch_size
         width = batch.items.shape[1]
@@ -53,23 +55,62 @@ def test_windows(rule: str, events: list[Event], length: int, batch_size: int, e
             mine = [event for event in train if rows[event].user == user]
             window = [event for event in batch.event[b].tolist() if event >= 0]
             pad = width - len(window)
-            first = mine.index(window[0])
-            assert mine[first : first + len(window)] == window, "neighbours among the user's train events"
+            chosen = [mine.index(event) for event in window]
+            gaps = [at for at in range(1, len(chosen)) if chosen[at] != chosen[at - 1] + 1]
+            assert len(gaps) <= 1, "neighbours among the user's train events"
+            for gap in gaps:  # a piece of a basket behind the events before that basket
+                between = range(chosen[gap - 1] + 1, chosen[gap] + 1)
+                assert len({rows[mine[at]].time for at in between}) == 1
+                assert not may_see(rows, split, mine[between[0]], mine[between[-1]])
+                assert not batch.target_mask[b, : pad + gap].any()
             assert batch.event[b].tolist() == [-1] * pad + window
             assert batch.items[b].tolist() == [0] * pad + [rows[event].item for event in window]
             assert batch.time[b].tolist() == [0] * pad + [rows[event].time for event in window]
             assert not batch.target_mask[b, :pad].any()
             seen.update(window)
             for slot, event in enumerate(window, start=pad):
-                # How many of the user's train events it may see, and how many of them lie before the window.
-                before = sum(may_see(rows, split, other, event) for other in mine)
-                inside = before - first
-                is_target = first == 0 or inside > 0
-                assert bool(batch.target_mask[b, slot]) == is_target
-                if is_target:
-                    assert int(batch.query_index[b, slot]) == pad + inside
+                if not batch.target_mask[b, slot]:
+                    continue
+                targets[event] += 1
+                # Its query is the window's last event that it may see; and it is the last one of all.
+                allowed = [other for other in mine if may_see(rows, split, other, event)]
+                inside = [other for other in window if other in allowed]
+                assert inside[-1:] == allowed[-1:]
+                assert int(batch.query_index[b, slot]) == pad + len(inside)
+                assert window[: len(inside)] == inside
         assert ((batch.query_index >= 0) & (batch.query_index <= width)).all()
-    assert seen == Counter(train), "every train event in one slot"
+    assert set(seen) == set(train), "every train event in a slot"
+    for user in {rows[event].user for event in train}:
+        mine = [event for event in train if rows[event].user == user]
+        tied = any(not may_see(rows, split, one, other) for one, other in pairwise(mine))
+        times = [targets[event] for event in mine]
+        if tied or len(mine) <= length:
+            assert times == [1] * len(mine), "every event of a user with baskets is a target once"
+        else:
+            assert [seen[event] for event in mine] == [1] * len(mine), "windows do not overlap"
+            assert max(times) == 1
+            assert len(mine) - sum(times) <= -(-len(mine) // length), "all but the first of later windows"
+
+
+def test_late_in_a_basket() -> None:
+    """Baskets of 3 and of 40 in windows of 10: every event is predicted in every epoch, from at least three."""
+    events = [(0, at % 11, at // 3, 0) for at in range(30)]
+    events += [(0, at % 13, 100, 0) for at in range(40)] + [(0, at, 200 + at, 0) for at in range(5)]
+    dataset = small_dataset(events)
+    split = time_cut(dataset, valid_from=203, test_from=204)
+    loader = SequenceLoader(dataset, split, length=10, batch_size=4, seed=0)
+    in_large = set(range(30, 70))
+    for epoch in range(5):
+        predicted: list[int] = []
+        for batch in loader.epoch(epoch):
+            predicted += batch.event[batch.target_mask].tolist()
+            for b, slot in batch.target_mask.nonzero().tolist():
+                if int(batch.event[b, slot]) in in_large:
+                    history = batch.event[b, : batch.query_index[b, slot]]
+                    history = history[history >= 0]
+                    assert 3 <= len(history) <= 9
+                    assert history.tolist() == list(range(30 - len(history), 30)), "the events before the basket"
+        assert sorted(predicted) == list(range(73))
 
 
 @given(events=event_lists(min_size=5, max_size=60), batch_size=st.integers(1, 5), epoch=st.integers(0, 2))

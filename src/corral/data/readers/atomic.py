@@ -78,12 +78,10 @@ def read(
         frames.append(frame)
     every = pl.concat(frames)
     names = columns.present()
-    checked, _ = check_events(
-        every.drop("label", strict=False), source=str(files[0][1]), text=True, names=names, time_unit=time_unit
-    )
+    checked, _ = check_events(every, source=str(files[0][1]), text=True, names=names, time_unit=time_unit)
     impressions = None
-    if "label" in every.columns:
-        clicked = every["label"] == 1
+    if "label" in checked.columns:
+        clicked, checked = checked["label"] == 1, checked.drop("label")
         checked, impressions = checked.filter(clicked), checked.filter(~clicked)
         if checked.is_empty():
             raise ValueError(f"{files[0][1]}: no row has the label 1")

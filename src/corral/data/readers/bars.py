@@ -17,10 +17,11 @@ from pathlib import Path
 
 import polars as pl
 
-from corral.data.event_check import check_events
+from corral.data.event_check import ID_COLUMNS, check_events
+from corral.data.id_check import check_ids
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.readers.delimited import DelimitedTable, folder_of, needed_file, read_delimited
-from corral.data.skipped_rows import SkippedRows
+from corral.data.skipped_rows import Problems, SkippedRows
 
 PARTS = ("train", "valid", "test")
 SEQUENCE_SEPARATOR = "^"
@@ -75,16 +76,20 @@ def read(
         frames.append(table.frame.with_columns(part=pl.lit(part, dtype=pl.Int8)))
     every = pl.concat(frames)
     events, _ = check_events(
-        every.select([*(pl.col(column).alias(name) for name, column in wanted.items() if name != "label"), "part"]),
+        every.select(*(pl.col(column).alias(name) for name, column in wanted.items()), "part"),
         source=str(folder),
         text=True,
         names=wanted,
         time_unit=time_unit,
     )
-    clicked = every[columns.label] == 1
+    clicked = events["label"] == 1
     if not clicked.any():
         raise ValueError(f"{folder}: no row has the label 1")
-    features = every.drop("part", *wanted.values()).with_columns(events["user_id"], events["item_id"])
+    events = events.drop("label")
+    # Of the rows as they stand: those of events may have been sorted.
+    problems = Problems(str(folder), None, wanted)
+    ids = [check_ids(every[wanted[key]], key, problems, text=True) for key in ID_COLUMNS]
+    features = every.drop("part", *wanted.values()).with_columns(ids)
     users, items, left = _sides(features, folder, user_columns, item_columns)
     interactions = Interactions.of(
         events.filter(clicked),
