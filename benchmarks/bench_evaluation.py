@@ -66,7 +66,7 @@ class RandomTargets:
         """As ``Targets.batch``."""
         row = torch.from_numpy(index)
         query = Query(row + 2, row, self.history[row], row)
-        return TargetBatch(query, self.history[row], self.target[row], torch.arange(len(row)), index)
+        return TargetBatch(query, self.history[row], self.target[row], torch.arange(len(row)), index, self.history[row])
 
     def encode_queries(self, query: Query) -> Tensor:
         """As a retriever."""

@@ -15,6 +15,9 @@ from corral.data.history import HistoryIndex, HistoryRule
 from corral.data.order_statistic import CHUNK_ROWS
 from corral.data.split import Part, Split
 
+# What users had before is described by so many of their events, however few of them a model reads.
+DESCRIBED_EVENTS = 200
+
 
 @dataclass(frozen=True)
 class TargetBatch:
@@ -26,6 +29,8 @@ class TargetBatch:
         item: target items of all queries, one after the other [nnz], int64.
         owner: the query (0..B-1) that each target belongs to [nnz], int64.
         index: positions of the queries in the Targets [B].
+        had: the last items before each query [B, D], int64, 0-padded at the front, D at most ``DESCRIBED_EVENTS``:
+            whatever the model's history length, for figures that compare one system with another.
     """
 
     query: Query
@@ -33,6 +38,7 @@ class TargetBatch:
     item: Tensor
     owner: Tensor
     index: np.ndarray
+    had: Tensor
 
 
 @dataclass(frozen=True)
@@ -85,14 +91,16 @@ class Targets:
         query = Query(
             torch.from_numpy(user), torch.from_numpy(self.event[index]), history, torch.from_numpy(self.time[index])
         )
+        before = self.histories.offsets[user]
         last = self.histories.offsets[user + 1] if self.later_too else end
-        longest = 0 if self.repeats else int((last - self.histories.offsets[user]).max(initial=0))
+        longest = 0 if self.repeats else int((last - before).max(initial=0))
         return TargetBatch(
             query,
             self.histories.gather(user, last, longest),
             torch.from_numpy(self.items[np.repeat(self.offsets[index], counts) + within]),
             torch.from_numpy(owner),
             index,
+            self.histories.gather(user, end, min(DESCRIBED_EVENTS, int((end - before).max(initial=0)))),
         )
 
     def sample(self, queries: int, seed: int) -> Targets:

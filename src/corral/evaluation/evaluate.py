@@ -97,7 +97,7 @@ def evaluate(
         if oracle_retriever and ranker is not None:
             batch.judge_oracle_retriever(funnel)
         if statistics is not None:
-            batch.values.update(statistics.update(lists[served], scored.query.history))
+            batch.values.update(statistics.update(lists[served], scored.batch.had))
         collected.add(batch, user_counts)
     arrays = collected.targets()
     groups = None

@@ -1,6 +1,6 @@
 """What the lists are made of, whoever likes them: coverage, concentration, novelty, popularity bias.
 
-Shape letters: B queries, T list length, M item rows (rows 0 and 1 included), L history length.
+Shape letters: B queries, T list length, M item rows (rows 0 and 1 included), D events before a query.
 """
 
 from __future__ import annotations
@@ -96,25 +96,25 @@ class ListStatistics:
         self._information = torch.from_numpy(self_information(counts, in_catalogue))
         self._percentile = torch.from_numpy(popularity_percentile(counts, in_catalogue))
 
-    def update(self, items: Tensor, history: Tensor) -> dict[str, Tensor]:
+    def update(self, items: Tensor, had: Tensor) -> dict[str, Tensor]:
         """Counts the first k of each list.
 
         Args:
             items: lists [B, T], best first, 0 = padding.
-            history: what the users had before [B, L], 0 = padding.
+            had: what the users had before [B, D], 0 = padding.
 
         Returns:
             Of each query [B] float64: ``novelty@k`` (mean bits), ``popularity@k`` and ``history_popularity``
             (mean percentile) and their difference ``popularity_bias@k``; NaN where there is nothing to mean.
         """
-        items, history = items[:, : self.k].cpu(), history.cpu()
+        items, had = items[:, : self.k].cpu(), had.cpu()
         self._exposures += torch.bincount(items.reshape(-1), minlength=len(self._exposures)).numpy()
-        shown, had = self._percentile[items].nanmean(dim=1), self._percentile[history].nanmean(dim=1)
+        shown, before = self._percentile[items].nanmean(dim=1), self._percentile[had].nanmean(dim=1)
         return {
             f"novelty@{self.k}": self._information[items].nanmean(dim=1),
             f"popularity@{self.k}": shown,
-            "history_popularity": had,
-            f"popularity_bias@{self.k}": shown - had,
+            "history_popularity": before,
+            f"popularity_bias@{self.k}": shown - before,
         }
 
     def summary(self) -> dict[str, float]:

@@ -38,7 +38,7 @@ class QueryResults:
             self._sums[name] = self._sums.get(name, 0.0) + float(known.sum())
             self._counts[name] = self._counts.get(name, 0) + len(known)
         query = scored.query
-        user, length = query.user.cpu().numpy(), (query.history != 0).sum(dim=1).cpu().numpy()
+        user, length = query.user.cpu().numpy(), (scored.batch.had != 0).sum(dim=1).numpy()
         cold = length == 0 if user_counts is None else (user < 2) | (user_counts[user] == 0)
         columns = {
             "user": user,

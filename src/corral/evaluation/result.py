@@ -35,7 +35,7 @@ class Evaluation:
         per_query: the same metrics of each query, float32 [Q], in the order of the targets; NaN where a
             query has none (an order given candidates that hold no target).
         queries: of each query [Q]: ``user`` and ``event`` rows, ``time``, ``targets`` (how many),
-            ``history`` (length the models saw), ``cold_user`` (bool).
+            ``history`` (events before it, 200 at most), ``cold_user`` (bool).
         targets: of each target [n], queries in order: ``query`` (0..Q-1), ``item`` row, ``group`` (0 cold,
             1 tail, 2 mid, 3 head, -1 unknown) and its rank in each list (``retriever``, ``ranker``, ...:
             1 = first, 0 = not in it).

@@ -1,6 +1,6 @@
 """Slices: the same metrics for some of the users and some of the items.
 
-Users are sliced by how long a history the models saw, and into cold and known ones; a slice's metrics are
+Users are sliced by how many events they had before the query, and into cold and known ones; a slice's metrics are
 means over its queries. Items are sliced by popularity; a slice's metrics are means over its *targets*,
 because one basket may hold popular and rare items.
 """

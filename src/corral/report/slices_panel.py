@@ -10,7 +10,7 @@ from corral.report.number_text import count, decimal
 
 K = 10
 TITLES = {
-    "history length": "Users by how long a history the models saw",
+    "history length": "Users by how many events they had before",
     "user": "Cold users (nothing known before) and known ones",
     "item popularity": "Targets by popularity of the item",
 }
@@ -19,7 +19,7 @@ MEANINGS = {
     f"gini@{K}": "concentration of the exposures: 0 all items equally often, near 1 all lists alike",
     f"novelty@{K}": "mean surprise of the items shown, in bits: popular items have little",
     f"popularity@{K}": "mean popularity percentile of the items shown",
-    "history_popularity": "mean popularity percentile of what the users had before",
+    "history_popularity": "mean popularity percentile of what the users had before (their last 200 events)",
     f"popularity_bias@{K}": "the difference: above 0, lists are more popular than the users' own taste",
 }
 

@@ -86,6 +86,10 @@ def test_targets(rule: str, events: list[Event], length: int, repeats: bool, siz
         assert [query for batch in asked.batches(size) for query in read(batch)] == expected
         assert len(asked) == len(expected)
         assert asked.dropped_repeats == dropped
+        # What users had is told whatever the length of the queries' histories.
+        longer, _ = reference(dataset, split, part, 100, repeats)
+        had = [[item for item in row if item] for batch in asked.batches(size) for row in batch.had.tolist()]
+        assert had == [[item for item in query[3] if item] for query in longer]
         assert asked.offsets.tolist() == np.cumsum([0, *(len(query[2]) for query in expected)]).tolist()
 
 

@@ -45,6 +45,7 @@ class TableTargets:
             torch.tensor([item for row in lists for item in row], dtype=torch.int64),
             torch.tensor([i for i, row in enumerate(lists) for _ in row], dtype=torch.int64),
             index,
+            self.history[index],
         )
 
 
