@@ -19,6 +19,7 @@ from corral.cli.open_data import open_data
 from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_inputs import RankerInputs
+from corral.cli.start_notes import start_notes
 from corral.cli.target_check import check_labels, check_targets
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
@@ -116,14 +117,10 @@ class Experiment:
         if not (directory / run_files.BUNDLE).exists():
             _ = experiment.earlier
         run_files.begin(directory, settings, dataset.name, dataset.hash)
-        if split.warning and experiment.writes:
-            Console(stderr=True, soft_wrap=True).print(f"Note: {split.warning}", style="yellow")
-        if dataset.events.part is not None and settings.split.rule != "given" and experiment.writes:
-            Console(stderr=True, soft_wrap=True).print(
-                f"Note: the data bring a split of their own, which split.rule={settings.split.rule} leaves aside; "
-                "split.rule=given takes it",
-                style="yellow",
-            )
+        if experiment.writes:
+            console = Console(stderr=True, soft_wrap=True, highlight=False)
+            for note in start_notes(settings, dataset, split):
+                console.print(f"Note: {note}", style="yellow", markup=False)
         if settings.deterministic:
             build.be_deterministic()
         if settings.threads:
