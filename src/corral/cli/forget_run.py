@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from corral.cli.experiment import Experiment
@@ -18,7 +19,7 @@ from corral.cli.run_files import (
     read_settings,
     write_text,
 )
-from corral.data.atomic_directory import atomic_directory
+from corral.data.atomic_directory import atomic_directory, carry_over
 from corral.data.json_file import read_json
 from corral.data.vocabulary import UNKNOWN, Vocabulary
 from corral.settings import Settings, dump_settings, watchable
@@ -72,7 +73,7 @@ def forget_in_run(run: Path, dataset: Path, *, quiet: bool = False) -> None:
                     target = files.directory / log.relative_to(run)
                     target.parent.mkdir(exist_ok=True)
                     shutil.copyfile(log, target)
-                carry_over(run, files.directory)
+                carry_over(run, files.directory, not_of_a_run(run))
                 (files.directory / CONTINUATION_FILE).unlink()
                 write_text(files.directory / SETTINGS_FILE, dump_settings(kept))
                 os.sync()
@@ -80,19 +81,12 @@ def forget_in_run(run: Path, dataset: Path, *, quiet: bool = False) -> None:
             raise ValueError(f"{run}: cannot forget: {error}; delete the run and train anew") from error
 
 
-def carry_over(run: Path, made: Path) -> None:
-    """Links what lies in a run's directory without being of the run (its data set, a server's events) into another.
-
-    Links, so that a server goes on with the files that it has open.
-    """
-    for path in run.iterdir():
-        if path.is_dir() and path.name not in _OF_A_RUN and not (made / path.name).exists():
-            shutil.copytree(path, made / path.name, copy_function=os.link)
-    for path in run.rglob("*.sqlite*"):
-        target = made / path.relative_to(run)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target)
+def not_of_a_run(run: Path) -> Iterator[Path]:
+    """What lies in a run's directory without being of the run: its data set, a server's events."""
+    for path in run.rglob("*"):
+        top = path.relative_to(run).parts[0]
+        if ".sqlite" in path.name or ((run / top).is_dir() and top not in _OF_A_RUN):
+            yield path
 
 
 def _with_times_of_split(settings: Settings, protocol: dict[str, object]) -> Settings:

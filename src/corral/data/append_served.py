@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from corral.data.dataset import Dataset
-from corral.data.dataset_append import below, only_writer, refuse_unfit
+from corral.data.dataset_append import impressions_below, only_writer, refuse_unfit
 from corral.data.dataset_interactions import interactions_of
 from corral.data.dataset_write import Progress
 from corral.data.event_check import ID_COLUMNS
@@ -87,11 +87,7 @@ def append_served(
         if not len(new):
             return Served(dataset, *numbers)
         if old.impressions is not None:
-            # A list has no value, and counts as much as any other.
-            filled = {"value": 0.0, "weight": 1.0}
-            more = (name for name in filled if name in old.impressions.columns)
-            new = new.with_columns(pl.lit(filled[name], pl.Float32).alias(name) for name in more)
-            new = below(path, old.impressions, new)
+            new = impressions_below(old.impressions, new)
         interactions = replace(old, impressions=new, source=f"{old.source}, {Path(log).name}")
         return Served(Dataset.write(path, interactions, name=dataset.name, overwrite=True, progress=progress), *numbers)
 

@@ -11,7 +11,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,9 @@ class _HashedFile:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[DirectoryFiles]:
+def atomic_directory(
+    path: Path, *, overwrite: bool, marker: str, ours: Callable[[Path], Container[str]] | None = None
+) -> Iterator[DirectoryFiles]:
     """Fills a hidden sibling of ``path``, which takes its place when the block ends without an error.
 
     After an error or an interrupt (Ctrl-C) nothing is left; a killed process may leave the hidden sibling
@@ -154,6 +156,8 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
         path: the directory to make.
         overwrite: replace an existing one, in one step.
         marker: only a directory that holds a file of this name is ever replaced.
+        ours: the names of the files that a directory is made of, as relative paths: others are somebody's, and go on
+            in the new one; None: all are ours.
 
     Raises:
         FileExistsError: ``path`` exists and may not be replaced.
@@ -174,6 +178,9 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
         for directory in [temporary, *(entry for entry in temporary.iterdir() if entry.is_dir())]:
             _fsync_directory(directory)
         if overwrite and path.exists():
+            if ours is not None:
+                mine = ours(path)
+                carry_over(path, temporary, (name for name in path.rglob("*") if _name(name, path) not in mine))
             _exchange(temporary, path)
         else:
             # Fails if somebody made a directory with files there in the meantime.
@@ -188,6 +195,31 @@ def atomic_directory(path: Path, *, overwrite: bool, marker: str) -> Iterator[Di
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def carry_over(old: Path, new: Path, paths: Iterable[Path]) -> None:
+    """Files of an old directory in the new one, at the same places; what the new one has stays.
+
+    Hard links where the file system has them: who has a file open goes on with it.
+
+    Args:
+        old: the directory.
+        new: the other one.
+        paths: of files in ``old``; directories are left out.
+    """
+    for path in paths:
+        target = new / path.relative_to(old)
+        if (path.is_dir() and not path.is_symlink()) or os.path.lexists(target):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _name(path: Path, directory: Path) -> str:
+    return path.relative_to(directory).as_posix()
 
 
 def _locked_sibling(path: Path) -> tuple[Path, int | None]:

@@ -21,6 +21,9 @@ from corral.data.skipped_rows import Problems
 from corral.data.table_files import LoadedTable, load_table
 from corral.data.time_check import refuse_unlike
 
+# A served list has no value, and counts as much as any other.
+_OF_A_LIST = {"value": pl.lit(0.0, pl.Float32).alias("value"), "weight": pl.lit(1.0, pl.Float32).alias("weight")}
+
 
 class AlreadyThereError(ValueError):
     """All events that were to be appended are in the Dataset; where there were impressions alone, all of those."""
@@ -86,12 +89,12 @@ def append_events(
                     frame = with_new_rows(frame, block, key, vocabulary, given, name)
                 refuse_without_row(frame, key, new[key], loaded, name)
             features[key] = frame
-        impressions = shown if len(shown) else None
-        if old.impressions is not None:
-            impressions = below(path, old.impressions, shown)
+        impressions = old.impressions
+        if len(shown):
+            impressions = shown if impressions is None else impressions_below(impressions, shown)
         interactions = replace(
             old,
-            events=below(path, old.events, clicked),
+            events=_below(old.events, clicked),
             impressions=impressions,
             user_features=features["user_id"],
             item_features=features["item_id"],
@@ -143,11 +146,16 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     return events, loaded
 
 
-def below(path: Path, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """Old events, then new ones: the order that decides between equal times."""
-    if set(old.columns) != set(new.columns):
-        differing = ", ".join(sorted(set(old.columns) ^ set(new.columns)))
-        raise ValueError(f"{path}: its impressions and the new ones do not both have {differing}: build it again")
+def impressions_below(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Old impressions, then new ones. Served lists have no values and weights, a table of labelled rows may."""
+    for name, filled in _OF_A_LIST.items():
+        if (name in old.columns) != (name in new.columns):
+            old, new = (frame if name in frame.columns else frame.with_columns(filled) for frame in (old, new))
+    return _below(old, new)
+
+
+def _below(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """The order that decides between equal times."""
     return pl.concat([old, new.select(old.columns)])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corral.data.features import FeatureKind
+from corral.data.json_file import read_json
 
 FORMAT = "corral dataset"
 # Events without weights are written as before there were any, so that an older corral reads them too.
@@ -147,3 +148,13 @@ class DatasetHeader(_Strict):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise ValueError(f"{path}: damaged header: {where}: {first['msg']}: {advice}") from error
+
+
+def files_of_dataset(directory: Path) -> frozenset[str]:
+    """The names of the files that a Dataset directory is made of; what else lies there is not the Dataset's.
+
+    Raises:
+        ValueError: its header is damaged.
+    """
+    header = read_json(directory / HEADER_FILE, "delete the data set, or choose another place")
+    return frozenset((HEADER_FILE, *header.get("files", ())))

@@ -13,7 +13,7 @@ import numpy as np
 
 from corral.data.atomic_directory import DirectoryFiles, atomic_directory
 from corral.data.dataset import Dataset
-from corral.data.dataset_header import HEADER_FILE
+from corral.data.dataset_header import HEADER_FILE, files_of_dataset
 from corral.data.dataset_write import LogCounts, Progress, silent, write_header
 from corral.data.event_spill import EventSpill, user_ranges
 from corral.data.feature_fit import unrelated
@@ -73,7 +73,7 @@ def prepare_dataset(
     """
     path, report = Path(path), progress or silent
     filters = Filters(min_user_events, min_item_events, iterate)
-    with atomic_directory(path, overwrite=overwrite, marker=HEADER_FILE) as files:
+    with atomic_directory(path, overwrite=overwrite, marker=HEADER_FILE, ours=files_of_dataset) as files:
         folder = files.directory / "spill"
         folder.mkdir()
         # Reading needs no features: they are not sent along.

@@ -19,6 +19,7 @@ from corral.data.dataset_header import (
     Counts,
     DatasetHeader,
     FeatureEntry,
+    files_of_dataset,
 )
 from corral.data.event_sort import SortedEvents, sort_events
 from corral.data.feature_fit import FeatureTables
@@ -55,7 +56,7 @@ def write_directory(
             header says which they were, and what they left out then.
     """
     report = progress or silent
-    with atomic_directory(path, overwrite=overwrite, marker=HEADER_FILE) as files:
+    with atomic_directory(path, overwrite=overwrite, marker=HEADER_FILE, ours=files_of_dataset) as files:
         report("numbering ids", 0.0)
         numbered = _number(interactions, Filters() if filtered else filters)
         report("writing ids", 0.3)

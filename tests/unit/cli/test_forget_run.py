@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corral.cli.forget_run import carry_over
+from corral.cli.forget_run import not_of_a_run
+from corral.data.atomic_directory import carry_over
 
 
 def test_what_is_not_of_the_run_is_carried_over(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_what_is_not_of_the_run_is_carried_over(tmp_path: Path) -> None:
     (run / "bundle.events.sqlite-wal").write_text("old")
     (made / "bundle").mkdir(parents=True)
     (made / "bundle" / "retriever.safetensors").write_text("new")
-    carry_over(run, made)
+    carry_over(run, made, not_of_a_run(run))
     found = {str(path.relative_to(made)): path.read_text() for path in made.rglob("*") if path.is_file()}
     assert found == {
         "bundle/retriever.safetensors": "new",

@@ -95,6 +95,27 @@ def test_impressions_with_values_and_weights_get_theirs(tmp_path: Path) -> None:
     assert (shown.value.tolist(), shown.weight.tolist()) == ([0.0, 3.0], [1.0, 2.0])
 
 
+def test_events_with_values_go_on_after_lists_without(tmp_path: Path) -> None:
+    rows = frame(EVENTS).with_columns(stars=pl.Series([1.0, 2, 3, 4, 5]), w=2.0)
+    columns = ColumnMap(value="stars", weight="w")
+    path = Dataset.write(tmp_path / "data", read_table(rows, columns)).path
+    append_served(path, log(tmp_path / "served.jsonl", (1, 1, [30])), clicked_within=1)
+    before = Dataset.open(path).impressions
+    more = rows.with_columns(pl.col("timestamp") + 200)
+    grown = append_events(path, more, columns)
+    assert before is not None
+    assert grown.impressions is not None
+    assert before.value is grown.impressions.value is None
+    assert len(grown.events) == 10
+    # Labelled rows have values: those of lists are then 0, and each list counts as 1.
+    labelled = rows.with_columns(pl.col("timestamp") + 300, clicked=pl.Series([1, 1, 0, 1, 1]))
+    shown = append_events(path, labelled, ColumnMap(value="stars", label="clicked", weight="w")).impressions
+    assert shown is not None
+    assert shown.value is not None
+    assert shown.weight is not None
+    assert (shown.value.tolist(), shown.weight.tolist()) == ([0.0, 3.0], [1.0, 2.0])
+
+
 def test_what_is_no_log_is_refused(data: Path, tmp_path: Path) -> None:
     for lists, message in (
         ([("x", 1, [10])], r"served.jsonl, line 1: user 'x': the ids of this data set are whole numbers"),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from corral.data import dataset_append
 from corral.data.dataset import Dataset
 from corral.data.dataset_append import AlreadyThereError, append_events
+from corral.data.forget import forget_user
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.readers import tabular
 
@@ -165,6 +166,21 @@ def test_dates_come_in_the_unit_of_the_data_set(tmp_path: Path, unit: str, wante
         Dataset.write(tmp_path / name, tabular.read(old, time_unit=unit))
         new = pl.DataFrame({"user_id": [2], "item_id": [7], "timestamp": times})
         assert append_events(tmp_path / name, new).events.time.tolist()[-1] == wanted
+
+
+def test_files_of_others_in_the_directory_stay(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    old = pl.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 9], "timestamp": [NOVEMBER] * 3})
+    Dataset.write(path, tabular.read(old))
+    (path / "raw").mkdir()
+    (path / "raw" / "log.csv").write_text("mine")
+    (path / "notes.txt").write_text("mine")
+    before = set(Dataset.open(path).header.files)
+    append_events(path, old.with_columns(pl.col("timestamp") + 1))
+    forget_user(path, 2)
+    names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    assert names == {*before, "header.json", "raw/log.csv", "notes.txt"}
+    assert (path / "raw" / "log.csv").read_text() == (path / "notes.txt").read_text() == "mine"
 
 
 def test_the_order_within_a_second_is_kept(tmp_path: Path) -> None:
