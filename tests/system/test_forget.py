@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 
+from corral.cli.build import build_part
 from corral.cli.experiment import Experiment
 from corral.cli.main import main
 from corral.cli.run import judge, open_models, open_recommender
@@ -22,9 +24,11 @@ from corral.data.forget import forget_user
 from corral.data.interactions import Interactions
 from corral.data.served_lists import forget_lists
 from corral.data.synthetic import markov_world
+from corral.serving.bundle import save_bundle
 from corral.serving.http.impression_log import ImpressionLog, ServedList
 from corral.serving.http.live_events import Event
 from corral.serving.http.sqlite_events import SqliteEvents
+from corral.serving.new_items import add_items
 
 NAME, NUMBER = "zoë-forget-me-8fb1", 7_234_567_890_123
 RECIPES = {
@@ -130,6 +134,33 @@ def test_no_file_holds_a_forgotten_user(
     # Life goes on.
     later = ("split.valid_from=null", "split.test_from=null", "split.valid_fraction=0.08", "split.test_fraction=0.08")
     corral(capsys, "train", "--from", run, "--run", tmp_path / "next", "-q", *later)
+
+
+def test_every_run_that_can_be_made_again_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first one is on other data; live events stand where a server keeps them; an item came after training."""
+    data, user = world(tmp_path, str)
+    other, _ = world(tmp_path / "elsewhere", str)
+    old = interactions_of(Dataset.open(data))
+    colours = old.events.select(pl.col("item_id").unique().sort()).with_columns(colour=pl.lit("red"))
+    Dataset.write(data, replace(old, item_features=colours), overwrite=True)
+    recipe = tmp_path / "recipe.yaml"
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run, trained_on in zip(runs, (other, data), strict=True):
+        recipe.write_text(RECIPES["rar"].replace("DATA", str(trained_on)))
+        corral(capsys, "train", recipe, "--run", run, "-q")
+    arrived = pl.DataFrame({"item_id": [1_000_003], "colour": ["red"]})
+    longer = add_items(open_recommender(runs[1], "cpu"), arrived, build_part)
+    save_bundle(runs[1] / "bundle", longer, data_name="made up", data_hash=Dataset.open(data).hash)
+    store = SqliteEvents(Path(f"{runs[1]}.events.sqlite"))
+    store.append([Event(user, 7, 10_000)])
+    store.close()
+    said = corral(capsys, "forget", user, "--dataset", data, "--run", runs[0], "--run", runs[1], "-q", code=1)
+    assert f"{runs[0]}: was trained on {other}" in said
+    assert f"{runs[1]}: made again without the user" in said
+    assert "1 items that were added to its bundle later are not in it any more (1000003): add them again" in said
+    assert "second.events.sqlite: 1 live events removed" in said
+    assert not [file for file in holding(tmp_path, user) if "first" not in file and "elsewhere" not in file]
+    assert user in open_recommender(runs[0], "cpu").tables.users.ids.to_pylist()
 
 
 def test_a_data_set_is_as_if_the_user_had_never_been(tmp_path: Path) -> None:

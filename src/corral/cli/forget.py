@@ -18,7 +18,11 @@ def forget(
     ] = None,
     events: Annotated[
         str | None,
-        typer.Option(help="Live events of corral serve: a file, or redis://HOST:PORT/NUMBER.", show_default=False),
+        typer.Option(
+            help="Live events of corral serve: a file, or redis://HOST:PORT/NUMBER; those in their default place "
+            "beside a run are found without it.",
+            show_default=False,
+        ),
     ] = None,
     impressions: Annotated[
         Path | None, typer.Option(help="Served lists of corral serve: a directory.", show_default=False)
@@ -29,7 +33,8 @@ def forget(
 ) -> None:
     """Forget a user: events, features, live events, logged lists, and every row and key in the runs that are named.
 
-    At the end all files of these places are searched for the id, and it is said how; the exit code is 1 where one
+    A run that cannot be made again without the user is named and left as it is; the others are. At the end all files of
+    these places are searched for the id, and it is said how; the exit code is 1 where one
     still holds it. What was learned from the user stays in the weights of items and of the rest until the next training
     from scratch.
 
@@ -41,7 +46,7 @@ def forget(
     """
     from rich.console import Console
 
-    from corral.cli.forget_run import forget_in_run, knows_user
+    from corral.cli.forget_run import forget_in_run, items_not_of, knows_user
     from corral.cli.progress import steps
     from corral.cli.serve import event_store
     from corral.cli.traces import traces
@@ -51,34 +56,51 @@ def forget(
 
     console = Console(soft_wrap=True, highlight=False)
     path, runs = dataset_path(dataset, root), run or []
-    known = Dataset.open(path).users.parse(user, "user")
+    data = Dataset.open(path)
+    known = data.users.parse(user, "user")
     # Asked before anything is removed: a run that is not there would be found out too late.
     holding = [one for one in runs if knows_user(one, known)]
     in_redis = events is not None and events.startswith(("redis://", "rediss://"))
     if events is not None and not in_redis and not Path(events).is_file():
         raise ValueError(f"{events}: no live events there")
+    stores = [*([] if events is None else [events]), *(str(file) for one in runs for file in _beside(one))]
+    failed: list[str] = []
     if not check:
+        added = {one: items_not_of(one, data) for one in holding}
         with steps("Data", quiet=quiet) as report:
             had = forget_user(path, known, progress=report)
         told = f"{had.events:,} events, {had.impressions:,} impressions, {int(had.features)} rows of features"
         console.print(f"{path}: {told} removed", markup=False)
         for one in runs:
-            if one in holding:
+            if one not in holding:
+                console.print(f"{one}: no such user", markup=False)
+                continue
+            try:
                 forget_in_run(one, path, quiet=quiet)
-            console.print(f"{one}: {'made again without the user' if one in holding else 'no such user'}", markup=False)
+            except ValueError as error:
+                failed.append(str(error))
+                continue
+            console.print(f"{one}: made again without the user", markup=False)
+            if added[one]:
+                some = ", ".join(map(str, added[one][:5])) + (" ..." if len(added[one]) > 5 else "")
+                console.print(
+                    f"{one}: {len(added[one])} items that were added to its bundle later are not in it any more "
+                    f"({some}): add them again",
+                    markup=False,
+                )
         if impressions is not None:
             console.print(f"{impressions}: {forget_lists(impressions, known):,} lists removed", markup=False)
-        if events is not None:
-            store = event_store(events, path, 5.0)
+        for place in dict.fromkeys(stores):
+            store = event_store(place, path, 5.0)
             try:
-                console.print(f"{events}: {store.forget(known):,} live events removed", markup=False)
+                console.print(f"{place}: {store.forget(known):,} live events removed", markup=False)
             finally:
                 store.close()
     places = [
         path,
         *runs,
         *([impressions] if impressions else []),
-        *([Path(events)] if events and not in_redis else []),
+        *(Path(place) for place in dict.fromkeys(stores) if not (in_redis and place == events)),
     ]
     search = traces(known, places)
     for line in search.found:
@@ -87,5 +109,15 @@ def forget(
     console.print(
         f"{verdict}: {search.files:,} files, {search.bytes_searched:,} bytes; searched: {search.where}.", markup=False
     )
-    if search.found:
+    for line in failed:
+        console.print(line, style="red", markup=False)
+    if search.found or failed:
         raise typer.Exit(1)
+
+
+def _beside(run: Path) -> list[Path]:
+    """Live events where ``corral serve`` keeps them unless it is told otherwise: beside a run, or beside its bundle."""
+    from corral.cli.run_files import BUNDLE
+    from corral.cli.serve import default_events
+
+    return [file for bundle in (run, run / BUNDLE) if (file := default_events(bundle)).is_file()]

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from corral.cli.experiment import Experiment
 from corral.cli.run import train_run
 from corral.cli.run_files import (
@@ -20,8 +22,9 @@ from corral.cli.run_files import (
     write_text,
 )
 from corral.data.atomic_directory import atomic_directory, carry_over
+from corral.data.dataset import Dataset
 from corral.data.json_file import read_json
-from corral.data.vocabulary import UNKNOWN, Vocabulary
+from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 from corral.settings import Settings, dump_settings, watchable
 
 # Directories that training makes.
@@ -36,6 +39,12 @@ def knows_user(run: Path, user: int | str) -> bool:
     """
     check_finished(run, BUNDLE, MANIFEST_FILE)
     return int(Vocabulary.open(run / BUNDLE / "users.arrow").rows([user])[0]) != UNKNOWN
+
+
+def items_not_of(run: Path, dataset: Dataset) -> list[int | str]:
+    """Items of a run's bundle that its data set lacks: added later (``add_items``)."""
+    items = Vocabulary.open(run / BUNDLE / "items.arrow")
+    return items.external(np.flatnonzero(dataset.items.rows(items.ids) == UNKNOWN) + FIRST_ROW)
 
 
 def forget_in_run(run: Path, dataset: Path, *, quiet: bool = False) -> None:

@@ -276,4 +276,9 @@ def event_store(events: str | None, bundle: Path, timeout: float) -> LiveEvents:
 
     if events is not None and events.startswith(("redis://", "rediss://")):
         return RedisEvents.at(events, timeout)
-    return SqliteEvents(Path(f"{bundle.absolute()}.events.sqlite") if events is None else Path(events))
+    return SqliteEvents(default_events(bundle) if events is None else Path(events))
+
+
+def default_events(bundle: Path) -> Path:
+    """Where live events are kept if nobody says where: beside the bundle."""
+    return Path(f"{bundle.absolute()}.events.sqlite")
