@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,7 +25,7 @@ from corral.cli.own_parts import (
 )
 from corral.cli.recipes import read_recipe
 from corral.cli.run import bundle_folder, judge, open_models, open_recommender, train_run
-from corral.cli.run_files import EVALUATION, MANIFEST_FILE, SETTINGS_FILE, check_finished
+from corral.cli.run_files import EVALUATION, MANIFEST_FILE, SETTINGS_FILE, check_finished, read_settings
 from corral.data.dataset import Dataset
 from corral.data.interactions import ColumnMap, Interactions
 from corral.data.readers import tabular
@@ -46,7 +46,11 @@ DATA, NAME = "data", "events"
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What a fit leaves; of a bundle alone there is no experiment and no evaluation."""
+    """What a fit leaves; of a bundle alone there is no evaluation.
+
+    Attributes:
+        experiment: None: loaded, and its data not asked for yet, which may have grown since; what is trained serves.
+    """
 
     bundle: Path
     recommender: TwoStageRecommender
@@ -193,9 +197,10 @@ class TwoStage:
         """
         if part not in ("test", "valid"):
             raise ValueError(f"part={part!r}: it is 'test' or 'valid'")
-        experiment, evaluation = self._run_of("judge by"), self._known.evaluation
+        evaluation = self._known.evaluation
         if part == "test" and evaluation is not None:
             return evaluation
+        experiment = self._run_of("judge by")
         models = open_models(experiment.directory, experiment.settings.device, self._own)
         return judge(experiment, models, Part[part.upper()])
 
@@ -231,13 +236,14 @@ class TwoStage:
         path, loaded = Path(path), cls.__new__(cls)
         loaded._own, loaded._quiet = OwnParts(retriever, ctr_model, ranker, sampler), False
         loaded._recipe, loaded._overrides, loaded._temporary = str(path), {}, None
-        loaded._run, loaded._settings, experiment, evaluation = None, None, None, None
+        loaded._run, loaded._settings, evaluation = None, None, None
         recommender = open_recommender(path, device, loaded._own)
         if (path / SETTINGS_FILE).is_file():
             check_finished(path, MANIFEST_FILE)
-            experiment, evaluation = Experiment.open(path, own=loaded._own), Evaluation.open(path / EVALUATION)
-            loaded._run, loaded._recipe, loaded._settings = path, str(path / SETTINGS_FILE), experiment.settings
-        loaded._fitted = _Fitted(bundle_folder(path), recommender, experiment, evaluation)
+            evaluation = Evaluation.open(path / EVALUATION)
+            loaded._run, loaded._recipe, loaded._settings = path, str(path / SETTINGS_FILE), read_settings(path)
+            loaded._own.check(loaded._settings)
+        loaded._fitted = _Fitted(bundle_folder(path), recommender, None, evaluation)
         return loaded
 
     @property
@@ -298,9 +304,13 @@ class TwoStage:
 
     def _run_of(self, purpose: str) -> Experiment:
         known = self._known
-        if known.experiment is None:
+        if known.experiment is not None:
+            return known.experiment
+        if self._run is None:
             raise ValueError(f"{known.bundle}: a bundle holds no events to {purpose}; load the run's directory instead")
-        return known.experiment
+        experiment = Experiment.open(self._run, own=self._own)
+        self._fitted = replace(known, experiment=experiment)
+        return experiment
 
     def _new_directory(self) -> Path:
         if self._run is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import corral
 from corral.cli.main import main
 from corral.data.batches import Query
 from corral.data.dataset import Dataset
+from corral.data.dataset_append import append_events
 from corral.data.features import FeatureTable
 from corral.data.interactions import ColumnMap
 from corral.data.synthetic import markov_world
@@ -112,6 +114,22 @@ def test_save_and_load(fitted: TwoStage, tmp_path: Path) -> None:
     assert opened.evaluate("valid").metrics.keys() == fitted.evaluate("valid").metrics.keys()
     with pytest.raises(FileExistsError):
         fitted.save(tmp_path)
+
+
+def test_a_run_whose_data_grew_is_loaded_and_answers(fitted: TwoStage, events: pl.DataFrame, tmp_path: Path) -> None:
+    assert fitted.run is not None
+    run = tmp_path / "run"
+    shutil.copytree(fitted.run, run)
+    settings = (run / "settings.yaml").read_text()
+    (run / "settings.yaml").write_text(settings.replace(str(fitted.run), str(run)))
+    append_events(run / "data", events.tail(3).with_columns(pl.col("timestamp") + 1))
+    opened = corral.TwoStage.load(run)
+    assert same_lists(fitted, opened)
+    assert opened.evaluate().metrics == fitted.evaluate().metrics
+    assert opened.settings.seed == fitted.settings.seed
+    for refused in (lambda: opened.evaluate("valid"), lambda: opened.dataset):
+        with pytest.raises(ValueError, match="was trained on other data"):
+            refused()
 
 
 def test_a_fit_goes_on_where_it_was_and_never_on_other_events(
