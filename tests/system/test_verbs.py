@@ -16,11 +16,11 @@ from rich import get_console
 
 from corral.cli.main import main
 from corral.cli.run import open_recommender
-from corral.cli.run_files import only_trainer
+from corral.cli.run_files import only_trainer, read_settings
 from corral.data.dataset import Dataset
 from corral.data.synthetic import markov_world
 from corral.evaluation.result import Evaluation
-from corral.settings import load_settings, watchable
+from corral.settings import dump_settings, load_settings, watchable
 
 RECIPE = """
 threads: 1
@@ -303,6 +303,23 @@ def test_seeds_that_were_judged_otherwise_are_another_system(
         assert {"wide-0", "wide-1"} <= {one["system"] for one in found["systems"]}
         strange = "wide-1" if order[0] != wide[1] else "wide-0"
         assert found["not_comparable"] == {strange: ["history_rule"]}
+
+
+def test_seeds_of_a_continued_run_are_one_system(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    continued = [tmp_path / f"later-{seed}" for seed in (0, 1)]
+    for run, later in zip(runs, continued, strict=True):
+        shutil.copytree(run, later)
+        settings = read_settings(run).model_copy(update={"continues": run})
+        (later / "settings.yaml").write_text(dump_settings(settings))
+    found = json.loads(corral(capsys, "compare", *runs, *continued, "--json"))["systems"]
+    assert [(one["system"], one["seeds"]) for one in found] == [("run", [0, 1]), ("later", [0, 1])]
+
+
+def test_a_list_for_a_history_alone_names_nobody(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    said = corral(capsys, "recommend", runs[0], "--history", "3,5", "-k", 2, "--json")
+    assert [json.loads(line)["user_id"] for line in said.splitlines()] == [None, None]
 
 
 def test_metrics_with_gaps_say_what_they_are_of(

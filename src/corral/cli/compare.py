@@ -106,7 +106,9 @@ def find_systems(runs: Sequence[Path]) -> list[System]:
     for run, name in zip(runs, run_names(runs), strict=True):
         check_finished(run, EVALUATION)
         settings = read_settings(run)
-        alike = settings.model_copy(update={"seed": 0, "description": ""})
+        # Seeds of a continued run were continued from a run each.
+        continued = None if settings.continues is None else Path("one of the same seed")
+        alike = settings.model_copy(update={"seed": 0, "description": "", "continues": continued})
         evaluation = Evaluation.open(run / EVALUATION)
         joined = next(
             (

@@ -165,7 +165,10 @@ def recommend(
         wanted = [recommender.tables.users.parse(name, "user") for name in names]
     found = answer(recommender, wanted, history=None if given is None else [given] * len(wanted))
     if as_json:
-        print(found.to_frame().write_ndjson(), end="")
+        frame = found.to_frame()
+        if user is None:  # with a history alone it is nobody's list
+            frame = frame.with_columns(user_id=None)
+        print(frame.write_ndjson(), end="")
         return
     console, titles = Console(), item_titles(recommender)
     for place, name in enumerate(names):

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from corral.data.event_check import require_columns
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
-from corral.data.id_check import check_ids_like
+from corral.data.id_check import check_ids_like, whole_numbers
 from corral.data.skipped_rows import Problems
 from corral.data.table_files import LoadedTable, load_table
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
@@ -134,12 +134,12 @@ def _like(values: pl.Series, dtype: pl.DataType, column: FeatureColumn, problems
         return values
     if column.kind is FeatureKind.NUMERIC:
         cast = values.cast(pl.Float64, strict=False).cast(dtype)
-    elif dtype == pl.String and isinstance(values.dtype, pl.List):
+    elif (dtype == pl.String and isinstance(values.dtype, pl.List)) or values.dtype.is_float() or isinstance(dtype, pl.List) != isinstance(values.dtype, pl.List):
         cast = pl.Series(values.name, [None] * len(values), dtype=dtype)
+    elif dtype == pl.Int64 and values.dtype == pl.String:
+        cast = whole_numbers(values)  # 007 is a code, not 7
     else:
         cast = values.cast(dtype, strict=False)
-        if values.dtype.is_float() or isinstance(dtype, pl.List) != isinstance(values.dtype, pl.List):
-            cast = cast.set(values.is_not_null(), None)
     bad = values.is_not_null() & cast.is_null()
     problems.add(bad, column.name, values, _REASONS.get(column.kind, "does not fit the data set's values"))
     return cast

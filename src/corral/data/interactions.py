@@ -28,6 +28,7 @@ __all__ = [
 
 # Digits that are no quantity: a leading zero, or more of them than a float holds.
 _CODE = r"^-?(0\d+|\d{16,})$"
+_MISSING = ("na", "n/a", "nan", "null", "none")
 
 
 @dataclass(frozen=True)
@@ -374,14 +375,18 @@ def _type_text_features(frame: pl.DataFrame, key: str, text_columns: frozenset[s
     """Feature columns of a text file: ints where all are plain ints, floats where all are numbers, else strings.
 
     A column with codes (02134, a barcode of 20 digits) is text: as numbers, 02134 would be 2134 and barcodes rounded.
+    Among numbers NA, N/A, NaN, null and None stand for a missing value; in a column of text they are text (NA: Namibia).
     """
     typed = []
     for column in frame.iter_columns():
         if column.name != key and column.name not in text_columns and column.dtype == pl.String:
-            dtype = pl.Int64 if plain_integers(column).all() else pl.Float64
-            if dtype == pl.Int64 or not column.str.contains(_CODE).any():
-                cast = column.cast(dtype, strict=False)
-                column = cast if cast.null_count() == column.null_count() else column
+            numbers = column.set(column.str.to_lowercase().is_in(_MISSING), None)
+            dtype = pl.Int64 if plain_integers(numbers).all() else pl.Float64
+            if bool(numbers.count()) == bool(column.count()) and (
+                dtype == pl.Int64 or not numbers.str.contains(_CODE).any()
+            ):
+                cast = numbers.cast(dtype, strict=False)
+                column = cast if cast.null_count() == numbers.null_count() else column
         typed.append(column)
     return pl.DataFrame(typed)
 

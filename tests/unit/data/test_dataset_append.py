@@ -257,6 +257,22 @@ def test_whole_numbers_are_not_strings(tmp_path: Path) -> None:
     assert append_events(tmp_path / "data", tmp_path / "new.csv").users.ids.to_pylist() == ["7", "9", "u8"]
 
 
+def test_new_features_of_another_form_are_refused(tmp_path: Path) -> None:
+    old = pl.DataFrame({"user_id": [1, 2], "item_id": [1, 2], "timestamp": [1, 2]})
+    items = pl.DataFrame({"item_id": [1, 2], "code": [7, 8], "tags": [["a"], ["a", "b"]]})
+    Dataset.write(tmp_path / "data", tabular.read(old, item_features=items))
+    new = pl.DataFrame({"user_id": [1], "item_id": [3], "timestamp": [3]})
+    codes = tmp_path / "codes.csv"
+    codes.write_text("item_id,code\n3,007\n")
+    with pytest.raises(ValueError, match=r"codes\.csv, line 2, column 'code': '007': .* whole numbers"):
+        append_events(tmp_path / "data", new, item_features=codes)
+    with pytest.raises(ValueError, match=r"column 'tags': 'a': the data set's values of this feature are lists"):
+        append_events(tmp_path / "data", new, item_features=pl.DataFrame({"item_id": [3], "tags": ["a"]}))
+    codes.write_text("item_id,code\n3,7\n")
+    grown = append_events(tmp_path / "data", new, item_features=codes).item_features.columns["code"]
+    assert grown.values.tolist()[-3:] == [2, 3, 2]
+
+
 def test_ids_of_19_digits(tmp_path: Path) -> None:
     first, largest = 1_800_000_000_000_000_001, 2**63 - 1
     old = pl.DataFrame({"user_id": [first, -first], "item_id": [1, 2], "timestamp": [1, 2]})

@@ -212,6 +212,11 @@ def test_features_of_files(tmp_path: Path) -> None:
         (["1234567890123456", "1.5"], ["1234567890123456", "1.5"]),
         (["1234567890123456", "1"], [1234567890123456, 1]),
         (["0.5", "1e3", "0", "123456789012345"], [0.5, 1000.0, 0.0, 123456789012345.0]),
+        (["5", "NA", "7", "N/A"], [5, None, 7, None]),
+        (["0.5", "nan", "null", "None"], [0.5, None, None, None]),
+        (["NA", "DE", "7", "1"], ["NA", "DE", "7", "1"]),
+        (["007", "NA"], ["007", "NA"]),
+        (["NA", "null"], ["NA", "null"]),
     ],
 )
 def test_codes_of_feature_files_stay_text(tmp_path: Path, values: list[str], expected: list) -> None:
