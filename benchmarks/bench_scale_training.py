@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # every optimizer imports it
 import torch.distributed as dist
 from results import Row, published, refuse_quick_look, result_row, with_published, write_results
 from torch import Tensor, nn

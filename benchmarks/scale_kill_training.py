@@ -26,7 +26,6 @@ from typing import Any
 import sklearn.cluster
 import sklearn.metrics  # noqa: F401
 import torch
-import torch._dynamo
 import torch.distributed.checkpoint
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-import torch._dynamo  # optimizers import it
 
 from corral.cli.experiment import Experiment
 from corral.cli.run import open_recommender, train_run

@@ -134,7 +134,11 @@ def _like(values: pl.Series, dtype: pl.DataType, column: FeatureColumn, problems
         return values
     if column.kind is FeatureKind.NUMERIC:
         cast = values.cast(pl.Float64, strict=False).cast(dtype)
-    elif (dtype == pl.String and isinstance(values.dtype, pl.List)) or values.dtype.is_float() or isinstance(dtype, pl.List) != isinstance(values.dtype, pl.List):
+    elif (
+        (dtype == pl.String and isinstance(values.dtype, pl.List))
+        or values.dtype.is_float()
+        or isinstance(dtype, pl.List) != isinstance(values.dtype, pl.List)
+    ):
         cast = pl.Series(values.name, [None] * len(values), dtype=dtype)
     elif dtype == pl.Int64 and values.dtype == pl.String:
         cast = whole_numbers(values)  # 007 is a code, not 7

@@ -375,7 +375,7 @@ def _type_text_features(frame: pl.DataFrame, key: str, text_columns: frozenset[s
     """Feature columns of a text file: ints where all are plain ints, floats where all are numbers, else strings.
 
     A column with codes (02134, a barcode of 20 digits) is text: as numbers, 02134 would be 2134 and barcodes rounded.
-    Among numbers NA, N/A, NaN, null and None stand for a missing value; in a column of text they are text (NA: Namibia).
+    Among numbers NA, N/A, NaN, null and None stand for a missing value; elsewhere they are text (NA: Namibia).
     """
     typed = []
     for column in frame.iter_columns():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,17 +191,21 @@ def least_loss(
         penalty: of the ridge; the level is free.
         weigh: False: the weights stay 0.
     """
-    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    weight = torch.zeros(size, dtype=torch.float64, requires_grad=weigh)
-    level = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    learned = [scale, weight, level] if weigh else [scale, level]
-    optimizer = torch.optim.LBFGS(learned, max_iter=100, line_search_fn="strong_wolfe")
+    # Imported here: nothing else of judging needs it. torch's own L-BFGS would bring in torch's compiler.
+    from scipy.optimize import minimize
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
+    def parts(learned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return learned[0], learned[2:] if weigh else torch.zeros(size, dtype=torch.float64), learned[1]
+
+    def value_and_gradient(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        learned = torch.tensor(numbers, requires_grad=True)
+        scale, weight, level = parts(learned)
         value = loss(scale, weight, level) + penalty * (weight.square().sum() + (scale - 1).square())
-        value.backward()
-        return value
+        (gradient,) = torch.autograd.grad(value, learned)
+        return value.item(), gradient.numpy()
 
-    optimizer.step(closure)
-    return scale.detach(), weight.detach(), level.detach()
+    start = np.zeros(2 + size * weigh)
+    start[0] = 1.0
+    options = {"maxiter": 500, "ftol": 1e-14, "gtol": 1e-8}
+    found = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
+    return parts(torch.from_numpy(found.x))

@@ -50,12 +50,11 @@ class ShardedAdam(RowWiseAdam):
     def sharded_states(self) -> dict[str, int]:
         """Names of :meth:`state` that hold one row a row of a sharded table -> rows of the whole table."""
         names = {}
-        for part, optimizer in self._parts.items():
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            for index, parameter in enumerate(parameters):
+        for part, adam in self._parts.items():
+            for place, parameter in enumerate(adam.parameters):
                 if id(parameter) in self._rows:
                     for name in ("exp_avg", "exp_avg_sq"):
-                        names[f"{part}.{index}.{name}"] = self._rows[id(parameter)]
+                        names[f"{part}.{place}.{name}"] = self._rows[id(parameter)]
         return names
 
     def _clip(self) -> Tensor:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+_EPSILON = 1e-8  # Adam's
 
 
 def warmup_cosine(warmup_steps: int, total_steps: int, floor: float = 0.0) -> Callable[[int], float]:
@@ -57,35 +61,115 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     return norm
 
 
-class _SparseAdam(torch.optim.SparseAdam):
-    """torch's ``SparseAdam`` with its update in place on the rows in use; the state is the same.
+class _Adam:
+    """Adam's moments of some parameters, and their update.
+
+    Not a ``torch.optim.Optimizer``: the first of those imports torch's compiler, 75 MB and seconds that nobody uses.
+
+    Attributes:
+        parameters: what is trained.
+        state: ``step``, ``exp_avg`` and ``exp_avg_sq`` by place in ``parameters``, of those that have had a gradient.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], betas: tuple[float, float]) -> None:
+        self.parameters = list(parameters)
+        self.state: dict[int, dict[str, Tensor]] = {}
+        self._betas = betas
+
+    def step(self, rate: float) -> None:
+        """One update of every parameter that has a gradient."""
+        raise NotImplementedError
+
+    def take(self, place: int, name: str, value: Tensor) -> None:
+        """Takes a state back, in the place and type that it has while training."""
+        parameter = self.parameters[place]
+        like = self._no_step(parameter) if name == "step" else parameter
+        self.state.setdefault(place, {})[name] = value.to(device=like.device, dtype=like.dtype, copy=True)
+
+    def _state_of(self, place: int) -> dict[str, Tensor]:
+        parameter = self.parameters[place]
+        if place not in self.state:
+            self.state[place] = {
+                "step": self._no_step(parameter),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return self.state[place]
+
+    def _no_step(self, parameter: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _DenseAdam(_Adam):
+    """torch's fused AdamW; the first ``decayed`` parameters decay."""
+
+    def __init__(
+        self, parameters: Sequence[Tensor], betas: tuple[float, float], *, decayed: int, weight_decay: float
+    ) -> None:
+        super().__init__(parameters, betas)
+        self._groups = ((range(decayed), weight_decay), (range(decayed, len(self.parameters)), 0.0))
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One update of every parameter that has a gradient."""
+        beta1, beta2 = self._betas
+        for places, decay in self._groups:
+            used = [place for place in places if self.parameters[place].grad is not None]
+            if not used:
+                continue
+            parameters, states = [self.parameters[place] for place in used], [self._state_of(place) for place in used]
+            adamw(
+                parameters,
+                [cast(Tensor, parameter.grad) for parameter in parameters],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=rate,
+                weight_decay=decay,
+                eps=_EPSILON,
+                maximize=False,
+            )
+            # The fused update counts no writes, by which others know that weights have changed (KeptRows).
+            torch.autograd.graph.increment_version(parameters)
+
+    def _no_step(self, parameter: Tensor) -> Tensor:
+        return torch.zeros((), device=parameter.device)
+
+
+class _SparseAdam(_Adam):
+    """Adam of tables with sparse gradients, as torch's ``SparseAdam``: in place, on the rows in use.
 
     Moments and weights are gathered and scattered as dense rows: sparse tensors cost twice the time.
     """
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, rate: float) -> None:
         """One update of every table that has a gradient."""
-        for group in self.param_groups:
-            (beta1, beta2), epsilon = group["betas"], group["eps"]
-            for table in group["params"]:
-                if table.grad is None:
-                    continue
-                state = self.state[table]
-                if not state:
-                    state["step"] = 0
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
-                state["step"] += 1
-                gradient = table.grad.coalesce()  # clipping has done it already
-                rows, values = gradient.indices()[0], gradient.values()
-                mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - beta1)
-                square = state["exp_avg_sq"].index_select(0, rows).mul_(beta2)
-                square.addcmul_(values, values, value=1 - beta2)
-                state["exp_avg"].index_copy_(0, rows, mean)
-                state["exp_avg_sq"].index_copy_(0, rows, square)
-                correction = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
-                update = mean.div_(square.sqrt_().add_(epsilon))
-                table.index_add_(0, rows, update, alpha=-group["lr"] * correction)
+        beta1, beta2 = self._betas
+        for place, table in enumerate(self.parameters):
+            if table.grad is None:
+                continue
+            state = self._state_of(place)
+            state["step"] += 1
+            steps = int(state["step"])
+            gradient = table.grad.coalesce()  # clipping has done it already
+            rows, values = gradient.indices()[0], gradient.values()
+            mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - beta1)
+            square = state["exp_avg_sq"].index_select(0, rows).mul_(beta2)
+            square.addcmul_(values, values, value=1 - beta2)
+            state["exp_avg"].index_copy_(0, rows, mean)
+            state["exp_avg_sq"].index_copy_(0, rows, square)
+            correction = math.sqrt(1 - beta2**steps) / (1 - beta1**steps)
+            update = mean.div_(square.sqrt_().add_(_EPSILON))
+            table.index_add_(0, rows, update, alpha=-rate * correction)
+
+    def _no_step(self, parameter: Tensor) -> Tensor:
+        return torch.zeros((), dtype=torch.int64)  # on the CPU: a number that is read at each step
 
 
 class RowWiseAdam:
@@ -122,17 +206,14 @@ class RowWiseAdam:
         kept = table_ids | {id(p) for m in module.modules() for p in getattr(m, "not_decayed", list)()}
         decayed = [p for p in dense if p.ndim > 1 and id(p) not in kept]
         plain = [p for p in dense if p.ndim <= 1 or id(p) in kept]
-        groups = [
-            {"params": params, "weight_decay": decay}
-            for params, decay in ((decayed, weight_decay), (plain, 0.0))
-            if params
-        ]
         self._parameters = [*dense, *sparse]
-        self._parts: dict[str, torch.optim.Optimizer] = {}
-        if groups:
-            self._parts["dense"] = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+        self._parts: dict[str, _Adam] = {}
+        if dense:
+            self._parts["dense"] = _DenseAdam(
+                [*decayed, *plain], betas, decayed=len(decayed), weight_decay=weight_decay
+            )
         if sparse:
-            self._parts["sparse"] = _SparseAdam(sparse, lr=learning_rate, betas=betas)
+            self._parts["sparse"] = _SparseAdam(sparse, betas)
         self._learning_rate, self._max_norm = learning_rate, max_norm
         self._schedule = schedule or warmup_constant()
         self.steps = 0
@@ -146,10 +227,8 @@ class RowWiseAdam:
         """Clips, updates, advances the schedule; returns the gradient norm before clipping."""
         norm = self._clip()
         rate = self._learning_rate * self._schedule(self.steps)
-        for optimizer in self._parts.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
+        for part in self._parts.values():
+            part.step(rate)
         self.steps += 1
         return norm
 
@@ -160,24 +239,17 @@ class RowWiseAdam:
     def state(self) -> dict[str, Tensor]:
         """Its state as named tensors, for a checkpoint."""
         tensors = {"steps": torch.tensor(self.steps)}
-        for part, optimizer in self._parts.items():
-            for index, values in optimizer.state_dict()["state"].items():
-                for name, value in values.items():
-                    tensors[f"{part}.{index}.{name}"] = torch.as_tensor(value)
+        for name, part in self._parts.items():
+            for place, values in part.state.items():
+                tensors |= {f"{name}.{place}.{key}": value for key, value in values.items()}
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what :meth:`state` gave."""
         self.steps = int(tensors["steps"])
-        for part, optimizer in self._parts.items():
-            whole = optimizer.state_dict()
-            state: dict[int, dict[str, Tensor | int]] = {}
-            for key, value in tensors.items():
-                if key.startswith(part + "."):
-                    _, index, name = key.split(".", 2)
-                    # SparseAdam counts its steps in a plain int, AdamW in a tensor.
-                    state.setdefault(int(index), {})[name] = (
-                        int(value) if part == "sparse" and name == "step" else value
-                    )
-            whole["state"] = state
-            optimizer.load_state_dict(whole)
+        for name, part in self._parts.items():
+            part.state = {}
+            for key in tensors:
+                if key.startswith(name + "."):
+                    _, place, value = key.split(".", 2)
+                    part.take(int(place), value, tensors[key])

@@ -39,3 +39,26 @@ def test_data_are_prepared_and_asked_without_pandas(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", program], check=True, env={**os.environ, "CORRAL_CACHE": str(tmp_path / "cache")}
     )
+
+
+def test_training_comes_without_torchs_compiler(tmp_path: Path) -> None:
+    """The first of torch's own optimisers would import it: 75 MB, and seconds at the start of every training."""
+    (tmp_path / "recipe.yaml").write_text(
+        "threads: 1\n"
+        "data: {path: DATA}\n"
+        "retriever: {kind: sasrec, size: 8, blocks: 1, max_length: 8}\n"
+        "ranker: {kind: din, field_size: 4, hidden: [4], history_length: 6, evidence: {}}\n"
+        "together: {kind: corr, epochs: 2, batch_size: 16, num_negatives: 3, num_codewords: 4}\n"
+        "evaluation: {num_candidates: 10, correction: true}\n".replace("DATA", str(tmp_path / "data"))
+    )
+    program = (
+        "import sys, pathlib; from corral.cli.main import main; from corral.data.dataset import Dataset\n"
+        "from corral.data.synthetic import markov_world\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "Dataset.write(folder / 'data', markov_world(40, 30, length=12).interactions)\n"
+        "try: main(['train', str(folder / 'recipe.yaml'), '--run', str(folder / 'run'), '-q'])\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        "assert (folder / 'run' / 'bundle').is_dir()\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
