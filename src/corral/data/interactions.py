@@ -181,8 +181,9 @@ class Interactions:
         total, text_columns = skipped or SkippedRows(), tuple(text_columns)
         known = [name for side in (user_features, item_features) if side is not None for name in side.columns]
         for name in text_columns:
-            if known and name not in known:
-                raise ValueError(f"text column {name!r}: no table of features has it; their columns are {known}")
+            if name not in known:
+                there = f"their columns are {known}" if known else "none is given"
+                raise ValueError(f"text column {name!r}: no table of features has it; {there}")
         if "timestamp" not in events.columns:
             time_unit = "order"
         events, dropped = check_events(

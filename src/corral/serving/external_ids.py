@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 
 from corral.data.vocabulary import Vocabulary
-from corral.serving.filters import Ids
+from corral.serving.filters import Ids, listed
 
 
 def numbered(vocabulary: Vocabulary, ids: Ids) -> tuple[list[Any], np.ndarray]:
     """The ids as a list, and their rows, int64."""
-    rows = vocabulary.rows(ids).astype(np.int64)
-    # Columns of numpy, pandas, arrow and polars give Python's own values that way.
-    listed = getattr(ids, "tolist", None) or getattr(ids, "to_list", None)
-    return list(ids) if listed is None else listed(), rows
+    return listed(ids), vocabulary.rows(ids).astype(np.int64)
 
 
 def external(vocabulary: Vocabulary, rows: np.ndarray) -> list[list[Any]]:

@@ -16,6 +16,12 @@ from corral.data.vocabulary import UNKNOWN, Vocabulary
 Ids = Sequence[Any] | np.ndarray
 
 
+def listed(ids: Ids) -> list[Any]:
+    """Python's own values: columns of numpy, pandas, arrow and polars give scalars of theirs when gone through."""
+    values = getattr(ids, "tolist", None) or getattr(ids, "to_list", None)
+    return list(ids) if values is None else values()
+
+
 def allow_mask(items: Vocabulary, allow: Ids | None, deny: Ids | None) -> Tensor | None:
     """The items a request may answer with, by item row [rows] bool; None = all.
 
@@ -60,7 +66,7 @@ class GivenHistories:
             for user, one in enumerate(histories):
                 if isinstance(one, str | bytes) or not (one is None or hasattr(one, "__len__")):
                     raise ValueError(f"{what}[{user}]: need a list of item ids, or None, got {one!r}")
-            given = [() if one is None else list(one) for one in histories]
+            given = [() if one is None else listed(one) for one in histories]
         self.unknown: dict[int, list[Any]] = {}
         if not any(map(len, given)):  # as most requests are
             self.ignored = self.lengths = np.zeros(n_users, dtype=np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 from small_system import SmallSystem, small_system
 
@@ -58,6 +60,11 @@ def test_items_nobody_knows_stand_last_in_the_order_given(system: SmallSystem) -
     assert recommender.rerank(["u01"], [["lost", "gone"]]).item_ids == [["lost", "gone"]]
     assert found.to_frame()["score"].null_count() == 2
     assert len(found.to_frame()) == 5
+    # Columns of every library, and what comes back are Python's own values.
+    for column in (pa.array, pl.Series, np.array):
+        again = recommender.rerank(["u01", "u03"], [column(["lost", "i07", "gone", "i02"]), column(["i02"])])
+        assert again.item_ids == found.item_ids
+        assert {type(one) for row in again.item_ids for one in row} == {str, type(None)}
 
 
 def test_seen_items_are_given_back(system: SmallSystem) -> None:
