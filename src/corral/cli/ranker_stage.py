@@ -35,8 +35,8 @@ from corral.retrieval.retriever import Retriever
 from corral.training.fit import Loader
 from corral.training.ranking_objectives import ClickObjective
 
-# Logits of so many events at once.
-_EVENTS = 4096
+# Logits of so many events at once: more are slower, and take memory that training does not (up to 300 MB at 4,096).
+_EVENTS = 1024
 # Evidence of examples is kept up to so many bytes; beyond, it is worked out for each batch anew.
 _REMEMBERED_BYTES = 1 << 31
 
