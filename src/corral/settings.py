@@ -247,8 +247,20 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
     tree[leaf] = read_yaml(value, f"override {assignment!r}: the value")
 
 
+def _leave_other_kind(tree: dict[str, Any], assignment: str) -> None:
+    """Takes away what only the former kind knows, where an override names another one."""
+    block, _, kind = assignment.partition(".kind=")
+    there = tree.get(block)
+    if block in ("retriever", "together") and isinstance(there, dict) and there.get("kind") not in (None, kind):
+        former, new = (set(_known_keys(Settings, (block, one))) for one in (there["kind"], kind))
+        for key in former - new:
+            there.pop(key, None)
+
+
 def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Settings:
     """Settings from YAML text and dotted overrides.
+
+    An override of ``retriever.kind`` or ``together.kind`` leaves aside what the text says of the kind that it names.
 
     Args:
         text: YAML.
@@ -263,6 +275,7 @@ def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Se
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: a recipe is a mapping of settings, found {type(tree).__name__}")
     for assignment in overrides:
+        _leave_other_kind(tree, assignment)
         _override(tree, assignment)
     try:
         settings = Settings.model_validate(tree)

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from corral.settings import Settings, dump_settings, load_settings, watchable
+from corral.stage_settings import IccSettings, MatrixFactorizationSettings
 
 MINIMAL = "data: {name: online-retail}"
 RECIPES = sorted(entry.name for entry in files("corral.recipes").iterdir() if entry.name.endswith(".yaml"))
@@ -35,6 +36,27 @@ def test_unknown_key_names_the_nearest(override: str, key: str, nearest: str) ->
     with pytest.raises(ValueError, match="unknown key") as error:
         load(override)
     assert str(error.value) == f"recipe: unknown key {key!r}; did you mean {nearest!r}?"
+
+
+def test_another_kind_by_an_override_leaves_the_keys_of_the_former_aside() -> None:
+    text = """
+data: {name: online-retail}
+retriever: {kind: sasrec, size: 24, blocks: 3, max_length: 9}
+ranker: {}
+together: {kind: corr, epochs: 7, distillation: 0.5}
+"""
+    settings = load_settings(text, "r.yaml", ("retriever.kind=mf", "together.kind=icc", "together.gate_depth=3"))
+    assert settings.retriever == MatrixFactorizationSettings(size=24)
+    assert settings.together == IccSettings(epochs=7, gate_depth=3)
+    for wrong, message in (
+        (("retriever.kind=mf", "retriever.blocks=2"), "unknown key 'retriever.mf.blocks'"),
+        (("retriever.kind=bert",), "retriever = "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_settings(text, "r.yaml", wrong)
+    # What no kind knows is a mistake, whichever is asked for.
+    with pytest.raises(ValueError, match=r"unknown key 'retriever\.mf\.bloks'"):
+        load_settings(text.replace("blocks", "bloks"), "r.yaml", ("retriever.kind=mf",))
 
 
 def test_keys_of_another_kind_are_not_offered() -> None:
