@@ -127,6 +127,18 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def to_frame(self) -> pl.DataFrame:
+        """One row a pair: user_id, item_id, the value named after its kind, known_user, known_item."""
+        return pl.DataFrame(
+            {
+                "user_id": self.user_ids,
+                "item_id": self.item_ids,
+                self.kind: self.values,
+                "known_user": self.known_users,
+                "known_item": self.known_items,
+            }
+        )
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -143,3 +155,18 @@ class Neighbours:
     neighbour_ids: list[list[Any]]
     scores: np.ndarray
     known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row a neighbour: id, rank (from 1), neighbour_id, cosine; nothing of an id that is unknown."""
+        owner, place = np.isfinite(self.scores).nonzero()
+        return pl.DataFrame(
+            {
+                "id": [self.ids[one] for one in owner],
+                "rank": place + 1,
+                "neighbour_id": [self.neighbour_ids[one][rank] for one, rank in zip(owner, place, strict=True)],
+                "cosine": self.scores[owner, place],
+            }
+        )

@@ -306,6 +306,9 @@ def test_predict_says_what_it_gives(system: SmallSystem) -> None:
         list(zip(users, items, strict=True))
     )
     assert calibrated.kind == "probability"
+    table = calibrated.to_frame()
+    assert table.columns == ["user_id", "item_id", "probability", "known_user", "known_item"]
+    assert table.rows()[3] == ("nobody", "i04", calibrated.values[3], False, True)
     np.testing.assert_allclose(calibrated.values, 1 / (1 + np.exp(1 - 2 * wanted)), rtol=1e-6)
     assert system.recommender(calibration=Calibration()).predict(users, items).kind == "logit"
     scores = system.recommender(ranker=False).predict(["u03"], ["i03"])
@@ -350,6 +353,11 @@ def test_similar_items(system: SmallSystem) -> None:
         assert answer.neighbour_ids[place] == [f"i{other:02d}" for other in order]
         np.testing.assert_allclose(answer.scores[place], table[item, order], rtol=1e-5, atol=1e-6)
     assert answer.neighbour_ids[1] == [None] * 4
+    table_of = answer.to_frame()
+    assert table_of["id"].to_list() == ["i03"] * 4 + ["i20"] * 4
+    assert table_of["neighbour_id"].to_list() == [*answer.neighbour_ids[0], *answer.neighbour_ids[2]]
+    assert table_of["rank"].to_list() == [1, 2, 3, 4] * 2
+    assert table_of["cosine"].to_list() == [*answer.scores[0], *answer.scores[2]]
     assert len(system.recommender().similar_items(["i03"], 100).neighbour_ids[0]) == 29
 
 
