@@ -151,10 +151,11 @@ class DatasetHeader(_Strict):
 
 
 def files_of_dataset(directory: Path) -> frozenset[str]:
-    """The names of the files that a Dataset directory is made of; what else lies there is not the Dataset's.
-
-    Raises:
-        ValueError: its header is damaged.
-    """
-    header = read_json(directory / HEADER_FILE, "delete the data set, or choose another place")
-    return frozenset((HEADER_FILE, *header.get("files", ())))
+    """The names of the files that a Dataset directory is made of; what else lies there is not the Dataset's."""
+    try:
+        files = read_json(directory / HEADER_FILE).get("files", ())
+    except ValueError:  # a damaged one is made again: what is of its kinds of files was its own
+        files = (
+            path.relative_to(directory).as_posix() for kind in ("npy", "arrow") for path in directory.rglob(f"*.{kind}")
+        )
+    return frozenset((HEADER_FILE, *files))

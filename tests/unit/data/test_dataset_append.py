@@ -56,7 +56,8 @@ def assert_same_columns(one: Dataset, other: Dataset) -> None:
 
 
 def read(events: pl.DataFrame, features: pl.DataFrame | None = None) -> Interactions:
-    return tabular.read(events, columns=COLUMNS, item_features=features, text_columns=["title"])
+    texts = [] if features is None else ["title"]
+    return tabular.read(events, columns=COLUMNS, item_features=features, text_columns=texts)
 
 
 @pytest.mark.parametrize("cut", range(2, 8))
@@ -181,6 +182,11 @@ def test_files_of_others_in_the_directory_stay(tmp_path: Path) -> None:
     names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     assert names == {*before, "header.json", "raw/log.csv", "notes.txt"}
     assert (path / "raw" / "log.csv").read_text() == (path / "notes.txt").read_text() == "mine"
+    # A damaged one can be made again, in the same place.
+    (path / "header.json").write_text("{")
+    Dataset.write(path, tabular.read(old), overwrite=True).verify()
+    assert (path / "raw" / "log.csv").is_file()
+    assert (path / "notes.txt").is_file()
 
 
 def test_the_order_within_a_second_is_kept(tmp_path: Path) -> None:
