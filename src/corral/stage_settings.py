@@ -63,6 +63,7 @@ class SASRecSettings(Strict):
     heads: int = Field(1, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     max_length: int = Field(50, ge=2)
+    item_std: float = Field(0.0, ge=0, description="of item vectors at the start; 0: 1 / sqrt(size)")
 
 
 class OwnRetrieverSettings(Strict):

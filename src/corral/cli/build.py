@@ -71,7 +71,7 @@ RETRIEVERS: dict[str, Parts] = {
         (*_TABLES, "size", "hidden", "dropout", "history_length", "user_id", "item_id", "sparse"),
     ),
     "gru4rec": (GRU4Rec, ("num_items", "size", "hidden", "layers", "dropout", "max_length", "sparse")),
-    "sasrec": (SASRec, ("num_items", "size", "max_length", "blocks", "heads", "dropout", "sparse")),
+    "sasrec": (SASRec, ("num_items", "size", "max_length", "blocks", "heads", "dropout", "item_std", "sparse")),
 }
 _MLP = ("hidden", "dropout", "batch_norm")
 # The same for CTR models; every one is also given the sizes of its fields.
@@ -187,7 +187,8 @@ def make_retriever(
         return own.new_retriever(users, items)
     kind, names = RETRIEVERS[spec["kind"]]
     known = {**spec, **_from_tables(spec, users, items), "counts": counts}
-    retriever: nn.Module = kind(**{name: known[name] for name in names})
+    # An older bundle lacks what was not there yet: then it is as it was, the default.
+    retriever: nn.Module = kind(**{name: known[name] for name in names if name in known})
     return retriever
 
 

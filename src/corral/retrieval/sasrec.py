@@ -74,6 +74,8 @@ class SASRec(nn.Module):
         blocks: transformer blocks.
         heads: attention heads; must divide ``size``.
         dropout: on embeddings and residual branches.
+        item_std: standard deviation of the items' vectors at the start; 0: 1 / sqrt(size). Scores begin as far apart as
+            vectors are long: short ones learn faster at small learning rates.
         sparse: gradients of the item table hold the rows of the batch alone; for sampled losses over large
             catalogues.
     """
@@ -87,6 +89,7 @@ class SASRec(nn.Module):
         blocks: int = 2,
         heads: int = 1,
         dropout: float = 0.2,
+        item_std: float = 0.0,
         sparse: bool = False,
     ) -> None:
         super().__init__()
@@ -99,8 +102,8 @@ class SASRec(nn.Module):
         self.blocks = nn.ModuleList(_Block(size, heads, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(size)
         self.dropout = nn.Dropout(dropout)
-        for table in (self.item_embedding, self.position_embedding):
-            nn.init.normal_(table.weight, std=size**-0.5)
+        nn.init.normal_(self.item_embedding.weight, std=item_std or size**-0.5)
+        nn.init.normal_(self.position_embedding.weight, std=size**-0.5)
         with torch.no_grad():
             # Padding, and unknown: an item of which only its place in the history says something.
             self.item_embedding.weight[:FIRST_ROW] = 0

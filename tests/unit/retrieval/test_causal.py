@@ -54,3 +54,12 @@ def test_items_are_looked_up_once_whatever_the_histories(name: str, learning: bo
     if learning:  # gradients go back together, too
         queries.sum().backward()
         assert model.item_embedding.weight.grad is not None
+
+
+def test_item_vectors_begin_as_long_as_asked() -> None:
+    torch.manual_seed(0)
+    as_it_is, short = (SASRec(4_000, size=16, max_length=8, item_std=std) for std in (0.0, 0.02))
+    assert float(as_it_is.item_embedding.weight[2:].detach().std()) == pytest.approx(0.25, rel=0.02)
+    assert float(short.item_embedding.weight[2:].detach().std()) == pytest.approx(0.02, rel=0.02)
+    assert float(short.position_embedding.weight.detach().std()) == pytest.approx(0.25, rel=0.25)
+    assert not short.item_embedding.weight[:2].any()
