@@ -49,7 +49,8 @@ class _Fitted:
     """What a fit leaves; of a bundle alone there is no evaluation.
 
     Attributes:
-        experiment: None: loaded, and its data not asked for yet, which may have grown since; what is trained serves.
+        experiment: None: of a bundle alone; or of a run that was loaded and whose data were not asked for yet: they may
+            have grown since, and what is trained serves all the same.
     """
 
     bundle: Path

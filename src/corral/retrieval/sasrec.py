@@ -75,7 +75,7 @@ class SASRec(nn.Module):
         heads: attention heads; must divide ``size``.
         dropout: on embeddings and residual branches.
         item_std: standard deviation of the items' vectors at the start; 0: 1 / sqrt(size). Scores begin as far apart as
-            vectors are long: short ones learn faster at small learning rates.
+            vectors are long.
         sparse: gradients of the item table hold the rows of the batch alone; for sampled losses over large
             catalogues.
     """
