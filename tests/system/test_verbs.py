@@ -99,11 +99,18 @@ def test_explained_lists_show_every_score(
 def test_a_report_of_two_runs_as_json(
     runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    rival = tmp_path / "rival"
+    shutil.copytree(runs[1], rival)
+    settings = (rival / "settings.yaml").read_text()
+    assert settings.count("id_dropout:") == 1
+    (rival / "settings.yaml").write_text(re.sub("id_dropout: .*", "id_dropout: 0.06", settings))
+    runs = (runs[0], rival)
     page = tmp_path / "both.html"
     found = json.loads(corral(capsys, "report", *runs, "-o", page, "-q", "--json"))
     assert found["page"] == str(page)
     assert page.is_file()
     assert [run["run"] for run in found["runs"]] == [str(run) for run in runs]
+    assert [run["system"] for run in found["runs"]] == ["run-0", "rival"]
     judged = [json.loads((run / "evaluation" / "evaluation.json").read_text())["metrics"] for run in runs]
     assert [run["metrics"] for run in found["runs"]] == judged
     assert [pair["metric"] for pair in found["differences"]] == ["ndcg@10", "recall@10"]
@@ -128,7 +135,16 @@ def test_a_report_of_runs_judged_by_other_rules(
     file.write_text(json.dumps(judged))
     found = json.loads(corral(capsys, "report", runs[0], other, "-o", tmp_path / "both.html", "-q", "--json"))
     assert found["differences"] == []
-    assert found["not_comparable"] == {str(other): ["history_rule"]}
+    assert found["not_comparable"] == {"other": ["history_rule"]}
+
+
+@needs_altair
+def test_seeds_in_a_report_are_one_system(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = json.loads(corral(capsys, "report", *runs, "-o", tmp_path / "both.html", "-q", "--json"))
+    assert [run["system"] for run in found["runs"]] == ["run", "run"]
+    assert found["differences"] == []
 
 
 @needs_altair

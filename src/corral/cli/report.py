@@ -42,8 +42,8 @@ def report(
     """Write one HTML page about a run: it opens offline, everywhere, and needs nothing else.
 
     Data, learning curves, the funnel with its ceiling, what each stage loses, slices, real users with their
-    lists, protocol, settings, times. Several runs are compared by paired bootstrap, and loudly not compared
-    where they were judged by different rules.
+    lists, protocol, settings, times. Several runs are compared by paired bootstrap, runs that differ by their
+    seed alone as one system, and loudly not compared where they were judged by different rules.
 
     Examples:
 
@@ -53,6 +53,7 @@ def report(
     """
     import json
 
+    from corral.cli.compare import find_systems
     from corral.cli.show import comparison_values, metric_values
     from corral.evaluation.comparison import compare_with_first
 
@@ -60,9 +61,12 @@ def report(
     found = gather(runs, examples=examples, quiet=quiet)
     page = write_report(found, where)
     if as_json:
-        judged = {str(run): report.evaluation for run, report in zip(runs, found, strict=True)}
-        metrics = [{"run": run, "metrics": metric_values(one.metrics)} for run, one in judged.items()]
-        compared = comparison_values(compare_with_first({run: [one] for run, one in judged.items()}))
+        metrics = [
+            {"run": str(run), "system": one.system, "metrics": metric_values(one.evaluation.metrics)}
+            for run, one in zip(runs, found, strict=True)
+        ]
+        systems = {system.name: system.evaluations for system in find_systems(runs)}
+        compared = comparison_values(compare_with_first(systems))
         print(json.dumps({"page": str(page), "runs": metrics, **compared}, indent=1))
         return
     print(page)
@@ -75,11 +79,13 @@ def gather(runs: Sequence[Path], *, examples: int = 6, quiet: bool = False) -> l
         ModuleNotFoundError: altair or vl-convert-python is not installed.
         ValueError: a run is not there or not finished, or is given twice.
     """
+    from corral.cli.compare import find_systems
     from corral.cli.run_files import run_names
     from corral.report.charts import require_altair
 
     require_altair()
-    return [_gather(run, name, examples, quiet) for run, name in zip(runs, run_names(runs), strict=True)]
+    systems = {run: system.name for system in find_systems(runs) for run in system.runs}
+    return [_gather(run, name, systems[run], examples, quiet) for run, name in zip(runs, run_names(runs), strict=True)]
 
 
 def write_report(found: Sequence[RunReport], out: Path) -> Path:
@@ -90,7 +96,7 @@ def write_report(found: Sequence[RunReport], out: Path) -> Path:
     return write_page(report_page(found, f"Made by corral {__version__}. This page makes no network request."), out)
 
 
-def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
+def _gather(run: Path, name: str, system: str, examples: int, quiet: bool) -> RunReport:
     """Reads a finished run, and asks its trained models for examples; nothing is trained."""
     from corral.cli.experiment import Experiment
     from corral.cli.progress import progress
@@ -145,6 +151,7 @@ def _gather(run: Path, name: str, examples: int, quiet: bool) -> RunReport:
         settings = experiment.settings
         return RunReport(
             name=name,
+            system=system,
             evaluation=evaluation,
             data=data_summary(experiment.dataset, experiment.split),
             description=settings.description,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 
 from corral.evaluation.comparison import Comparison, compare_with_first
 from corral.report import charts
@@ -16,16 +17,22 @@ LISTS = ("coverage@10", "gini@10", "novelty@10", "popularity_bias@10")
 
 
 def comparison_panel(runs: Sequence[RunReport]) -> Panel:
-    """The first run against each of the others.
+    """The first system against each of the others; runs of one system are its seeds.
 
     Args:
         runs: at least two; names should differ.
     """
     blocks: list[Block] = []
-    found = compare_with_first({run.name: [run.evaluation] for run in runs})
+    systems: dict[str, list[RunReport]] = {}
+    for run in runs:
+        systems.setdefault(run.system or run.name, []).append(run)
+    found = compare_with_first({name: [run.evaluation for run in seeds] for name, seeds in systems.items()})
+    strange = {run.name for name in found.strange for run in systems[name]}
     if found.strange:
         blocks += _flagged(runs, found)
-    blocks.append(_table(runs, found.strange))
+    if len(systems) < len(runs):
+        blocks.append(_means(systems, found.strange))
+    blocks.append(_table(runs, strange))
     if found.differences:
         blocks += _differences(found)
     blocks += _settings(runs)
@@ -45,9 +52,29 @@ def _flagged(runs: Sequence[RunReport], found: Comparison) -> list[Block]:
     return [Paragraph(found.warning, Mark.WARNING), Table("Rules that differ", columns, rows, frozenset(columns))]
 
 
-def _table(runs: Sequence[RunReport], strange: Mapping[str, Sequence[str]]) -> Table:
-    metrics = [name for name in METRICS if any(name in run.evaluation.metrics for run in runs)]
-    lists = [name for name in LISTS if any(name in run.evaluation.metrics for run in runs)]
+def _means(systems: Mapping[str, Sequence[RunReport]], strange: Collection[str]) -> Table:
+    metrics = _of_any([run for seeds in systems.values() for run in seeds], METRICS)
+    rows = []
+    for name, seeds in systems.items():
+        cells = []
+        for metric in metrics:
+            values = [run.evaluation.metrics[metric] for run in seeds if metric in run.evaluation.metrics]
+            sd = f" ± {decimal(statistics.stdev(values))}" if len(values) > 1 else ""
+            cells.append(decimal(statistics.fmean(values) if values else None) + sd)
+        known = ", ".join(plain(run.settings.get("seed")) for run in seeds)
+        said = name + (" (other rules)" if name in strange else "")
+        rows.append(Row((said, known, *cells), Mark.WARNING if name in strange else Mark.NONE))
+    caption = "The systems, served lists on the test part: mean ± standard deviation over seeds"
+    return Table(caption, ("system", "seeds", *metrics), rows, frozenset({"seeds"}))
+
+
+def _of_any(runs: Sequence[RunReport], names: Sequence[str]) -> list[str]:
+    """Those of the metrics that at least one run has."""
+    return [name for name in names if any(name in run.evaluation.metrics for run in runs)]
+
+
+def _table(runs: Sequence[RunReport], strange: Collection[str]) -> Table:
+    metrics, lists = _of_any(runs, METRICS), _of_any(runs, LISTS)
     rows = []
     for run in runs:
         found, n = run.evaluation.metrics, run.evaluation.num_candidates
@@ -86,7 +113,7 @@ def _differences(comparison: Comparison) -> list[Block]:
         )
         rows.append(Row(cells, Mark.STRONG if pair.excludes_zero else Mark.NONE))
         points.append(
-            {"run": name, "metric": metric, "difference": pair.difference, "low": pair.low, "high": pair.high}
+            {"system": name, "metric": metric, "difference": pair.difference, "low": pair.low, "high": pair.high}
         )
     names, metrics = (
         list(dict.fromkeys(name for name, _ in found)),
@@ -97,11 +124,11 @@ def _differences(comparison: Comparison) -> list[Block]:
         for (name, metric), pair in found.items()
     )
     base = altair.Chart(charts.inline(points)).encode(
-        altair.Y("run", type="nominal", title=None, sort=names, axis=altair.Axis(labelLimit=150)),
+        altair.Y("system", type="nominal", title=None, sort=names, axis=altair.Axis(labelLimit=150)),
         altair.YOffset("metric", type="nominal", sort=metrics),
         altair.Color("metric", type="nominal", title=None, sort=metrics),
         tooltip=[
-            altair.Tooltip("run", type="nominal"),
+            altair.Tooltip("system", type="nominal"),
             altair.Tooltip("metric", type="nominal"),
             *(altair.Tooltip(key, type="quantitative", format="+.4f") for key in ("difference", "low", "high")),
         ],
@@ -115,24 +142,24 @@ def _differences(comparison: Comparison) -> list[Block]:
     )
     spec = charts.specification(altair.layer(*layers), label, max(80, 50 * len(names)))
     columns = (
-        "run",
+        "system",
         "metric",
         first,
-        "run's value",
+        "system's value",
         "difference",
         f"{one.level:.0%} interval",
         "p",
         "verdict",
     )
     note = (
-        f"Paired bootstrap over {one.n_clusters:,} users, {one.n_resamples:,} resamples: what other users "
-        "would say. It does not speak of other seeds; p values are not corrected for looking at several."
+        f"Paired bootstrap over {one.n_clusters:,} users, {one.n_resamples:,} resamples, of the means over seeds: what "
+        "other users would say. It does not speak of other seeds; p values are not corrected for looking at several."
     )
     return [
         Heading(f"Differences to {first}"),
         Chart(
             "differences",
-            f"Difference to {first}; an interval that does not touch 0 tells the runs apart",
+            f"Difference to {first}; an interval that does not touch 0 tells the systems apart",
             label,
             spec,
         ),

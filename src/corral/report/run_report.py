@@ -37,6 +37,7 @@ class RunReport:
         name: of the run.
         description: of the recipe.
         evaluation: on the test part.
+        system: what the run is one seed of; its own name where empty.
         data: what it was trained and judged on.
         logs: records of each stage that was trained, one an epoch, by stage.
         watched: the validation metric that chose each stage's epoch, by stage.
@@ -55,6 +56,7 @@ class RunReport:
     name: str
     evaluation: Evaluation
     data: DataSummary
+    system: str = ""
     description: str = ""
     logs: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     watched: Mapping[str, str] = field(default_factory=dict)

@@ -127,6 +127,20 @@ def test_runs_judged_alike_are_compared(full: RunReport, bare: RunReport) -> Non
     assert "NOT COMPARABLE" not in words(panel.blocks)
 
 
+def test_seeds_of_a_system_are_no_rivals(full: RunReport, bare: RunReport) -> None:
+    def seed(run: RunReport, system: str, number: int) -> RunReport:
+        return replace(run, name=f"{system}-{number}", system=system, settings={"seed": number})
+
+    panel = comparison_panel([seed(full, "two", 0), seed(full, "two", 1), seed(bare, "one", 0)])
+    means, each, differences = tables(panel.blocks)[:3]
+    ndcg = f"{full.evaluation.metrics['ndcg@10']:.4f}"
+    assert next(row.cells[:3] for row in means.rows) == ("two", "0, 1", f"{ndcg} ± 0.0000")
+    assert [row.cells[0] for row in means.rows] == ["two", "one"]
+    assert [row.cells[0] for row in each.rows] == ["two-0", "two-1", "one-0"]
+    assert differences.caption == "Differences to two"
+    assert {row.cells[0] for row in differences.rows} == {"one"}
+
+
 def test_runs_judged_by_other_rules_are_flagged_and_not_compared(full: RunReport, bare: RunReport) -> None:
     rules = {**bare.evaluation.protocol, "split": "leave-last-two-out"}
     strange = replace(bare, evaluation=replace(bare.evaluation, protocol=rules))
