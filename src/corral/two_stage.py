@@ -112,6 +112,9 @@ class TwoStage:
         text_columns: Sequence[str] = (),
         time_unit: str = "seconds",
         event_weights: Mapping[str, float] | None = None,
+        separator: str | None = None,
+        encoding: str = "utf-8",
+        skip_bad_rows: bool = False,
     ) -> Self:
         """Trains both stages, tunes their mixture on validation, and judges the funnel on the test part.
 
@@ -126,6 +129,9 @@ class TwoStage:
             time_unit: of the timestamps (dates are brought to it).
             event_weights: what each kind of event counts in training, for ``columns.event_type``; a column of
                 weights needs only ``columns.weight``.
+            separator: of text files; by default "," and a tab in .tsv files.
+            encoding: of text files.
+            skip_bad_rows: drop, count and list bad rows (``header.skipped_rows``) instead of raising.
 
         Raises:
             ValueError: the table is wrong (row, column, value are named), or ``run`` holds another run.
@@ -149,6 +155,9 @@ class TwoStage:
                 text_columns=text_columns,
                 time_unit=time_unit,
                 event_weights=event_weights,
+                separator=separator,
+                encoding=encoding,
+                skip_bad_rows=skip_bad_rows,
             )
         if isinstance(events, Interactions):
             events = _written(directory, events)

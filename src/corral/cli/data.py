@@ -15,7 +15,7 @@ from rich.table import Table
 
 from corral.cli.data_append import append
 from corral.cli.data_export import export
-from corral.cli.data_formats import READERS, TAKES, ReadOptions
+from corral.cli.data_formats import READERS, TAKES, EncodingOption, ReadOptions, SeparatorOption
 from corral.cli.data_print import print_summary
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
 from corral.cli.engines import Engine, preparing
@@ -123,6 +123,8 @@ def add(
     user_features: Annotated[Path | None, typer.Option(help="Table of user features (table).")] = None,
     item_features: Annotated[Path | None, typer.Option(help="Table of item features (table).")] = None,
     impressions: Annotated[Path | None, typer.Option(help="Table of what was shown and not clicked (table).")] = None,
+    separator: SeparatorOption = None,
+    encoding: EncodingOption = "utf-8",
     text: Annotated[
         list[str] | None,
         typer.Option(help="Feature column for display only, such as a title; may be repeated."),
@@ -164,6 +166,8 @@ def add(
         user_features=user_features,
         item_features=item_features,
         impressions=impressions,
+        separator=separator,
+        encoding=encoding,
         text=tuple(text or ()),
         time_unit=time_unit,
         licence=licence,

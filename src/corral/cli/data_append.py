@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from corral.cli.data_formats import EncodingOption, SeparatorOption
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
 
 
@@ -42,6 +43,8 @@ def append(
     item_features: Annotated[
         Path | None, typer.Option(help="Table of the new items' features.", show_default=False)
     ] = None,
+    separator: SeparatorOption = None,
+    encoding: EncodingOption = "utf-8",
     impressions: Annotated[
         Path | None,
         typer.Option(help="Lists logged by corral serve --impressions: a directory or file.", show_default=False),
@@ -97,6 +100,8 @@ def append(
                     ColumnMap(user, item, timestamp, value, label, part, weight, event_type),
                     user_features=user_features,
                     item_features=item_features,
+                    separator=separator,
+                    encoding=encoding,
                     progress=report,
                 )
             except AlreadyThereError as error:

@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from corral.data.interactions import ColumnMap, Interactions
     from corral.data.parquet_interactions import ParquetInteractions
+
+
+def _separator(text: str) -> str:
+    """As typed: a tab is hard to type in a shell."""
+    return "\t" if text in ("tab", "\\t") else text
+
+
+SeparatorOption = Annotated[
+    str | None,
+    typer.Option(
+        parser=_separator, metavar="CHARACTER", help="Of text tables: ';', '|', tab; by default a comma (.tsv: tab)."
+    ),
+]
+EncodingOption = Annotated[str, typer.Option(help="Of text tables, for example cp1252, latin-1, utf-16.")]
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,8 @@ class ReadOptions:
     user_features: Path | None = None
     item_features: Path | None = None
     impressions: Path | None = None
+    separator: str | None = None
+    encoding: str = "utf-8"
     text: tuple[str, ...] = ()
     time_unit: str | None = None
     licence: str | None = None
@@ -149,6 +167,8 @@ def _table(path: Path, options: ReadOptions) -> Interactions | ParquetInteractio
 
     files = parquet_files(path)
     if files is not None:
+        if options.separator is not None or options.encoding != "utf-8":
+            raise ValueError(f"{path}: Parquet files: --separator and --encoding are for text files: leave them out")
         shown = options.impressions
         return ParquetInteractions.open(
             files,
@@ -169,6 +189,8 @@ def _table(path: Path, options: ReadOptions) -> Interactions | ParquetInteractio
         impressions=options.impressions,
         text_columns=options.text,
         time_unit=options.time_unit or "seconds",
+        separator=options.separator,
+        encoding=options.encoding,
         skip_bad_rows=options.skip_bad_rows,
         event_weights=options.event_weights(),
     )
@@ -199,6 +221,8 @@ TAKES: dict[str, set[str]] = {
         "--user-features",
         "--item-features",
         "--impressions",
+        "--separator",
+        "--encoding",
         "--text",
         "--time-unit",
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def append_events(
     *,
     user_features: str | Path | Any | None = None,
     item_features: str | Path | Any | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
     progress: Progress | None = None,
 ) -> Dataset:
     """Adds a table of events to a Dataset, in its place; whoever has the old one open keeps it.
@@ -51,6 +54,8 @@ def append_events(
             knows the weights of types. Rows with label 0 become impressions.
         user_features: rows of users that the Dataset lacks; needed for each new one where it has user features.
         item_features: the same for items.
+        separator: of text files; by default "," and a tab in .tsv files.
+        encoding: of text files.
         progress: as in ``Dataset.write``.
 
     Returns:
@@ -64,10 +69,12 @@ def append_events(
         FileNotFoundError: there is no such file or Dataset.
     """
     path, columns = Path(path), columns or ColumnMap()
+    load = partial(load_table, separator=separator, encoding=encoding, may_skip=False)
     with only_writer(path):
         dataset = Dataset.open(path)
         refuse_unfit(dataset)
-        new, loaded = _read(dataset, table, columns)
+        loaded = load(table, list(columns.present().values()))
+        new = _read(dataset, loaded, columns)
         labels = new["label"] if "label" in new.columns else pl.repeat(1, len(new), eager=True)
         clicked, shown = (new.filter(labels == label).drop("label", strict=False) for label in (1, 0))
         old = interactions_of(dataset)
@@ -86,7 +93,7 @@ def append_events(
                 raise ValueError(f"{path}: the data set has no {key[:4]} features to which new ones could be added")
             if frame is not None:
                 if given is not None:
-                    frame = with_new_rows(frame, block, key, vocabulary, given, name)
+                    frame = with_new_rows(frame, block, key, vocabulary, load(given, None), name)
                 refuse_without_row(frame, key, new[key], loaded, name)
             features[key] = frame
         impressions = old.impressions
@@ -115,8 +122,8 @@ def refuse_unfit(dataset: Dataset) -> None:
         raise ValueError(f"{dataset.path}: has no times, only the order of its rows: build it again from all events")
 
 
-def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tuple[pl.DataFrame, LoadedTable]:
-    """The new events, checked, with the Dataset's columns and types of ids; and where they come from."""
+def _read(dataset: Dataset, loaded: LoadedTable, columns: ColumnMap) -> pl.DataFrame:
+    """The new events, checked, with the Dataset's columns and types of ids."""
     if columns.timestamp is None:
         raise ValueError(
             f"{dataset.path}: has times ({dataset.header.time_unit}): name the column of the new events' times"
@@ -129,7 +136,6 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
             what = f"say which column of the new events holds it (--{option})" if has else f"leave --{option} out"
             raise ValueError(f"{dataset.path}: its events have {'a' if has else 'no'} {column}: {what}")
     names = columns.present()
-    loaded = load_table(table, list(names.values()), may_skip=False)
     require_columns(loaded.frame.columns, list(names.values()), loaded.source)
     raw = loaded.frame.select(pl.col(name).alias(canonical) for canonical, name in names.items())
     unit = dataset.header.time_unit
@@ -143,7 +149,7 @@ def _read(dataset: Dataset, table: str | Path | Any, columns: ColumnMap) -> tupl
     raw = raw.with_columns(ids)
     events, _ = check_rows(raw, problems, False, event_weights=weights, time_unit=unit, fixed_unit=True)
     refuse_unlike(events["timestamp"], dataset.events.time, unit, problems)
-    return events, loaded
+    return events
 
 
 def impressions_below(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:

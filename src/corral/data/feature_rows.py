@@ -5,7 +5,6 @@ Shape letters: U rows of a vocabulary, the two reserved ones left out.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from corral.data.event_check import require_columns
 from corral.data.features import FeatureColumn, FeatureKind, FeatureTable
 from corral.data.id_check import check_ids_like, whole_numbers
 from corral.data.skipped_rows import Problems
-from corral.data.table_files import LoadedTable, load_table
+from corral.data.table_files import LoadedTable
 from corral.data.vocabulary import FIRST_ROW, UNKNOWN, Vocabulary
 
 _REASONS = {
@@ -46,7 +45,7 @@ def with_new_rows(
     table: FeatureTable,
     key: str,
     vocabulary: Vocabulary,
-    new: str | Path | Any,
+    new: LoadedTable,
     name: str,
 ) -> pl.DataFrame:
     """The old frame and, below it, the rows of a table of users (or items) that the vocabulary lacks.
@@ -56,24 +55,23 @@ def with_new_rows(
         table: what it was made of.
         key: name of the id column.
         vocabulary: of the users, or of the items.
-        new: a path, or a polars, pandas or pyarrow table; features that it lacks are missing values.
+        new: the table; features that it lacks are missing values.
         name: of the id column in the new table; ``key`` is taken, too.
 
     Raises:
         ValueError: naming file, line, column, value and what to do: a feature that the Dataset does not have, a value
             of another kind, an id that comes twice or is there already.
     """
-    loaded = load_table(new, None, may_skip=False)
-    rows = loaded.frame.rename({name: key}) if name in loaded.frame.columns else loaded.frame
-    require_columns(rows.columns, [key], loaded.source)
+    rows = new.frame.rename({name: key}) if name in new.frame.columns else new.frame
+    require_columns(rows.columns, [key], new.source)
     strange = [column for column in rows.columns if column not in frame.columns]
     if strange:
         raise ValueError(
-            f"{loaded.source}: column {strange[0]!r}: no such {key[:4]} feature in the data set; it has "
+            f"{new.source}: column {strange[0]!r}: no such {key[:4]} feature in the data set; it has "
             f"{', '.join(table.columns)}: leave the column out"
         )
-    problems = Problems(loaded.source, loaded.line_of, {key: name}, may_skip=False)
-    ids = check_ids_like(rows[key], key, problems, vocabulary.id_type, loaded.is_text)
+    problems = Problems(new.source, new.line_of, {key: name}, may_skip=False)
+    ids = check_ids_like(rows[key], key, problems, vocabulary.id_type, new.is_text)
     there = pl.Series(vocabulary.rows(ids) != UNKNOWN) & ids.is_not_null()
     problems.add(there, key, rows[key], "is in the data set already, whose features stay: leave the row out")
     problems.add(ids.is_not_null() & ~ids.is_first_distinct(), key, rows[key], "duplicate key: one row an id")

@@ -21,6 +21,9 @@ ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 # Python's reader, which finds the lines of bad rows, takes fields of 131,072 characters unless told; the frame's any.
 csv.field_size_limit(2**31 - 1)
+# What else text files are separated by, and how the command line takes it.
+_SEPARATORS = {";": "';'", "\t": "tab", "|": "'|'"}
+_ENCODING_HINT = ": give the file's encoding (--encoding cp1252? latin-1?)"
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,14 @@ def load_table(
     Args:
         table: a path, or a polars, pandas or pyarrow table.
         columns: their names.
-        separator: of a text file; by default its suffix tells.
+        separator: of a text file, one byte; by default its suffix tells.
         encoding: of a text file.
         skip_bad_rows: lines with more fields than the header are dropped and counted.
         may_skip: the caller offers that: the error says how.
 
     Raises:
-        ValueError: the file is empty, damaged, or of an unknown kind; a line has more fields than the header.
+        ValueError: the file is empty, damaged, or of an unknown kind; a line has more fields than the header; the
+            separator or the encoding is not the file's, or there is no such encoding.
         FileNotFoundError: there is no such file.
     """
     if not isinstance(table, str | Path):
@@ -81,7 +85,7 @@ def load_table(
         return LoadedTable(_load_binary(path, columns, kind), str(path))
     raise ValueError(
         f"{path}: unknown kind of file {kind!r}; known are {', '.join(TEXT_SEPARATORS)} (also with .gz), "
-        f"{', '.join(PARQUET_SUFFIXES + ARROW_SUFFIXES)}; for another text file give its separator"
+        f"{', '.join(PARQUET_SUFFIXES + ARROW_SUFFIXES)}; for another text file give its separator (--separator)"
     )
 
 
@@ -103,6 +107,8 @@ def _load_binary(path: Path, columns: list[str] | None, kind: str) -> pl.DataFra
 
 
 def _load_text(path: Path, separator: str, encoding: str, skip_bad_rows: bool, may_skip: bool) -> LoadedTable:
+    if len(separator.encode()) != 1:
+        raise ValueError(f"separator {separator!r}: must be one byte, for example ; or a tab")
     gzipped = path.suffix.lower() == ".gz"
     source: bytes | Path = path
     if gzipped or encoding.lower().replace("-", "") not in ("utf8", "utf8sig"):
@@ -112,12 +118,21 @@ def _load_text(path: Path, separator: str, encoding: str, skip_bad_rows: bool, m
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}: damaged or truncated gzip file ({error}): fetch it again") from error
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: byte {error.start} is not {encoding}: give the file's encoding") from error
+            raise ValueError(f"{path}: byte {error.start} is not {encoding}{_ENCODING_HINT}") from error
+        except LookupError as error:
+            raise ValueError(
+                f"encoding {encoding!r}: no such encoding; known are utf-8, cp1252, latin-1, ..."
+            ) from error
     text = _Text(path, source, separator)
     with text.lines() as stream:
         header = next(csv.reader(stream, delimiter=separator), None)
     if not header:
         raise ValueError(f"{path}: the file has no header line")
+    if len(header) == 1 and (likely := next((mark for mark in _SEPARATORS if mark in header[0]), None)):
+        raise ValueError(
+            f"{path}, line 1: {header[0]!r} is one column with separator {separator!r}: give the file's separator "
+            f"(--separator {_SEPARATORS[likely]})"
+        )
     _refuse_repeated(header, f"{path}, line 1")
     skipped = SkippedRows()
     try:
@@ -125,7 +140,7 @@ def _load_text(path: Path, separator: str, encoding: str, skip_bad_rows: bool, m
     except pl.exceptions.PolarsError as error:
         if "more fields" not in str(error):
             reason = str(error).splitlines()[0]
-            hint = ": give the file's encoding (latin-1?)" if "utf-8" in reason else ""
+            hint = _ENCODING_HINT if "utf-8" in reason else ""
             raise ValueError(f"{path}: cannot be read as text with separator {separator!r} ({reason}){hint}") from error
         return _load_ragged(text, header, skip_bad_rows, may_skip)
     lines: LineOf = text.line_of

@@ -233,6 +233,38 @@ def test_append(cli: Cli, clicks: Path, tmp_path: Path) -> None:
     assert cli.json(f"append data/mine more.csv {columns} --value stars")["counts"]["events"] == 11
 
 
+def test_semicolons_and_old_encodings(cli: Cli, clicks: Path, tmp_path: Path) -> None:
+    cli(f"add all --from {clicks} {MAP} --item-features {_titles(tmp_path / 'plain.csv', ',', 'utf-8')}")
+    text = clicks.read_text().replace(",", ";").splitlines()
+    (tmp_path / "old.csv").write_text("\n".join(text[:6]))
+    (tmp_path / "new.csv").write_text("\n".join([text[0], *text[6:]]))
+    titles = _titles(tmp_path / "titles.csv", ";", "cp1252")
+    assert "(--separator ';')" in cli(f"add mine --from old.csv {MAP}", code=2)
+    add = f"add mine --from old.csv {MAP} --separator ';' --item-features {titles}"
+    assert "(--encoding cp1252? latin-1?)" in cli(add, code=2)
+    assert "no such encoding" in cli(f"{add} --encoding windows", code=2)
+    assert "must be one byte" in cli(f"add mine --from old.csv {MAP} --separator ::", code=2)
+    (tmp_path / "two.csv").write_text("\n".join(titles.read_text("cp1252").splitlines()[:3]), "cp1252")
+    (tmp_path / "rest.csv").write_text("\n".join(["what;name", *titles.read_text("cp1252").splitlines()[3:]]), "cp1252")
+    cli(f"{add.replace('titles', 'two')} --encoding cp1252")
+    cli(
+        "append mine new.csv --user who --item what --timestamp when --value stars --item-features rest.csv"
+        " --separator ';' --encoding cp1252"
+    )
+    assert Dataset.open("data/mine").hash == Dataset.open("data/all").hash
+    (tmp_path / "tab.csv").write_text(clicks.read_text().replace(",", "\t"))
+    cli(f"add tabbed --from tab.csv {MAP} --separator tab")
+    assert Dataset.open("data/tabbed").header.counts.events == 10
+    assert "--separator is not for --format movielens" in cli(
+        f"add x --from {clicks} --format movielens --separator tab", code=2
+    )
+
+
+def _titles(path: Path, separator: str, encoding: str) -> Path:
+    path.write_text("\n".join([f"what{separator}name", *(f"{n}{separator}Käse {n}" for n in range(1, 5))]), encoding)
+    return path
+
+
 def test_dates_and_times_in_milliseconds(cli: Cli, tmp_path: Path) -> None:
     header = "user_id,item_id,timestamp"
     (tmp_path / "ms.csv").write_text(f"{header}\n1,7,1700000000000\n2,8,1700000001000\n")

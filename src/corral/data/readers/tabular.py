@@ -25,6 +25,8 @@ def read(
     text_columns: Iterable[str] = (),
     time_unit: str = "seconds",
     licence: str = "",
+    separator: str | None = None,
+    encoding: str = "utf-8",
     skip_bad_rows: bool = False,
     event_weights: Mapping[str, float] | None = None,
 ) -> Interactions:
@@ -39,6 +41,8 @@ def read(
         text_columns: feature columns for display only.
         time_unit: of the timestamps (dates are brought to it).
         licence: kept with the data.
+        separator: of text files; by default "," and a tab in .tsv files.
+        encoding: of text files.
         skip_bad_rows: drop, count and list bad rows instead of raising.
         event_weights: the weight of each event type, for ``columns.event_type``.
 
@@ -48,6 +52,7 @@ def read(
         FileNotFoundError: there is no such file.
     """
     columns, text_columns = ColumnMap.of(columns), tuple(text_columns)
+    form: dict[str, Any] = {"separator": separator, "encoding": encoding, "skip_bad_rows": skip_bad_rows}
     features: dict[str, Any] = {"user_features": user_features, "item_features": item_features}
     events = read_table(
         table,
@@ -57,8 +62,8 @@ def read(
         text_columns=text_columns if impressions is None else (),
         time_unit=time_unit,
         licence=licence,
-        skip_bad_rows=skip_bad_rows,
         event_weights=event_weights,
+        **form,
     )
     if isinstance(table, str | Path):
         events = replace(events, source=Path(table).name)
@@ -70,14 +75,12 @@ def read(
         impressions,
         replace(columns, value=None, label=None, weight=None, event_type=None),
         time_unit=time_unit,
-        skip_bad_rows=skip_bad_rows,
+        **form,
     )
     skipped = events.skipped + shown.skipped
     for name, key, column in (("user_features", "user_id", columns.user), ("item_features", "item_id", columns.item)):
         if features[name] is not None:
-            features[name], dropped = read_features(
-                features[name], key, column, text_columns=text_columns, skip_bad_rows=skip_bad_rows
-            )
+            features[name], dropped = read_features(features[name], key, column, text_columns=text_columns, **form)
             skipped += dropped
     return Interactions.of(
         events.events,
