@@ -247,6 +247,15 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
     tree[leaf] = read_yaml(value, f"override {assignment!r}: the value")
 
 
+def _leave_other_data(tree: dict[str, Any], assignment: str) -> None:
+    """Takes away what the text says of its own data, filters too, where an override names other ones."""
+    there, name = tree.get("data"), assignment.partition("=")[0]
+    if isinstance(there, dict) and name in ("data.name", "data.path"):
+        there.pop("path" if name == "data.name" else "name", None)
+        for filtering in ("min_user_events", "min_item_events", "iterate") if name == "data.path" else ():
+            there.pop(filtering, None)
+
+
 def _leave_other_kind(tree: dict[str, Any], assignment: str) -> None:
     """Takes away what only the former kind knows, where an override names another one."""
     block, _, kind = assignment.partition(".kind=")
@@ -260,7 +269,8 @@ def _leave_other_kind(tree: dict[str, Any], assignment: str) -> None:
 def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Settings:
     """Settings from YAML text and dotted overrides.
 
-    An override of ``retriever.kind`` or ``together.kind`` leaves aside what the text says of the kind that it names.
+    An override of ``retriever.kind`` or ``together.kind`` leaves aside what the text says of the kind that it names,
+    one of ``data.path`` the name and filters of the text's data, one of ``data.name`` its path.
 
     Args:
         text: YAML.
@@ -274,6 +284,8 @@ def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Se
     tree = read_yaml(text, source)
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: a recipe is a mapping of settings, found {type(tree).__name__}")
+    for assignment in overrides:  # of the text alone: both name and path by overrides are a mistake
+        _leave_other_data(tree, assignment)
     for assignment in overrides:
         _leave_other_kind(tree, assignment)
         _override(tree, assignment)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from corral.settings import Settings, dump_settings, load_settings, watchable
+from corral.settings import DataSettings, Settings, dump_settings, load_settings, watchable
 from corral.stage_settings import IccSettings, MatrixFactorizationSettings
 
 MINIMAL = "data: {name: online-retail}"
@@ -36,6 +37,16 @@ def test_unknown_key_names_the_nearest(override: str, key: str, nearest: str) ->
     with pytest.raises(ValueError, match="unknown key") as error:
         load(override)
     assert str(error.value) == f"recipe: unknown key {key!r}; did you mean {nearest!r}?"
+
+
+def test_other_data_by_an_override_leaves_those_of_the_recipe_aside() -> None:
+    named = "data: {name: amazon-beauty, min_user_events: 7, iterate: true}"
+    assert load_settings(named, "r.yaml", ("data.path=shop",)).data == DataSettings(path=Path("shop"))
+    filtered = load_settings(named, "r.yaml", ("data.name=ml-1m",)).data
+    assert filtered == DataSettings(name="ml-1m", min_user_events=7, iterate=True)
+    both = load_settings(named, "r.yaml", ("data.name=ml-1m", "data.path=shop")).data
+    assert (both.name, both.path) == ("ml-1m", Path("shop"))  # refused where the data are opened
+    assert load_settings("data: {path: shop}", "r.yaml", ("data.name=ml-1m",)).data == DataSettings(name="ml-1m")
 
 
 def test_another_kind_by_an_override_leaves_the_keys_of_the_former_aside() -> None:

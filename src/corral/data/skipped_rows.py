@@ -26,6 +26,7 @@ class SkippedRow:
         column: the column that was bad.
         value: the bad value, as text.
         reason: what is wrong with it.
+        place: what ``row`` is, line or row.
     """
 
     file: str
@@ -33,6 +34,7 @@ class SkippedRow:
     column: str
     value: str
     reason: str
+    place: str = "line"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class SkippedRows:
 
     def __str__(self) -> str:
         lines = [f"{self.count} bad rows skipped" + (", the first:" if self.examples else "")]
-        lines += [f"  {e.file}, row {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples]
+        lines += [f"  {e.file}, {e.place} {e.row}, column {e.column!r}: {e.value}: {e.reason}" for e in self.examples]
         return "\n".join(lines)
 
 
@@ -82,7 +84,8 @@ class Problems:
         for rows, column, raw, reason in self.found:
             for row in rows[:MAX_EXAMPLES].tolist():
                 if row not in first:
-                    first[row] = SkippedRow(self.source, self._place(row), column, _show(raw[row]), reason)
+                    place = self._place(row)
+                    first[row] = SkippedRow(self.source, place, column, _show(raw[row]), reason, self._where)
         return [first[row] for row in sorted(first)][:MAX_EXAMPLES]
 
     def settle(self, frame: pl.DataFrame, skip_bad_rows: bool) -> tuple[pl.DataFrame, SkippedRows]:
@@ -93,16 +96,19 @@ class Problems:
         examples = self.examples()
         if not skip_bad_rows:
             one = examples[0]
-            where = "row" if self.line_of is None else "line"
             origin = " (from 0)" if self.line_of is None else ""
             more = f" {len(bad)} rows are bad in all." if len(bad) > 1 else ""
             raise ValueError(
-                f"{self.source}, {where} {one.row}{origin}, column {one.column!r}: {one.value}: {one.reason}."
+                f"{self.source}, {one.place} {one.row}{origin}, column {one.column!r}: {one.value}: {one.reason}."
                 f"{more} Correct the data{WAY_OUT if self.may_skip else ''}"
             )
         keep = np.ones(len(frame), dtype=bool)
         keep[bad] = False
         return frame.filter(pl.Series(keep)), SkippedRows(len(bad), tuple(examples))
+
+    @property
+    def _where(self) -> str:
+        return "row" if self.line_of is None else "line"
 
     def _place(self, row: int) -> int:
         if self.line_of is None:
