@@ -40,11 +40,11 @@ def add_items(recommender: TwoStageRecommender, new_items: pl.DataFrame, build: 
         build: makes the parts from their specs and the longer tables.
 
     Raises:
-        ValueError: an id is known already or repeated, a column is unknown or of another kind, a spec is
-            missing, or the retriever does not use item features.
+        ValueError: an id is known already, from the train part or from later events, or repeated; a column is unknown
+            or of another kind; a spec is missing; or the retriever does not use item features.
     """
     old = recommender.tables
-    items = _longer_vocabulary(old.items, new_items)
+    items = _longer_vocabulary(old.items, new_items, recommender.index.items)
     # where the rows of the old catalogue went
     moved = np.arange(len(old.items))
     moved[FIRST_ROW:] = items.rows(old.items.ids)
@@ -115,8 +115,8 @@ def _with_longer_tables(part: nn.Module, module: nn.Module, moved: Tensor, items
     return part
 
 
-def _longer_vocabulary(items: Vocabulary, new_items: pl.DataFrame) -> Vocabulary:
-    """The old and the new ids, checked."""
+def _longer_vocabulary(items: Vocabulary, new_items: pl.DataFrame, catalogue: Tensor) -> Vocabulary:
+    """The old and the new ids, checked; ``catalogue`` are the rows that are served."""
     if "item_id" not in new_items.columns:
         raise ValueError(f"new items need a column item_id, got {new_items.columns}")
     ids = new_items["item_id"]
@@ -125,9 +125,12 @@ def _longer_vocabulary(items: Vocabulary, new_items: pl.DataFrame) -> Vocabulary
     repeated = ids.filter(ids.is_duplicated())
     if len(repeated):
         raise ValueError(f"new items: item_id {repeated[0]!r} comes twice")
-    known = items.rows(ids) != UNKNOWN
-    if known.any():
-        raise ValueError(f"new items: item_id {ids[int(known.argmax())]!r} is in the catalogue already")
+    rows = items.rows(ids)
+    for number in (rows != UNKNOWN).nonzero()[0][:1].tolist():
+        why = "is in the catalogue already"
+        if not (catalogue == int(rows[number])).any():
+            why = "has events after the train part alone: train on those (corral train --from RUN)"
+        raise ValueError(f"new items: item_id {ids[number]!r} {why}")
     added = pl.Series(ids.to_list(), dtype=pl.Int64 if items.id_type == "int64" else pl.String)
     return Vocabulary.of(pl.concat([pl.Series(items.ids.to_pylist(), dtype=added.dtype), added]))
 

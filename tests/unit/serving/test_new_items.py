@@ -156,6 +156,15 @@ def test_bad_new_items_are_refused(recommender: TwoStageRecommender, frame: pl.D
         add_items(recommender, frame, build)
 
 
+def test_items_of_later_events_are_told_from_those_of_the_catalogue(recommender: TwoStageRecommender) -> None:
+    rows = recommender.index.items[1:]
+    with torch.no_grad():
+        recommender.index = ExactIndex(recommender.retriever.encode_items(rows), rows)
+    later = str(recommender.tables.items.ids[0])
+    with pytest.raises(ValueError, match=f"'{later}' has events after the train part alone"):
+        add_items(recommender, pl.DataFrame({"item_id": [later]}), build)
+
+
 def test_spec_is_needed(recommender: TwoStageRecommender) -> None:
     recommender.specs = {}
     with pytest.raises(ValueError, match="how to build its retriever"):

@@ -131,10 +131,11 @@ class Deciding(nn.Module):
         return items.float() if int(items.sum()) > 3 else -items.float()
 
 
-def test_parts_that_cannot_be_exported_are_named(tmp_path: Path) -> None:
+def test_parts_that_cannot_be_exported_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ranker = PortableRanker(Deciding())
     with pytest.raises(ValueError, match="the model cannot be exported to ONNX; serve it with torch"):
         difference(ranker, ranker.inputs, tmp_path)
+    assert capfd.readouterr() == ("", "")  # not the program that torch could not trace
     users, items = features()
     fields = Fields(users.rows, items.rows, field_size=4, request_scales={"hour": NumericScale()})
     with pytest.raises(ValueError, match="reads request features"):
