@@ -15,7 +15,7 @@ from corral.data.batches import Batch, Query, SequenceBatch
 from corral.data.positions import choose_positions, queries_at
 from corral.ranking.evidence import ReadsScores
 from corral.retrieval.evaluation_mode import evaluation_mode
-from corral.retrieval.retriever import CausalRetriever, Retriever
+from corral.retrieval.retriever import CausalRetriever, Retriever, pair_scores
 from corral.sampling.sampler import Sampler
 from corral.training.retrieval_objectives import target_weights
 
@@ -146,7 +146,7 @@ class Stages(nn.Module):
     def scores(self, queries: Tensor, items: Tensor) -> Tensor:
         """Retriever scores [P, n] of item rows [P, n]."""
         vectors = cast(Retriever, self.retriever).encode_items(items)
-        return torch.einsum("pd,pnd->pn", queries, vectors)
+        return pair_scores(queries, vectors)
 
     def logits(self, query: Query, items: Tensor, scores: Tensor) -> Tensor:
         """Ranker logits [P, n]; a ranker that reads the retriever's scores is given them, without gradient."""

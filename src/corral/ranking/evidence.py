@@ -17,7 +17,7 @@ from corral.ranking.fields import Fields
 from corral.ranking.held_out_correction import HeldOutCorrection
 from corral.ranking.ranker import EncodedQuery, FieldRanker
 from corral.retrieval.co_visitation import CoVisitation
-from corral.retrieval.retriever import Retriever
+from corral.retrieval.retriever import Retriever, pair_scores
 
 
 class Evidence(Protocol):
@@ -252,4 +252,4 @@ class EvidenceRanker(nn.Module):
         if self._retriever is None:
             raise ValueError("this ranker reads the retriever's score: connect(retriever) first, or pass scores")
         retriever = self._retriever()
-        return torch.einsum("bd,bnd->bn", retriever.encode_queries(query), retriever.encode_items(items))
+        return pair_scores(retriever.encode_queries(query), retriever.encode_items(items))

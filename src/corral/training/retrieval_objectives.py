@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from corral.data.batches import Batch, SequenceBatch
 from corral.retrieval.evaluation_mode import evaluation_mode
-from corral.retrieval.retriever import CausalRetriever, Retriever
+from corral.retrieval.retriever import CausalRetriever, Retriever, pair_scores
 from corral.sampling.sampler import Sampler, check_certain
 from corral.training.catalogue_softmax import CatalogueSoftmax, ItemSoftmax
 from corral.training.losses import binary_loss, in_batch_softmax, sampled_softmax
@@ -137,7 +137,7 @@ class SampledSoftmaxObjective(_RetrievalObjective):
             drawn = self.sampler.sample(queries.detach(), self.num_negatives, self.generator)
             log_q_target = self.sampler.log_q(queries.detach(), target[:, None])[:, 0]
         items = torch.cat([target[:, None], drawn.items], 1)
-        scores = torch.einsum("pd,pnd->pn", queries, retriever.encode_items(items))
+        scores = pair_scores(queries, retriever.encode_items(items))
         hit, weight = drawn.items == target[:, None], target_weights(batch)
         if self.binary:
             return {"total": binary_loss(scores, hit, weight)}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from corral import __version__
 from corral.data.atomic_directory import atomic_directory
 from corral.retrieval.evaluation_mode import evaluation_mode
+from corral.retrieval.retriever import pair_scores
 from corral.serving.onnx.portable_models import ItemTower, PortableRanker, UserTower, evidence_parts
 from corral.serving.onnx.session import Session
 from corral.serving.queries import Queries
@@ -150,7 +151,7 @@ class _RealQueries:
         query = queries.query(rows, queries.stored(rows), None, {})
         retriever = recommender.retriever
         found = recommender.index.search(retriever.encode_queries(query), recommender.num_candidates)
-        scores = torch.einsum("bd,bnd->bn", retriever.encode_queries(query), retriever.encode_items(found.items))
+        scores = pair_scores(retriever.encode_queries(query), retriever.encode_items(found.items))
         known = [part(query, found.items) for part in evidence_parts(recommender.ranker)]
         evidence = torch.cat(known, -1) if known else None
         return cls(query.user, query.history, query.time, found.items, scores, evidence)

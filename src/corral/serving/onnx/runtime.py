@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corral.data.batches import Query
-from corral.retrieval.retriever import Retriever
+from corral.retrieval.retriever import Retriever, pair_scores
 from corral.serving.manifest import Manifest, verify_files
 from corral.serving.onnx.export import EXPORT_FILE, FORMAT_VERSION
 from corral.serving.onnx.portable_models import evidence_parts, reads_scores
@@ -61,7 +61,7 @@ class OnnxRanker:
         given = {"user": query.user, "history": _history(query, self._length), "time": query.time, "items": items}
         if self._reads_scores:
             vectors = self._retriever.encode_items(items)
-            given["scores"] = torch.einsum("bd,bnd->bn", self._retriever.encode_queries(query), vectors)
+            given["scores"] = pair_scores(self._retriever.encode_queries(query), vectors)
         if self._evidence:
             given["evidence"] = torch.cat([part(query, items) for part in self._evidence], -1)
         return self._session(given)

@@ -124,9 +124,8 @@ def test_no_loss_in_half_precision(stages: Stages, batch: Batch) -> None:
     for _ in range(2):
         objective.refresh()
         with torch.autocast("cpu", torch.bfloat16):
-            assert {values.dtype for values in stages.score(stages.encode(batch), batch.item[:, None])} == {
-                torch.bfloat16
-            }
+            scores, logits = stages.score(stages.encode(batch), batch.item[:, None])
+            assert (scores.dtype, logits.dtype) == (torch.float32, torch.bfloat16)
             losses = objective(batch)
         assert {name: loss.dtype for name, loss in losses.items()} == dict.fromkeys(losses, torch.float32)
 
