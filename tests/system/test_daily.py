@@ -140,6 +140,10 @@ def test_candidates_re_ranked(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert top.sort("user_id", "rank")["item_id"].equals(
         found.filter(pl.col("rank") <= 3).sort("user_id", "rank")["item_id"]
     )
+    given.write_text(given.read_text().replace(",", ";"), encoding="utf-16")
+    form = ("--separator", ";", "--encoding", "utf-16")
+    corral(capsys, "rerank", run, "--candidates", given, "--out", tmp_path / "again.parquet", *form)
+    assert pl.read_parquet(tmp_path / "again.parquet").equals(found)
     given.write_text("user_id,item_id\n5,1003\n5,1003\n")
     said = corral(capsys, "rerank", run, "--candidates", given, "--out", out, code=2)
     assert f"{given}, line 3, column 'item_id': '1003': stands twice" in said
@@ -175,7 +179,11 @@ def test_lists_of_another_system_are_judged_as_the_runs_own(
         "skipped_rows": 0,
         "longest_list": 0,
     }
-    said = corral(capsys, "evaluate", run, "--lists", path, "-q")
+    path.write_text(path.read_text().replace(",", ";"))
+    assert "(--separator ';')" in corral(capsys, "evaluate", run, "--lists", path, "-q", code=2)
+    again = json.loads(corral(capsys, "evaluate", run, "--lists", path, "--json", "-q", "--separator", ";"))
+    assert again["metrics"] == less["metrics"]
+    said = corral(capsys, "evaluate", run, "--lists", path, "-q", "--separator", ";")
     assert "The funnel" in said
     assert "Protocol: " in said
 
@@ -221,7 +229,8 @@ def test_lists_that_cannot_be_judged(run: Path, tmp_path: Path, capsys: pytest.C
         assert message in corral(capsys, "evaluate", run, "--lists", path, "-q", code=2)
     path.write_text("user_id,item_id\n1,1003\n1,9999\n")
     corral(capsys, "evaluate", run, "--lists", path, "-q", "--skip-bad-rows")
-    assert "--skip-bad-rows is for --lists" in corral(capsys, "evaluate", run, "-q", "--skip-bad-rows", code=2)
+    for option in (["--skip-bad-rows"], ["--separator", ";"], ["--encoding", "utf-16"]):
+        assert "--skip-bad-rows are for --lists FILE" in corral(capsys, "evaluate", run, "-q", *option, code=2)
 
 
 def test_a_run_is_exported_with_its_split_and_results(

@@ -146,20 +146,18 @@ def _check_metrics(systems: Sequence[System], metrics: Sequence[str]) -> None:
 
 
 def _mean_and_deviation(system: System, metric: str) -> dict[str, float | None]:
-    import numpy as np
+    from corral.evaluation.comparison import mean_and_deviation
 
-    values = np.array([evaluation.metrics[metric] for evaluation in system.evaluations])
     # NaN, where the data have nothing that a metric speaks of, is null in JSON.
-    if np.isnan(values).any():
-        return {"mean": None, "sd": None}
-    return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None}
+    mean, sd = mean_and_deviation([evaluation.metrics[metric] for evaluation in system.evaluations])
+    return {"mean": mean, "sd": sd}
 
 
 def _show(systems: Sequence[System], metrics: Sequence[str], found: Comparison, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from corral.report.number_text import decimal, plain
+    from corral.report.number_text import mean_and_sd, plain
 
     if found.warning:
         console.print(f"[bold red]{escape(found.warning)}[/]", highlight=False)
@@ -175,10 +173,7 @@ def _show(systems: Sequence[System], metrics: Sequence[str], found: Comparison, 
     for name in metrics:
         table.add_column(name, justify="right", overflow="fold")
     for system in systems:
-        cells = []
-        for name in metrics:
-            known = _mean_and_deviation(system, name)
-            cells.append(decimal(known["mean"]) + ("" if known["sd"] is None else f" ± {decimal(known['sd'])}"))
+        cells = [mean_and_sd(**_mean_and_deviation(system, name)) for name in metrics]
         strange = system.name in found.strange
         name = escape(system.name) + (" (other rules)" if strange else "")
         table.add_row(name, ", ".join(map(str, system.seeds)), *cells, style="red" if strange else None)

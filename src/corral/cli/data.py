@@ -15,11 +15,12 @@ from rich.table import Table
 
 from corral.cli.data_append import append
 from corral.cli.data_export import export
-from corral.cli.data_formats import READERS, TAKES, EncodingOption, ReadOptions, SeparatorOption
+from corral.cli.data_formats import READERS, TAKES, ReadOptions
 from corral.cli.data_print import print_summary
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
 from corral.cli.engines import Engine, preparing
 from corral.cli.progress import steps
+from corral.cli.text_options import EncodingOption, SeparatorOption
 from corral.data.catalog import CATALOG, CatalogEntry
 
 if TYPE_CHECKING:

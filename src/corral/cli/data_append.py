@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from corral.cli.data_formats import EncodingOption, SeparatorOption
 from corral.cli.data_roots import DEFAULT_ROOT, RootOption, dataset_path
+from corral.cli.text_options import EncodingOption, SeparatorOption
 
 
 def append(

@@ -5,27 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from corral.data.interactions import ColumnMap, Interactions
     from corral.data.parquet_interactions import ParquetInteractions
-
-
-def _separator(text: str) -> str:
-    """As typed: a tab is hard to type in a shell."""
-    return "\t" if text in ("tab", "\\t") else text
-
-
-SeparatorOption = Annotated[
-    str | None,
-    typer.Option(
-        parser=_separator, metavar="CHARACTER", help="Of text tables: ';', '|', tab; by default a comma (.tsv: tab)."
-    ),
-]
-EncodingOption = Annotated[str, typer.Option(help="Of text tables, for example cp1252, latin-1, utf-16.")]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from corral.cli.text_options import EncodingOption, SeparatorOption
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory made by corral train.")],
@@ -18,6 +20,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    separator: SeparatorOption = None,
+    encoding: EncodingOption = "utf-8",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Of --lists: drop, count and list bad rows instead of stopping.")
     ] = False,
@@ -49,10 +53,17 @@ def evaluate(
     check_finished(run, MANIFEST_FILE)
     experiment = Experiment.open(run, quiet=quiet)
     if lists is not None:
-        result, note = judge_lists(experiment, lists, Part[part.upper()], skip_bad_rows)
+        result, note = judge_lists(
+            experiment,
+            lists,
+            Part[part.upper()],
+            separator=separator,
+            encoding=encoding,
+            skip_bad_rows=skip_bad_rows,
+        )
         Console(stderr=True, soft_wrap=True, highlight=False).print(note, markup=False)
-    elif skip_bad_rows:
-        raise ValueError("--skip-bad-rows is for --lists FILE")
+    elif skip_bad_rows or separator is not None or encoding != "utf-8":
+        raise ValueError("--separator, --encoding and --skip-bad-rows are for --lists FILE")
     else:
         result = judge(experiment, open_models(run, experiment.settings.device), Part[part.upper()])
     if out is not None:

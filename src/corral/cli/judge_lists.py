@@ -16,7 +16,15 @@ from corral.evaluation.result import Evaluation, Stage
 from corral.retrieval.list_channel import ListChannel
 
 
-def judge_lists(experiment: Experiment, path: Path, part: Part, skip_bad_rows: bool) -> tuple[Evaluation, str]:
+def judge_lists(
+    experiment: Experiment,
+    path: Path,
+    part: Part,
+    *,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    skip_bad_rows: bool = False,
+) -> tuple[Evaluation, str]:
     """Judges the lists of a file as a stage 1 without a stage 2, and says what was judged.
 
     A user's list answers every query of that user. Users of the targets without a list have found nothing, and count
@@ -28,13 +36,21 @@ def judge_lists(experiment: Experiment, path: Path, part: Part, skip_bad_rows: b
         experiment: a run's, or one that was only started.
         path: the file; see ``read_lists``.
         part: whose targets.
-        skip_bad_rows: see ``read_lists``.
+        separator, encoding, skip_bad_rows: see ``read_lists``.
 
     Raises:
         ValueError: naming file, line, column, value and what to do; or no user of the data set has a list.
     """
     users, items = experiment.dataset.users, experiment.dataset.items
-    lists = read_lists(path, users, items, refuse_unknown_items=True, skip_bad_rows=skip_bad_rows)
+    lists = read_lists(
+        path,
+        users,
+        items,
+        refuse_unknown_items=True,
+        separator=separator,
+        encoding=encoding,
+        skip_bad_rows=skip_bad_rows,
+    )
     rows = users.rows(lists.users)
     known = rows > UNKNOWN
     if not known.any():

@@ -53,9 +53,9 @@ def report(
     """
     import json
 
-    from corral.cli.compare import find_systems
     from corral.cli.show import comparison_values, metric_values
     from corral.evaluation.comparison import compare_with_first
+    from corral.report.run_report import by_system
 
     where = out or (runs[0] / PAGE if len(runs) == 1 else Path(COMPARISON))
     found = gather(runs, examples=examples, quiet=quiet)
@@ -65,7 +65,7 @@ def report(
             {"run": str(run), "system": one.system, "metrics": metric_values(one.evaluation.metrics)}
             for run, one in zip(runs, found, strict=True)
         ]
-        systems = {system.name: system.evaluations for system in find_systems(runs)}
+        systems = {name: [one.evaluation for one in seeds] for name, seeds in by_system(found).items()}
         compared = comparison_values(compare_with_first(systems))
         print(json.dumps({"page": str(page), "runs": metrics, **compared}, indent=1))
         return

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from corral.cli.text_options import EncodingOption, SeparatorOption
+
 
 def rerank(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a run directory that holds one.")],
@@ -17,6 +19,8 @@ def rerank(
     k: Annotated[
         int | None, typer.Option("--k", "-k", min=1, help="Length of the lists (default: all candidates).")
     ] = None,
+    separator: SeparatorOption = None,
+    encoding: EncodingOption = "utf-8",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop, count and list bad rows instead of stopping.")
     ] = False,
@@ -45,7 +49,7 @@ def rerank(
     check_kind(out)
     recommender = open_recommender(bundle)
     users, items = recommender.tables.users, recommender.tables.items
-    lists = read_lists(candidates, users, items, skip_bad_rows=skip_bad_rows)
+    lists = read_lists(candidates, users, items, separator=separator, encoding=encoding, skip_bad_rows=skip_bad_rows)
     wanted = k or int(lists.items.list.len().max() or 1)  # type: ignore[arg-type]
     answers = (
         recommender.rerank(

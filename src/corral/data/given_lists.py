@@ -42,6 +42,8 @@ def read_lists(
     items: Vocabulary,
     *,
     refuse_unknown_items: bool = False,
+    separator: str | None = None,
+    encoding: str = "utf-8",
     skip_bad_rows: bool = False,
 ) -> GivenLists:
     """Reads and checks lists.
@@ -51,6 +53,8 @@ def read_lists(
         users: whose type the ids get; users that it lacks are kept.
         items: whose type the ids get; items that it lacks are kept, unless they are to be refused.
         refuse_unknown_items: an item that ``items`` lacks is a bad row.
+        separator: of a text file; by default "," and a tab in .tsv files.
+        encoding: of a text file.
         skip_bad_rows: drop, count and list bad rows instead of raising.
 
     Raises:
@@ -58,7 +62,9 @@ def read_lists(
             the vocabulary's, an item stands twice in one list, or a score is no finite number.
         FileNotFoundError: there is no such file.
     """
-    loaded = load_table(table, [*ID_COLUMNS, "score"], skip_bad_rows=skip_bad_rows)
+    loaded = load_table(
+        table, [*ID_COLUMNS, "score"], separator=separator, encoding=encoding, skip_bad_rows=skip_bad_rows
+    )
     require_columns(loaded.frame.columns, ID_COLUMNS, loaded.source)
     if loaded.frame.is_empty():
         raise ValueError(f"{loaded.source}: no lists: the table has no rows")

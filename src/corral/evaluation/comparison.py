@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,13 @@ from corral.evaluation.result import Evaluation, differing_rules
 from corral.evaluation.significance import PairedDifference, compare
 
 COMPARED = ("ndcg@10", "recall@10")
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation over seeds; None: of one seed, or where a seed has no value (NaN)."""
+    if any(math.isnan(value) for value in values):
+        return None, None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Collection, Mapping, Sequence
 
-from corral.evaluation.comparison import Comparison, compare_with_first
+from corral.evaluation.comparison import Comparison, compare_with_first, mean_and_deviation
 from corral.report import charts
 from corral.report.blocks import Block, Chart, Heading, Mark, Panel, Paragraph, Row, Table
-from corral.report.number_text import NOTHING, decimal, p_value, plain, signed
-from corral.report.run_report import RunReport
+from corral.report.number_text import NOTHING, decimal, mean_and_sd, p_value, plain, signed
+from corral.report.run_report import RunReport, by_system
 from corral.report.sensitivity_panel import leaves
 
 METRICS = ("ndcg@10", "recall@10", "mrr@10", "ndcg@20", "recall@20")
@@ -23,9 +23,7 @@ def comparison_panel(runs: Sequence[RunReport]) -> Panel:
         runs: at least two; names should differ.
     """
     blocks: list[Block] = []
-    systems: dict[str, list[RunReport]] = {}
-    for run in runs:
-        systems.setdefault(run.system or run.name, []).append(run)
+    systems = by_system(runs)
     found = compare_with_first({name: [run.evaluation for run in seeds] for name, seeds in systems.items()})
     strange = {run.name for name in found.strange for run in systems[name]}
     if found.strange:
@@ -56,11 +54,8 @@ def _means(systems: Mapping[str, Sequence[RunReport]], strange: Collection[str])
     metrics = _of_any([run for seeds in systems.values() for run in seeds], METRICS)
     rows = []
     for name, seeds in systems.items():
-        cells = []
-        for metric in metrics:
-            values = [run.evaluation.metrics[metric] for run in seeds if metric in run.evaluation.metrics]
-            sd = f" ± {decimal(statistics.stdev(values))}" if len(values) > 1 else ""
-            cells.append(decimal(statistics.fmean(values) if values else None) + sd)
+        of_seeds = [[run.evaluation.metrics.get(metric, math.nan) for run in seeds] for metric in metrics]
+        cells = [mean_and_sd(*mean_and_deviation(values)) for values in of_seeds]
         known = ", ".join(plain(run.settings.get("seed")) for run in seeds)
         said = name + (" (other rules)" if name in strange else "")
         rows.append(Row((said, known, *cells), Mark.WARNING if name in strange else Mark.NONE))

@@ -17,6 +17,11 @@ def decimal(value: float | None, places: int = 4) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{value:,.{places}f}"
 
 
+def mean_and_sd(mean: float | None, sd: float | None) -> str:
+    """A mean over seeds with its standard deviation, where there is one."""
+    return decimal(mean) + ("" if sd is None else f" ± {decimal(sd)}")
+
+
 def signed(value: float | None, places: int = 4) -> str:
     """A number with its sign."""
     return NOTHING if value is None or math.isnan(value) else f"{value:+,.{places}f}"

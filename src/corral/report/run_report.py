@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,3 +70,11 @@ class RunReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     written: str = ""
+
+
+def by_system(runs: Iterable[RunReport]) -> dict[str, list[RunReport]]:
+    """The runs (seeds) of each system, in the order of their first runs."""
+    systems: dict[str, list[RunReport]] = {}
+    for run in runs:
+        systems.setdefault(run.system or run.name, []).append(run)
+    return systems
