@@ -224,18 +224,19 @@ def _name(path: Path, directory: Path) -> str:
 
 def _locked_sibling(path: Path) -> tuple[Path, int | None]:
     """A new hidden sibling, and the descriptor whose lock says that its writer is alive (None without locks)."""
-    token = secrets.token_hex(6)
-    made = path.parent / f".{path.name}.making-{token}"
-    made.mkdir()
-    lock = None
-    if fcntl is not None:
-        lock = os.open(made, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there either
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # Locked before it has a name that is swept.
-    temporary = path.parent / f".{path.name}.writing-{token}"
-    os.replace(made, temporary)
-    return temporary, lock
+    while True:
+        temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(6)}"
+        temporary.mkdir()
+        if fcntl is None:
+            return temporary, None
+        # Until it is locked, another writer may take it for a dead one's, and sweep it: then make another.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(temporary, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there either
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if temporary.exists():
+                return temporary, lock
+            os.close(lock)
 
 
 def _sweep(path: Path) -> None:
