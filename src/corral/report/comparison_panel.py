@@ -164,13 +164,20 @@ def _differences(comparison: Comparison) -> list[Block]:
 
 
 def _settings(runs: Sequence[RunReport]) -> list[Block]:
-    flat = [{name: plain(value) for name, value in leaves(_used(run.settings)).items()} for run in runs]
-    names = list(dict.fromkeys(name for each in flat for name in each))
-    rows = [
-        Row((name, *(each.get(name, NOTHING) for each in flat)))
-        for name in names
-        if len({each.get(name, NOTHING) for each in flat}) > 1 and name != "description"
-    ]
+    used = [_used(run.settings) for run in runs]
+    flat = [{name: plain(value) for name, value in leaves(settings).items()} for settings in used]
+    rows = []
+    for part in dict.fromkeys(name for settings in used for name in settings if name != "description"):
+        inside = f"{part}."
+        having = [isinstance(settings.get(part), Mapping) for settings in used]
+        if any(having) and not all(having):
+            # A part that some runs do without is one row; its settings are told apart among those that have it.
+            counts = [sum(name.startswith(inside) for name in each) for each in flat]
+            rows.append(Row((part, *(f"settings: {count}" if count else NOTHING for count in counts))))
+        who = [each for each, has in zip(flat, having, strict=True) if has or not any(having)]
+        for name in dict.fromkeys(name for each in who for name in each if name == part or name.startswith(inside)):
+            if len({each.get(name, NOTHING) for each in who}) > 1:
+                rows.append(Row((name, *(each.get(name, NOTHING) for each in flat))))
     if not rows:
         return [Paragraph("The runs have the same settings.", Mark.NOTE)]
     columns = ("setting", *(run.name for run in runs))

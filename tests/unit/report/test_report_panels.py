@@ -167,6 +167,20 @@ def test_trainings_that_did_not_take_place_are_no_difference(full: RunReport) ->
     assert "The runs have the same settings." in words(comparison_panel(cold).blocks)
 
 
+def test_a_part_that_some_runs_do_without_is_one_row(full: RunReport) -> None:
+    joint = [{"together": {"epochs": epochs, "depth": 9}, "seed": 1} for epochs in (6, 8)]
+    settings = [*joint, {"together": None, "ranker_training": {"epochs": 4}, "ranker": {"kind": "din"}, "seed": 2}]
+    runs = [replace(full, name=f"run {place}", settings=each) for place, each in enumerate(settings)]
+    table = tables(comparison_panel(runs).blocks)[-1]
+    assert [row.cells for row in table.rows] == [
+        ("together", "settings: 2", "settings: 2", "–"),
+        ("together.epochs", "6", "8", "–"),
+        ("seed", "1", "1", "2"),
+        ("ranker_training", "–", "–", "settings: 1"),
+        ("ranker", "–", "–", "settings: 1"),
+    ]
+
+
 def test_nested_settings_become_dotted_names() -> None:
     assert leaves({"a": {"b": {"c": 1}}, "d": None, "e": [1]}) == {"a.b.c": 1, "d": None, "e": [1]}
 
