@@ -29,6 +29,7 @@ LAYERS = (
     ("serving",),
     ("scale",),
     ("report",),
+    ("tracking",),
     ("studio",),
     ("testing",),
     ("strict_yaml",),

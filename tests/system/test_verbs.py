@@ -385,3 +385,27 @@ def test_what_cannot_be_compared_is_refused(
     assert "half: the run is not finished (no evaluation)" in refused(capsys, "compare", runs[0], tmp_path / "half")
     assert "the same run twice" in refused(capsys, "compare", runs[0], runs[0])
     assert "did you mean 'ndcg@10'?" in refused(capsys, "compare", *runs, "--metric", "ndgc@10")
+
+
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="corral[mlflow] is not installed")
+def test_track_sends_a_run_once(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sqlalchemy")
+    import mlflow
+
+    run = tmp_path / "sent"
+    shutil.copytree(runs[0], run)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert "2 epochs and the test metrics sent to sqlite:" in corral(capsys, "track", run, "--to", "mlflow")
+    assert "nothing new" in corral(capsys, "track", run, "--to", "mlflow")
+    (found,) = mlflow.search_runs(experiment_names=["corral"], output_format="list")
+    assert found.data.params["retriever.kind"] == "sasrec"
+    assert found.data.metrics["test/ndcg_at_10"] == Evaluation.open(run / "evaluation").metrics["ndcg@10"]
+    assert found.data.tags["corral.data_hash"] == (run / "data_hash.txt").read_text().strip()
+    noted = json.loads((run / "tracking.json").read_text())
+    assert noted["mlflow"]["run"] == found.info.run_id
+    (run / "tracking.json").write_text('{"mlflow": {"who": 1}}')
+    assert "remove it, and the run is sent anew" in refused(capsys, "track", run, "--to", "mlflow")
+    assert "no run (no settings.yaml)" in refused(capsys, "track", tmp_path / "nowhere", "--to", "mlflow")

@@ -41,6 +41,8 @@ EXTRAS = {
     "redis": {"redis": "redis"},
     "report": {"altair": "altair", "vl-convert-python": "vl_convert", "tensorboard": "tensorboard"},
     "tune": {"optuna": "optuna"},
+    "mlflow": {"mlflow-skinny": "mlflow"},
+    "wandb": {"wandb": "wandb"},
     "scale": {"ray": "ray"},
     "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }

@@ -30,6 +30,7 @@ VERBS = (
     "studio",
     "report",
     "compare",
+    "track",
     "leakage",
     "forget",
     "bench",

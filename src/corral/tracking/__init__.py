@@ -1,0 +1,1 @@
+"""Runs in the experiment trackers that a team has already."""
