@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from corral.tracking.tracked_run import Sent, TrackedRun, all_sent, judged_numbers, new_numbers, newly_judged
@@ -26,12 +26,10 @@ class MlflowTracker:
     """
 
     def __init__(self, project: str) -> None:
-        if find_spec("mlflow") is None:
-            raise ModuleNotFoundError("This needs mlflow: pip install 'corral[mlflow]'", name="mlflow")
         import mlflow
 
         self._project = project
-        self._uri = str(mlflow.get_tracking_uri())
+        self._uri = _without_password(str(mlflow.get_tracking_uri()))
 
     def where(self) -> str:
         """The address and the experiment."""
@@ -44,7 +42,7 @@ class MlflowTracker:
         try:
             return self._send(run, known)
         except (MlflowException, ImportError) as error:  # ImportError: a kind of store that needs more
-            first = str(error).splitlines()[0]
+            first = _without_password(str(error).splitlines()[0])
             raise ValueError(f"MLflow at {self._uri}: {first} (MLFLOW_TRACKING_URI says where it is)") from error
 
     def _send(self, run: TrackedRun, known: Sent | None) -> Sent:
@@ -80,6 +78,11 @@ class MlflowTracker:
         for start in range(0, len(settings), _SETTINGS):
             client.log_batch(name, params=settings[start : start + _SETTINGS])
         return name
+
+
+def _without_password(text: str) -> str:
+    """Addresses in it without the name and password they may hold: they are printed, and noted in the run."""
+    return re.sub(r"://[^/@\s]*@", "://", text)
 
 
 def _key(name: str) -> str:

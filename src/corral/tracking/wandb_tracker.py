@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from importlib.util import find_spec
 
 from corral.tracking.tracked_run import Sent, TrackedRun, all_sent, judged_numbers, new_numbers, newly_judged
 
@@ -19,8 +18,6 @@ class WandbTracker:
     """
 
     def __init__(self, project: str) -> None:
-        if find_spec("wandb") is None:
-            raise ModuleNotFoundError("This needs wandb: pip install 'corral[wandb]'", name="wandb")
         import wandb
 
         self._project = project

@@ -85,6 +85,18 @@ def test_a_refusal_of_mlflow_is_told(run: TrackedRun, tmp_path: Path, monkeypatc
         MlflowTracker("shops").send(run, Sent("", "nothing-of-this-name"))
 
 
+def test_no_password_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    from corral.tracking.mlflow_tracker import MlflowTracker
+
+    for uri, where in (
+        ("https://me:secret@tracker.shop:5000/x", "https://tracker.shop:5000/x shops"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db shops"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert MlflowTracker("shops").where() == where
+
+
 def offline_records(data: bytes) -> Iterator[bytes]:
     """The records of an offline file: LevelDB's log (blocks of 32 KiB; pieces with checksum, length, kind)."""
     place, record = 7, b""
