@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from corral.settings_tree import explain, leave_other_data, leave_other_kind, override
 from corral.stage_settings import (
     RankerSettings,
     RankerTrainingSettings,
@@ -194,78 +195,6 @@ def _check_watched(settings: Settings, source: str) -> None:
             raise ValueError(f"{source}: {stage}.metric = {metric!r}: validation gives {', '.join(known)}{hint}")
 
 
-def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Keys of the settings object at ``path`` (union tags in the path are skipped)."""
-    from typing import get_args
-
-    def models(annotation: Any) -> list[type[BaseModel]]:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return [annotation]
-        return [m for argument in get_args(annotation) for m in models(argument)]
-
-    current = [model]
-    for step in path:
-        fields = [m.model_fields[step].annotation for m in current if step in m.model_fields]
-        if fields:
-            current = [m for annotation in fields for m in models(annotation)]
-        else:
-            tagged = [m for m in current if "kind" in m.model_fields and m.model_fields["kind"].default == step]
-            current = tagged or current
-    return sorted({key for m in current for key in m.model_fields})
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    lines = []
-    for problem in error.errors():
-        path = problem["loc"]
-        dotted = ".".join(str(step) for step in path)
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(Settings, path[:-1])
-            close = difflib.get_close_matches(str(path[-1]), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-            lines.append(f"{source}: unknown key {dotted!r}; {hint}")
-        elif not path:  # of the settings as a whole: their value would be all of them
-            lines.append(f"{source}: {problem['msg'].removeprefix('Value error, ')}")
-        else:
-            lines.append(f"{source}: {dotted} = {problem.get('input')!r}: {problem['msg']}")
-    return "\n".join(lines)
-
-
-def _override(tree: dict[str, Any], assignment: str) -> None:
-    """Applies ``a.b=value`` (the value is YAML)."""
-    key, separator, value = assignment.partition("=")
-    if not separator or not key:
-        raise ValueError(f"override {assignment!r}: write it as key.key=value, for example retriever.size=128")
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        child = tree.setdefault(parent, {})
-        if child is None:
-            child = tree[parent] = {}
-        if not isinstance(child, dict):
-            raise ValueError(f"override {assignment!r}: {parent!r} is not a group of settings")
-        tree = child
-    tree[leaf] = read_yaml(value, f"override {assignment!r}: the value")
-
-
-def _leave_other_data(tree: dict[str, Any], assignment: str) -> None:
-    """Takes away what the text says of its own data, filters too, where an override names other ones."""
-    there, name = tree.get("data"), assignment.partition("=")[0]
-    if isinstance(there, dict) and name in ("data.name", "data.path"):
-        there.pop("path" if name == "data.name" else "name", None)
-        for filtering in ("min_user_events", "min_item_events", "iterate") if name == "data.path" else ():
-            there.pop(filtering, None)
-
-
-def _leave_other_kind(tree: dict[str, Any], assignment: str) -> None:
-    """Takes away what only the former kind knows, where an override names another one."""
-    block, _, kind = assignment.partition(".kind=")
-    there = tree.get(block)
-    if block in ("retriever", "together") and isinstance(there, dict) and there.get("kind") not in (None, kind):
-        former, new = (set(_known_keys(Settings, (block, one))) for one in (there["kind"], kind))
-        for key in former - new:
-            there.pop(key, None)
-
-
 def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Settings:
     """Settings from YAML text and dotted overrides.
 
@@ -285,14 +214,14 @@ def load_settings(text: str, source: str, overrides: tuple[str, ...] = ()) -> Se
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: a recipe is a mapping of settings, found {type(tree).__name__}")
     for assignment in overrides:  # of the text alone: both name and path by overrides are a mistake
-        _leave_other_data(tree, assignment)
+        leave_other_data(tree, assignment)
     for assignment in overrides:
-        _leave_other_kind(tree, assignment)
-        _override(tree, assignment)
+        leave_other_kind(tree, assignment, Settings)
+        override(tree, assignment)
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(_explain(error, source)) from error
+        raise ValueError(explain(error, source, Settings)) from error
     _check_watched(settings, source)
     return settings
 

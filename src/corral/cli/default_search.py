@@ -42,6 +42,8 @@ def default_search(settings: Settings) -> SearchSpace:
             for name in ("dropout", "user_dropout")
             if hasattr(retriever, name)
         }
+        if hasattr(retriever, "item_std"):
+            found["retriever.item_std"] = Choices(values=(0.0, 0.02, 0.05))
     if ranker is not None:
         if together is None:
             found |= _training("ranker_training", settings.ranker_training, sampled=not clicks)
