@@ -49,12 +49,12 @@ from corral.rar.joint_ranker import JointRanker
 from corral.rar.keys import GivenKeys
 from corral.rar.neighbours import CataloguePools, Neighbours
 from corral.rar.objective import JointObjective
-from corral.rar.places import Places
 from corral.rar.profile_keys import ProfileKeys
 from corral.rar.ranker import RarRanker
 from corral.rar.residuals import residuals
 from corral.rar.selection import ExactSelector
 from corral.rar.time_rules import TimeRule
+from corral.retrieval.places import Places
 from corral.training.optimizers import RowWiseAdam
 from corral.training.ranking_objectives import ClickObjective
 

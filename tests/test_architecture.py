@@ -33,6 +33,7 @@ LAYERS = (
     ("studio",),
     ("testing",),
     ("strict_yaml",),
+    ("settings_tree",),
     ("training_settings",),
     ("evidence_settings",),
     ("stage_settings",),
@@ -43,7 +44,7 @@ LAYERS = (
 )
 # What `corral` itself may name, inside a function: importing it stays light.
 OFFERED = "two_stage"
-SETTINGS = ("training_settings", "evidence_settings", "stage_settings", "settings")
+SETTINGS = ("settings_tree", "training_settings", "evidence_settings", "stage_settings", "settings")
 DEPTH = {package: depth for depth, layer in enumerate(LAYERS) for package in layer}
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "base", "misc"}

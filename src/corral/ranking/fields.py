@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corral.data.batches import Query
 from corral.data.features import FeatureTable
-from corral.ranking.history_pooling import mean_pooling
+from corral.ranking.history_pooling import mean_pooling, mean_weights
 from corral.retrieval.entity_fields import EntityFields
 from corral.retrieval.feature_fields import NumericScale, embedding_table
 
@@ -158,15 +158,18 @@ class Fields(nn.Module):
 
         Args:
             query: B queries.
-            history: ``self.history(query)`` where the caller has it already; looked up here if None and
-                needed.
+            history: ``self.history(query)`` where the caller has it already.
         """
         parts = [self.users(query.user)] if len(self.users) else []
         if self.request is not None:
             parts.append(self.request(query))
         if self.pool_history:
-            history = self.history(query) if history is None else history
-            parts.append(mean_pooling(history, query.history != 0))
+            mask = query.history != 0
+            if history is None:
+                some = next(self.catalogue.parameters())
+                parts.append(self.catalogue.weighted_sum(query.history, mean_weights(mask, some.dtype)))
+            else:
+                parts.append(mean_pooling(history, mask))
         if not parts:
             some = next(self.catalogue.parameters())
             parts.append(some.new_empty(query.user.shape[0], 0, self.field_size))

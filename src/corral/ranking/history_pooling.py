@@ -21,6 +21,12 @@ from torch.nn import functional
 CPU_PIECE, DEVICE_PIECE = 1 << 20, 1 << 29
 
 
+def mean_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a mean over the places [B, L] where ``mask`` is True weighs each with; zeros where there is none."""
+    weights = mask.to(dtype)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1.0)
+
+
 def mean_pooling(history: Tensor, mask: Tensor) -> Tensor:
     """Mean of the history vectors where ``mask`` is True; zero where there is none.
 
@@ -31,9 +37,7 @@ def mean_pooling(history: Tensor, mask: Tensor) -> Tensor:
     Returns:
         [B, ...].
     """
-    weights = mask.to(history.dtype)
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1.0)
-    pooled = torch.bmm(weights.unsqueeze(1), history.flatten(2))
+    pooled = torch.bmm(mean_weights(mask, history.dtype).unsqueeze(1), history.flatten(2))
     return pooled.view(history.shape[0], *history.shape[2:])
 
 

@@ -87,11 +87,10 @@ class FieldRanker(nn.Module):
         fields = self.fields
         if self.history_length is not None:
             query = query.recent(self.history_length)
-        needed = self.ctr.uses_history or fields.pool_history
-        history = fields.history(query) if needed else None
+        history = fields.history(query) if self.ctr.uses_history else None
         context = fields.context(query, history)
         mask = query.history != 0
-        if history is None or not self.ctr.uses_history:
+        if history is None:
             history = context.new_empty(context.shape[0], 0, fields.num_item_fields, fields.field_size)
             mask = mask[:, :0]
         if not self.training or self.embedding_dropout == 0.0:

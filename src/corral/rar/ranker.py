@@ -18,9 +18,9 @@ from corral.ranking.evidence import EvidenceRanker
 from corral.ranking.ranker import EncodedQuery
 from corral.rar.co_interaction import CoInteraction, Matching, valid_cells
 from corral.rar.neighbours import Neighbours
-from corral.rar.places import Places
 from corral.retrieval.entity_fields import EntityFields
 from corral.retrieval.kept_rows import KeptRows
+from corral.retrieval.places import Places
 from corral.retrieval.retriever import Retriever
 
 # Bound on what is kept of all users, and of all items, while weights stand still.

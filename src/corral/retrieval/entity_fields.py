@@ -5,7 +5,7 @@ Shape letters: F fields, D field size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from corral.retrieval.feature_fields import (
     embedding_table,
 )
 from corral.retrieval.kept_rows import KeptRows
+from corral.retrieval.places import Places
 
 
 class EntityFields(nn.Module):
@@ -93,30 +94,51 @@ class EntityFields(nn.Module):
 
     def forward(self, rows: Tensor, *, keep_ids: bool = False) -> Tensor:
         """rows [...], int64 -> [..., F, D]; with ``keep_ids`` no id is dropped, in training either."""
-        lasting = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if self._kept is not None and lasting and (vectors := self._kept.still((self,))) is not None:
-            return functional.embedding(rows, vectors[0]).unflatten(-1, (len(self), self.field_size))
-        parts = []
-        if self.id is not None:
-            parts.append(self.id(rows if keep_ids else self._drop_ids(rows)).unsqueeze(-2))
+        vectors = self._all_kept()
+        if vectors is not None:
+            return functional.embedding(rows, vectors).unflatten(-1, (len(self), self.field_size))
+        ids = rows if keep_ids else self._drop_ids(rows)
+        if ids is rows:
+            return self._look_up((*self.id_tables(), *self.columns), rows)
+        parts = [table(ids).unsqueeze(-2) for table in self.id_tables()]
         if len(self.columns):
-            parts.append(self._features(rows))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+            parts.append(self._look_up(tuple(self.columns), rows))
+        return torch.cat(parts, dim=-2)
+
+    def weighted_sum(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Of each set of rows [B, L], int64, with weights [B, L] -> [B, F, D].
+
+        The vectors of the rows [B, L, F, D] are not made where that can be helped.
+        """
+        drops = self.training and self.id_dropout > 0.0
+        if drops or torch.compiler.is_compiling() or self._all_kept() is not None:
+            summed = torch.bmm(weights.unsqueeze(1), self(rows).flatten(2)).squeeze(1)
+        else:
+            distinct, places = Places.distinct(rows)
+            vectors = [field(distinct) for field in (*self.id_tables(), *self.columns)]
+            summed = places.weighted_sum(torch.cat(vectors, dim=-1), weights)
+        return summed.unflatten(-1, (len(self), self.field_size))
+
+    def _all_kept(self) -> Tensor | None:
+        """The vectors of all rows [rows, F D], where they are kept and hold for this call."""
+        if self._kept is None or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        vectors = self._kept.still((self,))
+        return None if vectors is None else vectors[0]
 
     def _drop_ids(self, rows: Tensor) -> Tensor:
-        if not self.training or self.id_dropout == 0.0:
+        if not self.training or self.id_dropout == 0.0 or self.id is None:
             return rows
         drop = torch.rand(rows.shape, device=rows.device) < self.id_dropout
         return rows.masked_fill(drop & (rows >= FIRST_ROW), UNKNOWN)
 
-    def _features(self, rows: Tensor) -> Tensor:
-        # A batch names the same items again and again: each is looked up, averaged and scaled once. The copy
-        # to the places is an embedding, whose gradient is much cheaper than that of indexing.
-        # Of one row, as a request's user, all are distinct; and where the shape must be static nobody knows how many.
+    def _look_up(self, fields: Sequence[nn.Module], rows: Tensor) -> Tensor:
+        """Vectors [..., len(fields), D] of rows [...]."""
+        # A batch names the same items again and again: each is looked up, averaged and scaled once, and so is its
+        # gradient, which reaches the optimiser as one row. Of one row, as a request's user, all are distinct; and where
+        # the shape must be static nobody knows how many.
         if torch.compiler.is_compiling() or rows.numel() == 1:
-            vectors = [column(rows.flatten()) for column in self.columns]
-            return torch.stack(vectors, dim=-2).unflatten(0, rows.shape)
-        distinct, place = torch.unique(rows, return_inverse=True)
-        vectors = [column(distinct) for column in self.columns]
-        spread = functional.embedding(place, torch.cat(vectors, dim=-1))
-        return spread.unflatten(-1, (len(vectors), self.field_size))
+            return torch.stack([field(rows.flatten()) for field in fields], dim=-2).unflatten(0, rows.shape)
+        distinct, places = Places.distinct(rows)
+        vectors = [field(distinct) for field in fields]
+        return places.spread(torch.cat(vectors, dim=-1)).unflatten(-1, (len(vectors), self.field_size))

@@ -67,3 +67,43 @@ def test_without_features_there_is_nothing_to_keep() -> None:
     entity.precompute()
     with torch.no_grad():
         assert torch.equal(entity(torch.tensor([2, 3])), entity.id.weight[2:4, None])
+
+
+def test_a_weighted_sum_is_that_of_the_vectors(item_features: FeatureTable) -> None:
+    entity = EntityFields(6, item_features, field_size=3, embedding_std=1.0).double()
+    rows, weights = torch.tensor([[2, 2, 5], [3, 0, 5], [0, 0, 0]]), torch.rand(3, 3, dtype=torch.float64)
+    weights[2] = 0.0
+    direction, parameters = torch.randn(3, 4, 3, dtype=torch.float64), list(entity.parameters())
+    got, wanted = entity.weighted_sum(rows, weights), (entity(rows) * weights[..., None, None]).sum(1)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    assert got[2].eq(0).all()
+    gradients = [torch.autograd.grad((sums * direction).sum(), parameters) for sums in (got, wanted)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    entity.eval().precompute()
+    with torch.no_grad():
+        torch.testing.assert_close(entity.weighted_sum(rows, weights), wanted, rtol=0, atol=1e-12)
+
+
+def test_a_weighted_sum_has_dropped_ids_too(item_features: FeatureTable) -> None:
+    entity = EntityFields(6, item_features, field_size=3, id_dropout=0.25, embedding_std=1.0)
+    torch.nn.init.normal_(entity.id.weight[1])
+    got = entity.weighted_sum(torch.full((4000, 1), 2), torch.ones(4000, 1))
+    assert 0.22 < (got[:, 0] == entity.id.weight[UNKNOWN]).all(1).float().mean() < 0.28
+    assert torch.equal(got[:, 1:], got[:1, 1:].expand(4000, -1, -1))
+
+
+def test_a_row_named_often_has_one_sparse_gradient(item_features: FeatureTable) -> None:
+    entity = EntityFields(6, item_features, field_size=3, sparse=True)
+    entity(torch.tensor([[2, 2, 5, 2], [5, 5, 2, 2]])).sum().backward()
+    assert sorted(entity.id.weight.grad._indices()[0].tolist()) == [2, 5]
+
+
+def test_no_rows_give_nothing_and_still_have_a_gradient(item_features: FeatureTable) -> None:
+    entity = EntityFields(6, item_features, field_size=3)
+    none = torch.zeros(4, 0, dtype=torch.int64)
+    vectors, sums = entity(none), entity.weighted_sum(none, torch.zeros(4, 0))
+    assert vectors.shape == (4, 0, 4, 3)
+    assert torch.equal(sums, torch.zeros(4, 4, 3))
+    (vectors.sum() + sums.sum()).backward()
+    assert entity.id.weight.grad.eq(0).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from corral.rar.places import Places
+from corral.retrieval.places import Places
 
 
 def asked(shape: tuple[int, ...] = (4, 3, 5)) -> torch.Tensor:
