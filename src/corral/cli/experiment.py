@@ -217,8 +217,8 @@ class Experiment:
         scales = build.scale_specs(self.dataset, self.split)
         large, together = self.dataset.n_items + self.dataset.n_users >= SPARSE_FROM, self.settings.together
         full = self.settings.retriever_training.loss == "full-softmax"
-        if isinstance(together, CorrSettings):
-            full = together.full_softmax
+        if together is not None:  # whatever its kind, it reads every row only by a full softmax of its own
+            full = (full and together.warm_start) or (isinstance(together, CorrSettings) and together.full_softmax)
         retriever = self.settings.retriever.model_dump(mode="json")
         specs = {"retriever": {**retriever, "sparse": large and not full, **scales}}
         if self.settings.ranker:

@@ -52,15 +52,15 @@ class MultiIndexSampler(nn.Module):
     i: normalised over the catalogue, and exact for the codewords that were really used, however old they are.
     Every item has a positive probability.
 
-    Cost per query O(K D + K^2 + N K), whatever M; memory O(K D + K^2 + M). All that a refresh builds is in
-    ``state_dict()``; the next refresh starts from its codewords. Scores are made in the codewords' dtype
-    (float32, also under autocast), probabilities from them in float64.
+    Cost per query O(K D + K^2 + N K), whatever M; memory O(K D + K^2 + M), and while it draws N K numbers of 8 bytes a
+    query. All that a refresh builds is in ``state_dict()``; the next refresh starts from its codewords. Scores are made
+    in the codewords' dtype (float32, also under autocast), probabilities from them in float64.
 
     Args:
         catalogue: item rows [M], int64.
         size: D, of query and item vectors; at least 2.
         num_codewords: K per half.
-        seed: of the first refresh's k-means++.
+        seed: of the first refresh's k-means++, and of codewords that start anew in later ones.
 
     Raises:
         ValueError: an empty catalogue, a reserved or repeated row, size < 2, or K < 1.

@@ -39,7 +39,7 @@ def choose_positions(mask: Tensor, most: int, generator: torch.Generator) -> tup
     """
     if most and largest(int(mask.sum(1).max()) if len(mask) else 0) > most:
         key = torch.rand(mask.shape, generator=generator, device=generator.device).to(mask.device)
-        bound = key.masked_fill(~mask, 2.0).topk(most, dim=1, largest=False).values[:, -1:]
+        bound = key.masked_fill(~mask, 2.0).topk(min(most, mask.shape[1]), dim=1, largest=False).values[:, -1:]
         mask = mask & (key <= bound)
     row, slot = mask.nonzero(as_tuple=True)
     return row, slot

@@ -17,6 +17,7 @@ from corral.data.batches import Query
 from corral.data.targets import Targets
 from corral.evaluation.funnel import Funnel, RankerCall
 from corral.evaluation.metrics import list_metrics, ranks_by_score, relevant_counts
+from corral.evaluation.significance import user_clusters
 from corral.retrieval.channels import RecallChannel
 
 METRIC = "ndcg@10"
@@ -33,7 +34,7 @@ class Correction:
         scale: of the logits.
         weight: of the inputs [E].
         before: nDCG@10 of the ranker as it is; AUC where it learned from labels.
-        after: the same, corrected, each half of the queries (users) by weights that were fitted on the other half.
+        after: the same, corrected, each half of the users by weights that were fitted on the other half.
         likelier: by how much the weights raise the mean log-likelihood of a target (a label) in that half, in nats,
             above what a scale alone reaches there.
         level: a constant besides; 0 where it would mean nothing.
@@ -58,20 +59,26 @@ class Correction:
 
 @dataclass(frozen=True)
 class _Lists:
-    """Candidates of Q queries, their logits and inputs (standardised), and where the targets are."""
+    """Candidates of Q queries, their logits and inputs (standardised), where the targets are, and who asked [Q]."""
 
     items: Tensor
     logits: Tensor
     inputs: Tensor
     target: Tensor
     owner: Tensor
+    user: Tensor
 
     def of(self, chosen: Tensor) -> _Lists:
         """Those of the queries with True [Q]."""
         number = chosen.cumsum(0) - 1
         kept = chosen[self.owner]
-        items, logits, inputs = (part[chosen] for part in (self.items, self.logits, self.inputs))
-        return _Lists(items, logits, inputs, self.target[kept], number[self.owner[kept]])
+        items, logits, inputs, user = (part[chosen] for part in (self.items, self.logits, self.inputs, self.user))
+        return _Lists(items, logits, inputs, self.target[kept], number[self.owner[kept]], user)
+
+    def half(self) -> Tensor:
+        """True for about half of the queries [Q]: all of a user's or none, so that none speaks of himself."""
+        _, number = np.unique(user_clusters(self.user.numpy()), return_inverse=True)
+        return torch.from_numpy(number % 2 == 0)
 
     def corrected(self, scale: Tensor, weight: Tensor) -> Tensor:
         """[Q, N]."""
@@ -115,7 +122,7 @@ def fit_correction(
 
     The ridge is penalty * (|weight * sd|^2 + (scale - 1)^2), sd the inputs' standard deviations: towards no correction.
     Other targets of the same query are left out of a target's softmax. Convex, E + 1 numbers: a few thousand queries
-    are plenty, and two halves of them say whether it helps.
+    are plenty, and two halves of their users say whether it helps.
 
     Args:
         targets: validation queries; never the ones the correction is then judged on.
@@ -130,7 +137,7 @@ def fit_correction(
     lists, deviation = _gathered(targets, channel, ranker, inputs, num_candidates, batch_size, device)
     before, after = lists.values(lists.logits), torch.zeros(len(lists.items), dtype=torch.float64)
     likelier = [torch.zeros(0, dtype=torch.float64)]
-    half = torch.arange(len(lists.items)) % 2 == 0
+    half = lists.half()
     for some in (half, ~half):
         if some.any() and (~some).any():
             fitted, rest = lists.of(some), lists.of(~some)
@@ -160,13 +167,13 @@ def _gathered(
         known = inputs(scored.query, candidates.items)
         if known is None:
             raise ValueError("correction: the ranker reads neither evidence nor the retriever's score")
-        parts.append((candidates.items, scored.logits, known, scored.target, scored.owner + start))
+        parts.append((candidates.items, scored.logits, known, scored.target, scored.owner + start, scored.query.user))
         start += len(candidates.items)
-    items, logits, known, target, owner = (torch.cat([part[n] for part in parts]).cpu() for n in range(5))
+    items, logits, known, target, owner, user = (torch.cat([part[n] for part in parts]).cpu() for n in range(6))
     known = known.double().masked_fill((items == 0)[..., None], 0.0)
     there = known[items != 0]
     deviation = there.std(0).clamp(min=1e-6) if len(there) > 1 else torch.ones(known.shape[-1], dtype=torch.float64)
-    return _Lists(items, logits.double(), known / deviation, target, owner), deviation
+    return _Lists(items, logits.double(), known / deviation, target, owner, user), deviation
 
 
 def _fitted(lists: _Lists, penalty: float, *, weigh: bool = True) -> tuple[Tensor, Tensor]:

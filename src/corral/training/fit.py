@@ -114,6 +114,7 @@ def fit(
             values = torch.stack(together).tolist()
             for name, value in zip(losses, values, strict=True):
                 state.sums[name] = state.sums.get(name, 0.0) + value
+                state.counts[name] = state.counts.get(name, 0) + 1
             if not math.isfinite(state.sums["total"]):
                 raise ValueError(
                     f"the loss is not finite at step {state.step} (epoch {state.epoch}); lower the learning rate"
@@ -125,9 +126,9 @@ def fit(
         record = {"epoch": state.epoch, "step": state.step, "seconds": round(time.monotonic() - began, 3)}
         # What is no loss is named with a slash.
         record |= {
-            name if "/" in name else f"loss/{name}": value / max(state.batch, 1) for name, value in state.sums.items()
+            name if "/" in name else f"loss/{name}": value / state.counts[name] for name, value in state.sums.items()
         }
-        state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
+        state.epoch, state.batch, state.sums, state.counts, state.seconds = state.epoch + 1, 0, {}, {}, 0.0
         if validate and (state.epoch % validate_every == 0 or state.epoch == epochs):
             objective.eval()
             with torch.no_grad():

@@ -15,6 +15,7 @@ class FitState:
         batch: batches of it already trained on.
         step: batches in all.
         sums: sum of each loss over the epoch so far.
+        counts: over how many batches: a loss may begin, or end, within an epoch.
         seconds: time spent on the epoch so far, also before an interruption (what it threw away not counted).
         best: best value of the watched metric.
         best_epoch: the epoch it belongs to, -1 before the first.
@@ -28,6 +29,7 @@ class FitState:
     batch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     best: float = -math.inf
     best_epoch: int = -1

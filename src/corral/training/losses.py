@@ -230,6 +230,7 @@ def binary_loss(logits: Tensor, hit: Tensor, weight: Tensor | None = None) -> Te
         hit: True where a draw is the clicked item [P, N]; left out.
         weight: of each example, all its pairs [P].
     """
+    logits = full_precision(logits)
     label = torch.zeros_like(logits)
     label[:, 0] = 1.0
     loss = functional.binary_cross_entropy_with_logits(logits, label, reduction="none")

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 
+from corral.cli import experiment as experiment_module
 from corral.cli import run_files
 from corral.cli.experiment import Experiment
 from corral.cli.run import train_run
@@ -53,6 +54,27 @@ def test_negatives_are_the_same_for_every_run(data: Path, tmp_path: Path) -> Non
     first = drawn("first")
     assert first == drawn("seed", "seed=7", "ranker.kind=lr", "retriever.size=8")
     assert first != drawn("other", "ranker_training.sampled_negatives_seed=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sparse"),
+    [
+        ((), False),  # the retriever's own training reads every row, by the full softmax
+        (("together.kind=corr",), True),
+        (("together.kind=corr", "together.full_softmax=true"), False),
+        (("together.kind=corr", "together.warm_start=true"), False),
+        (("together.kind=icc",), True),
+        (("together.kind=lcron",), True),
+        (("together.kind=rankflow",), True),
+    ],
+)
+def test_large_tables_are_sparse_unless_a_loss_reads_every_row(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], sparse: bool
+) -> None:
+    monkeypatch.setattr(experiment_module, "SPARSE_FROM", 1)
+    specs = Experiment.start(settings(data, *overrides), tmp_path / "run", quiet=True).specs
+    assert specs["retriever"]["sparse"] is sparse
+    assert specs["ranker"]["sparse"] is True
 
 
 def test_click_training_on_positives_only(data: Path, tmp_path: Path) -> None:

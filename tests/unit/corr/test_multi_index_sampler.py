@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from corral.corr.multi_index_sampler import MAX_SPREAD, MultiIndexSampler
+from corral.corr.quantization import quantize
 
 SIZE = 6
 
@@ -150,6 +151,16 @@ def test_state_makes_a_fresh_sampler_go_on_bit_for_bit() -> None:
         sampler.refresh(moved)
         fresh.refresh(moved)
     assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in sampler.state_dict().items())
+
+
+def test_a_refresh_starts_from_the_codewords_of_the_last() -> None:
+    first, moved = torch.randn(80, SIZE, generator=seeded(0)), torch.randn(80, SIZE, generator=seeded(3))
+    sampler, before = refreshed(first), quantize(first, 8, seed=0)
+    sampler.refresh(moved)
+    warm = quantize(moved, 8, previous=(before.codewords_0, before.codewords_1), seed=0)
+    assert torch.equal(sampler.codewords_0, warm.codewords_0)
+    assert torch.equal(sampler.codewords_1, warm.codewords_1)
+    assert not torch.allclose(sampler.codewords_0, quantize(moved, 8, seed=0).codewords_0)
 
 
 def test_a_refresh_keeps_the_buffers_that_others_hold() -> None:

@@ -23,6 +23,7 @@ from corral.retrieval.sasrec import SASRec
 from corral.sampling.popularity import PopularitySampler
 from corral.sampling.top_k import TopKRandomSampler
 from corral.training.fit import fit
+from corral.training.losses import binary_loss
 from corral.training.optimizers import RowWiseAdam
 
 SIZE, N = 8, 5
@@ -128,6 +129,15 @@ def test_binary_loss_by_hand(world: tuple[Dataset, Split]) -> None:
         terms.append(math.log1p(math.exp(-logits[0])))
         terms += [math.log1p(math.exp(logit)) for logit, same in zip(logits[1:], hit, strict=True) if not same]
     assert float(objective(some)["total"].detach()) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_binary_loss_of_half_precision_is_that_of_these_very_numbers() -> None:
+    """Pairs are counted exactly: bfloat16 would round 5107 of them to 5120."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(256, 21, generator=generator).bfloat16()
+    hit = torch.zeros(256, 20, dtype=torch.bool)
+    hit.view(-1)[:269] = True
+    torch.testing.assert_close(binary_loss(logits, hit), binary_loss(logits.float(), hit), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("certain", [False, True])

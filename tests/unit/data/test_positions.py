@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from small_logs import RULES, Event, event_lists, may_see, padded, plain_rows, small_dataset, split_of
 
+from corral.data import positions
 from corral.data.batches import SequenceBatch
 from corral.data.positions import choose_positions, queries_at
 from corral.data.sequence_loader import SequenceLoader
@@ -91,6 +92,13 @@ def test_at_most_k_of_the_allowed_places(rows: int, width: int, most: int, share
         mine = [place for at, place in chosen if at == number]
         assert set(mine) <= set(allowed)
         assert len(mine) == (min(most, len(allowed)) if most else len(allowed))
+
+
+def test_a_share_narrower_than_the_choice_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other shares of the batch have rows with more places: all draw, so that generators stay alike."""
+    monkeypatch.setattr(positions, "largest", lambda number: 9)
+    row, slot = choose_positions(torch.ones(2, 3, dtype=torch.bool), 4, seeded(0))
+    assert list(zip(row.tolist(), slot.tolist(), strict=True)) == [(r, s) for r in range(2) for s in range(3)]
 
 
 def test_every_place_is_chosen_alike() -> None:

@@ -181,3 +181,30 @@ def test_the_module_is_the_logit_until_it_is_fitted_and_after_an_old_save() -> N
     fresh = HeldOutCorrection(2)
     fresh.load_state_dict({})
     torch.testing.assert_close(fresh(logits, inputs), logits, rtol=0, atol=0)
+
+
+def test_what_a_user_says_of_himself_does_not_help(tmp_path: Path) -> None:
+    """Inputs that mark each user's own favourite: his other queries confirm it, and other users say nothing of it."""
+    people, random = 40, np.random.default_rng(0)
+    taste = torch.from_numpy(random.normal(size=(people + 2, 22))).float()
+    rows = [(user, item, user) for user in range(people) for item in random.choice(20, 3, replace=False)]
+    for user in range(people):
+        rows += [(user, user % 20, 1000 + 100 * number + user) for number in range(6)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    dataset = Dataset.write(tmp_path / "own", Interactions.of(frame, source="made up"))
+    split = time_cut(dataset, valid_from=1000, test_from=1500)
+    asked = targets(dataset, split, Part.VALID, history_length=3, repeats=True)
+    favourite = torch.zeros(people + 2, dtype=torch.int64)
+    (batch,) = list(asked.batches(10**6))
+    favourite[batch.query.user[batch.owner]] = batch.item
+
+    def own(query: Query, items: Tensor) -> Tensor:
+        asks = torch.arange(people + 2) == query.user[:, None, None]
+        return (asks & (items == favourite[query.user, None])[..., None]).float()
+
+    channel = PopularityChannel(torch.from_numpy(split.train_counts(dataset)))
+    found = fit_correction(
+        asked, channel, lambda query, items: taste[query.user[:, None], items], own, num_candidates=20
+    )
+    assert not found.helps
+    assert (found.weight > 0).sum() > people / 2  # halves of queries would have praised these weights

@@ -316,6 +316,15 @@ def test_records() -> None:
     assert state.records[2]["loss/fit"] < state.records[0]["loss/fit"]
 
 
+def test_a_loss_that_begins_within_an_epoch_is_logged_as_it_is() -> None:
+    class Late(Toy):
+        def forward(self, batch: Numbers) -> dict[str, Tensor]:
+            losses = super().forward(batch)
+            return losses if self.steps <= 2 else {**losses, "late": torch.tensor(2.0)}
+
+    assert [record["loss/late"] for record in run(Late()).records] == [2.0, 2.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("refresh_every", "expected"), [(0, [0, 4, 8]), (1, list(range(12))), (5, [0, 5, 10]), (100, [0])]
 )
