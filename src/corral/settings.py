@@ -124,12 +124,8 @@ class Settings(Strict):
             )
         if self.retriever.kind == "popularity":
             raise ValueError("together trains a retriever and a ranker: the popularity retriever learns nothing")
-        judged = self.together.kind == "rankflow" or (self.together.kind == "corr" and self.together.clean_teacher)
-        if judged and self.ranker.rar is not None and self.ranker.rar.rule == "folds":
-            raise ValueError(
-                "ranker.rar.rule=folds: a teacher without dropout is asked as if it were judged, and would see the "
-                "learner's own fold; use rule=blocks, or another teacher"
-            )
+        if self.ranker.rar is not None:
+            check_teacher(self.together, self.ranker.rar.rule)
         return self
 
     @model_validator(mode="after")
@@ -157,6 +153,21 @@ class Settings(Strict):
                 "ranker.linear.late=false to read it while training"
             )
         return self
+
+
+def check_teacher(together: Together, rule: str | None) -> None:
+    """Whether what a row sees of others by RAR's ``rule`` is kept from the row's teacher, too.
+
+    Raises:
+        ValueError: it is not.
+    """
+    judged = together.kind == "rankflow" or (together.kind == "corr" and together.clean_teacher)
+    if judged and rule == "folds":
+        raise ValueError(
+            "ranker.rar.rule=folds (the default for data that have an order and no times): a teacher without dropout "
+            "is asked as if it were judged, and would see the learner's own fold; use rule=blocks where there are "
+            "times, or another teacher"
+        )
 
 
 # Of the list as it is served, and of each stage by itself.

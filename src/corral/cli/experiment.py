@@ -20,7 +20,7 @@ from corral.cli.own_parts import NO_PARTS, OwnParts
 from corral.cli.progress import progress
 from corral.cli.ranker_inputs import RankerInputs
 from corral.cli.start_notes import start_notes
-from corral.cli.target_check import check_labels, check_targets
+from corral.cli.target_check import check_labels, check_snapshots, check_targets
 from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.sampled_negatives import with_sampled_negatives
@@ -110,6 +110,7 @@ class Experiment:
             split = build.make_split(dataset, settings.split)
             if new:
                 check_targets(settings, dataset, split)
+                check_snapshots(settings, dataset)
         experiment = cls(settings, directory, dataset, split, quiet, on_epoch, own, workers)
         # What is wrong with labels should be known before stage 1 has trained for an hour.
         if experiment.has_clicks and new:

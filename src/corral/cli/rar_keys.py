@@ -26,7 +26,8 @@ def retriever_keys(experiment: Experiment, rule: TimeRule) -> GivenKeys:
     """One retriever a snapshot, trained on its events alone; query vectors of all its users, vectors of all its items.
 
     Trained like the recipe's retriever (``retriever_training``), the latest tenth of the snapshot's own events as its
-    validation: what the snapshot serves does not even choose the epoch. Finished ones are loaded. Items without an
+    validation: what the snapshot serves does not even choose the epoch. But for a snapshot of all train events, which
+    validation and test see: its epoch is the run's validation's to choose. Finished ones are loaded. Items without an
     event in the snapshot have no key (zero), nor have users whom it does not describe.
     """
     assert experiment.inputs is not None

@@ -1,4 +1,4 @@
-"""check_targets, check_labels: a split that leaves nothing to judge or to learn is refused before any training"""
+"""check_targets, check_labels, check_snapshots: what the data do not allow is refused before any training"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from corral.data.dataset import Dataset
 from corral.data.examples import Examples
 from corral.data.split import Part, Split
 from corral.data.targets import has_targets
-from corral.settings import Settings
+from corral.settings import Settings, check_teacher
 
 
 def check_targets(settings: Settings, dataset: Dataset, split: Split) -> None:
@@ -49,3 +49,14 @@ def check_labels(source: object, examples: Callable[[Part], Examples]) -> None:
                 f"{source}: {clicks} of the {len(labels)} {name} labels are clicks, and both kinds are needed: choose "
                 "another ranker_training.label_at_least, or another split"
             )
+
+
+def check_snapshots(settings: Settings, dataset: Dataset) -> None:
+    """The rule that RAR takes from the data is known only now.
+
+    Raises:
+        ValueError: the teacher of a joint training would see more by it than the learner.
+    """
+    together, rar = settings.together, None if settings.ranker is None else settings.ranker.rar
+    if together is not None and rar is not None:
+        check_teacher(together, rar.rule_of(has_time=dataset.header.time_unit != "order"))

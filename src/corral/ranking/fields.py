@@ -161,17 +161,16 @@ class Fields(nn.Module):
             history: ``self.history(query)`` where the caller has it already.
         """
         parts = [self.users(query.user)] if len(self.users) else []
+        some = next(self.catalogue.parameters())
         if self.request is not None:
             parts.append(self.request(query))
         if self.pool_history:
             mask = query.history != 0
             if history is None:
-                some = next(self.catalogue.parameters())
                 parts.append(self.catalogue.weighted_sum(query.history, mean_weights(mask, some.dtype)))
             else:
                 parts.append(mean_pooling(history, mask))
         if not parts:
-            some = next(self.catalogue.parameters())
             parts.append(some.new_empty(query.user.shape[0], 0, self.field_size))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).unsqueeze(1)
 

@@ -111,7 +111,7 @@ class EntityFields(nn.Module):
         The vectors of the rows [B, L, F, D] are not made where that can be helped.
         """
         drops = self.training and self.id_dropout > 0.0
-        if drops or torch.compiler.is_compiling() or self._all_kept() is not None:
+        if drops or not self._repeats(rows) or self._all_kept() is not None:
             summed = torch.bmm(weights.unsqueeze(1), self(rows).flatten(2)).squeeze(1)
         else:
             distinct, places = Places.distinct(rows)
@@ -132,12 +132,19 @@ class EntityFields(nn.Module):
         drop = torch.rand(rows.shape, device=rows.device) < self.id_dropout
         return rows.masked_fill(drop & (rows >= FIRST_ROW), UNKNOWN)
 
+    def _repeats(self, rows: Tensor) -> bool:
+        """Whether each row is worth looking up once, however often it is named.
+
+        A batch names the same items again and again: each is then averaged and scaled once, and so is its gradient,
+        which reaches the optimiser as one row. Not where there is neither gradient nor feature; of one row, as a
+        request's user, all are distinct; and where the shape must be static nobody knows how many.
+        """
+        gains = len(self.columns) > 0 or torch.is_grad_enabled()
+        return gains and rows.numel() != 1 and not torch.compiler.is_compiling()
+
     def _look_up(self, fields: Sequence[nn.Module], rows: Tensor) -> Tensor:
         """Vectors [..., len(fields), D] of rows [...]."""
-        # A batch names the same items again and again: each is looked up, averaged and scaled once, and so is its
-        # gradient, which reaches the optimiser as one row. Of one row, as a request's user, all are distinct; and where
-        # the shape must be static nobody knows how many.
-        if torch.compiler.is_compiling() or rows.numel() == 1:
+        if not self._repeats(rows):
             return torch.stack([field(rows.flatten()) for field in fields], dim=-2).unflatten(0, rows.shape)
         distinct, places = Places.distinct(rows)
         vectors = [field(distinct) for field in fields]

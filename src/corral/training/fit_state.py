@@ -36,3 +36,7 @@ class FitState:
     records: list[dict[str, float]] = field(default_factory=list)
     finished: bool = False
     later: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.counts:  # a checkpoint that was saved before they were counted
+            self.counts = dict.fromkeys(self.sums, self.batch)

@@ -77,6 +77,25 @@ def test_large_tables_are_sparse_unless_a_loss_reads_every_row(
     assert specs["ranker"]["sparse"] is True
 
 
+def test_folds_that_the_data_lead_to_are_refused_beside_a_clean_teacher(data: Path, tmp_path: Path) -> None:
+    """Without times RAR's rule is folds; asked without dropout the teacher would see the row's own fold."""
+    timeless = tmp_path / "timeless"
+    events = markov_world(60, 40, length=14).interactions.events.select("user_id", "item_id")
+    Dataset.write(timeless, Interactions.of(events, source="made up"))
+    given = ("together.kind=corr", "split={rule: leave-last-two-out}", "ranker.rar={bits: 64, rerank: 8}")
+
+    def start(name: str, path: Path, *overrides: str) -> Experiment:
+        return Experiment.start(settings(path, *given, *overrides), tmp_path / name, quiet=True)
+
+    clean = "together.clean_teacher=true"
+    with pytest.raises(ValueError, match="would see the learner's own fold"):
+        start("refused", timeless, clean)
+    assert not (tmp_path / "refused").exists()
+    start("static", timeless, clean, "ranker.rar.rule=static")
+    start("other", timeless)
+    start("blocks", data, clean)
+
+
 def test_click_training_on_positives_only(data: Path, tmp_path: Path) -> None:
     """``corral train RECIPE`` with the two overrides: metrics, probabilities and a protocol that says of what."""
     experiment = Experiment.start(settings(data, *CLICKS), tmp_path / "run", quiet=True)

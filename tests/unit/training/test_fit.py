@@ -325,6 +325,11 @@ def test_a_loss_that_begins_within_an_epoch_is_logged_as_it_is() -> None:
     assert [record["loss/late"] for record in run(Late()).records] == [2.0, 2.0, 2.0]
 
 
+def test_sums_of_a_checkpoint_without_counts_are_of_all_its_batches() -> None:
+    assert FitState(batch=3, sums={"total": 6.0}).counts == {"total": 3}
+    assert FitState(batch=3, sums={"total": 6.0}, counts={"total": 2}).counts == {"total": 2}
+
+
 @pytest.mark.parametrize(
     ("refresh_every", "expected"), [(0, [0, 4, 8]), (1, list(range(12))), (5, [0, 5, 10]), (100, [0])]
 )
